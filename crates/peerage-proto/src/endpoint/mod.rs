@@ -1,0 +1,321 @@
+//! Sealed messages: the layer that turns datagrams into requests and replies of members, and back.
+//!
+//! [`Endpoint`] is shared by every role. It keeps what can be recomputed or forgotten: peers with the contexts
+//! opened to them, contexts that others opened, and the requests that wait for an answer. A datagram takes this
+//! way (Rule 3.8, cheapest check first): form, receiver, time of start, known context; under load the cookie; then the
+//! introduction by its hash, Ed25519, X25519; seal, window, replay, command, membership.
+
+mod contexts;
+mod keys;
+mod outgoing;
+mod peers;
+mod receive;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chacha20::ChaCha20Rng;
+use peerage_wire::crypto::Crypto;
+use peerage_wire::id::{NetworkId, NodeId, Nonce};
+use peerage_wire::intro::KeyStatement;
+use peerage_wire::keys::{IdentityKey, SecretKey};
+use peerage_wire::message::{Reply, Request};
+use peerage_wire::seal::ReceiveContext;
+use peerage_wire::time::{Instant, Now, UnixTime};
+use rand_core::{Rng as _, SeedableRng as _};
+
+use crate::discard::{Discard, Discards};
+use crate::limiter::{Limiter, Rate};
+use crate::trust::{Member, Trust};
+use crate::wall::WallClock;
+
+use contexts::Contexts;
+use keys::SealingKeys;
+use outgoing::Outgoing;
+use peers::Peers;
+
+/// Key agreements that strangers may cause from one place. Each costs about 0.3 ms; a company behind one
+/// address that starts in the morning has some hundred nodes.
+const AGREEMENTS: Rate = Rate { per_second: 50, burst: 200 };
+
+/// Hints that are sent to one place: they are unsealed, so they must not be worth asking for.
+const HINTS: Rate = Rate { per_second: 20, burst: 100 };
+
+/// Key agreements a second, from everywhere, beyond which a cookie is asked for first: about a tenth of a core.
+const BUSY_AGREEMENTS: Rate = Rate { per_second: 300, burst: 300 };
+
+/// What an endpoint is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The network.
+    pub network: NetworkId,
+    /// The cryptography.
+    pub crypto: Arc<dyn Crypto>,
+    /// The own identity.
+    pub identity: IdentityKey,
+    /// The own id.
+    pub id: NodeId,
+    /// The own Node or OperatorNode record, shown in introductions.
+    pub record: Bytes,
+    /// Whether strangers are asked to introduce themselves: operators and super-nodes do, others stay silent.
+    pub asks_introduction: bool,
+}
+
+/// Names a request until it is answered or has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Whither an answer goes.
+#[derive(Clone, Debug)]
+pub struct ReplyTo {
+    remote: SocketAddr,
+    context: Arc<ReceiveContext>,
+    nonce: Nonce,
+    /// Most bytes of the sealed answer: as many as the request had.
+    room: usize,
+}
+
+impl ReplyTo {
+    /// Returns the most bytes that the sealed answer may have.
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+}
+
+/// A request of a member, checked in every way that does not depend on the command.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// Who asks.
+    pub from: Member,
+    /// Whence, as seen here.
+    pub remote: SocketAddr,
+    /// What.
+    pub request: Request,
+    /// Whither the answer goes.
+    pub reply_to: ReplyTo,
+}
+
+/// What came of a datagram or a timeout.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A member asks something.
+    Request(Box<Incoming>),
+    /// An own request was answered.
+    Answered {
+        /// Which.
+        request: RequestId,
+        /// By whom.
+        from: NodeId,
+        /// What.
+        reply: Reply,
+        /// How long it took since it was last sent.
+        rtt: Duration,
+    },
+    /// An own request was not answered in time.
+    Failed {
+        /// Which.
+        request: RequestId,
+        /// Who was asked.
+        to: NodeId,
+    },
+    /// The clock's offset was learned or has changed.
+    ClockLearned(i64),
+}
+
+/// The sealed message layer of one node.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: Config,
+    rng: ChaCha20Rng,
+    clock: WallClock,
+    /// The computer's clock at start, uncorrected like what it is compared with after correction.
+    started: Now,
+    keys: SealingKeys,
+    peers: Peers,
+    contexts: Contexts,
+    outgoing: Outgoing,
+    agreements: Limiter,
+    busy: Limiter,
+    hints: Limiter,
+    cookie_key: SecretKey,
+    discards: Discards,
+    transmits: VecDeque<(SocketAddr, Bytes)>,
+    outcomes: VecDeque<Outcome>,
+}
+
+impl Endpoint {
+    /// Makes an endpoint with a fresh sealing key.
+    pub fn new(config: Config, seed: [u8; 32], now: Now) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let keys = SealingKeys::new(&config, now.unix, &mut rng);
+        let cookie_key = SecretKey::generate(&mut rng);
+        let mut clock = WallClock::new();
+        clock.observe(now);
+        Self {
+            config,
+            rng,
+            clock,
+            started: now,
+            keys,
+            peers: Peers::default(),
+            contexts: Contexts::default(),
+            outgoing: Outgoing::default(),
+            agreements: Limiter::new(AGREEMENTS),
+            busy: Limiter::new(BUSY_AGREEMENTS),
+            hints: Limiter::new(HINTS),
+            cookie_key,
+            discards: Discards::default(),
+            transmits: VecDeque::new(),
+            outcomes: VecDeque::new(),
+        }
+    }
+
+    /// Returns the own id.
+    pub const fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// Returns the network.
+    pub const fn network(&self) -> NetworkId {
+        self.config.network
+    }
+
+    /// Returns the own identity.
+    pub const fn identity(&self) -> &IdentityKey {
+        &self.config.identity
+    }
+
+    /// Returns the cryptography.
+    pub fn crypto(&self) -> &dyn Crypto {
+        &*self.config.crypto
+    }
+
+    /// Returns the random generator, so that one seed makes a whole run.
+    pub const fn rng(&mut self) -> &mut ChaCha20Rng {
+        &mut self.rng
+    }
+
+    /// Returns a random number below `below`, or 0.
+    pub fn below(&mut self, below: u64) -> u64 {
+        self.rng.next_u64().checked_rem(below).unwrap_or(0)
+    }
+
+    /// Returns the corrected clock.
+    pub const fn clock(&self) -> &WallClock {
+        &self.clock
+    }
+
+    /// Returns the corrected time.
+    pub fn time(&self, now: Now) -> UnixTime {
+        self.clock.time(now)
+    }
+
+    /// Returns the corrected time if it was learned: nothing is judged expired before.
+    pub fn judging_time(&self, now: Now) -> Option<UnixTime> {
+        self.clock.is_learned().then(|| self.clock.time(now))
+    }
+
+    /// Returns the statement about the own sealing key of the day.
+    pub const fn statement(&self) -> &KeyStatement {
+        self.keys.statement()
+    }
+
+    /// Takes a renewed record of its own.
+    pub fn set_record(&mut self, record: Bytes) {
+        self.config.record = record;
+    }
+
+    /// Makes a clock that cannot be wrong count as learned: an operator's own.
+    pub const fn trust_own_clock(&mut self) {
+        self.clock.confirm();
+    }
+
+    /// Returns why datagrams were dropped, and how often.
+    pub const fn discards(&self) -> &Discards {
+        &self.discards
+    }
+
+    /// Counts a datagram that was dropped.
+    pub fn discard(&mut self, reason: Discard) {
+        self.discards.count(reason);
+    }
+
+    /// Makes a peer known, so that it can be asked.
+    pub fn learn_peer(&mut self, member: Member, statement: KeyStatement, now: Now) {
+        let time = self.judging_time(now);
+        self.peers.learn(member, statement, time, now.mono);
+    }
+
+    /// Returns what is known of a peer.
+    pub fn peer(&self, node: &NodeId) -> Option<&Member> {
+        self.peers.get(node).map(|peer| &peer.member)
+    }
+
+    /// Returns the next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.transmits.pop_front()
+    }
+
+    /// Returns the next outcome.
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+        self.outcomes.pop_front()
+    }
+
+    /// Returns whether [`poll_outcome`](Self::poll_outcome) has nothing to say.
+    pub fn has_no_outcome(&self) -> bool {
+        self.outcomes.is_empty()
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let requests = self.outgoing.next_at();
+        let keys = Some(self.keys.rotate_at());
+        [requests, keys].into_iter().flatten().min()
+    }
+
+    /// Sends again what was not answered, gives up what waited too long, rotates the sealing key.
+    pub fn handle_timeout(&mut self, trust: &Trust, now: Now) {
+        self.observe_clock(now);
+        if self.keys.rotate_at() <= now.mono {
+            self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
+            self.contexts.forget_expired(self.clock.time(now));
+        }
+        self.retransmit(trust, now);
+    }
+
+    /// Notices a suspend, a restored snapshot or a date that was set: then no context may be used any more, since a
+    /// copy of this machine may be using them too (Rule 3.5).
+    fn observe_clock(&mut self, now: Now) {
+        if self.clock.observe(now) {
+            self.contexts.clear();
+            self.peers.drop_contexts();
+            self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
+        }
+    }
+
+    /// Corrects the clock by an operator's time, and all that was made with the wrong one.
+    fn learn_clock(&mut self, theirs: UnixTime, now: Now) {
+        if self.clock.learn(theirs, now) {
+            self.peers.drop_contexts();
+            self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
+        }
+        self.outcomes.push_back(Outcome::ClockLearned(self.clock.offset_millis()));
+    }
+
+    /// Answers a request. An answer that would be longer than its request is dropped (Rule 4.6).
+    pub fn reply(&mut self, to: &ReplyTo, reply: &Reply) {
+        let plaintext = reply.encode();
+        match to.context.seal_reply(to.nonce, &plaintext, (&*self.config.crypto, &mut self.rng)) {
+            Ok(datagram) if datagram.len() <= to.room => {
+                self.transmits.push_back((to.remote, datagram.into()));
+            }
+            Ok(_) | Err(_) => self.discard(Discard::NoRoom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! Datagrams in: the checks of Rule 3.8 in their order.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use peerage_wire::crypto::TAG_SIZE;
+use peerage_wire::id::{ContextId, NodeId, Nonce};
+use peerage_wire::intro::KeyStatement;
+use peerage_wire::keys::cookie;
+use peerage_wire::limits::TIME_WINDOW;
+use peerage_wire::message::{BadMessage, Reply, Request};
+use peerage_wire::packet::{
+    BadPacket, COOKIE_SIZE, Class, HINT_HEADER, Hint, HintReason, LongHeader, Packet, ReplyHeader,
+    ShortHeader, tag_of,
+};
+use peerage_wire::seal::ReceiveContext;
+use peerage_wire::time::{Now, UnixTime};
+
+use super::{Endpoint, Incoming, Outcome, ReplyTo};
+use crate::discard::Discard;
+use crate::trust::{Member, Trust};
+
+/// Where a datagram came from, how long it was and by which tag a hint would name it.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    remote: SocketAddr,
+    length: usize,
+    tag: [u8; TAG_SIZE],
+}
+
+/// A request as it stands in its datagram.
+struct SealedRequest<'a> {
+    class: Class,
+    nonce: Nonce,
+    aad: &'a [u8],
+    sealed: &'a [u8],
+}
+
+impl Endpoint {
+    /// Takes a datagram. What comes of it are transmits and outcomes; whatever is wrong with it is counted.
+    pub fn handle_datagram(&mut self, remote: SocketAddr, datagram: &[u8], trust: &Trust, now: Now) {
+        self.observe_clock(now);
+        if let Err(reason) = self.receive(remote, datagram, trust, now) {
+            self.discard(reason);
+        }
+    }
+
+    fn receive(
+        &mut self,
+        remote: SocketAddr,
+        datagram: &[u8],
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(), Discard> {
+        let packet = Packet::parse(datagram).map_err(|bad| match bad {
+            BadPacket::TooShort => Discard::TooShort,
+            BadPacket::TooLong => Discard::TooLong,
+            BadPacket::UnknownForm => Discard::UnknownForm,
+            BadPacket::Introduction => Discard::BadIntroduction,
+        })?;
+        let tag = tag_of(datagram).ok_or(Discard::TooShort)?;
+        let origin = Origin { remote, length: datagram.len(), tag };
+        match packet {
+            Packet::Long { header, aad, sealed } => {
+                let request = SealedRequest { class: header.class, nonce: header.nonce, aad, sealed };
+                let (context, member) = self.accept(&header, &request, origin, trust, now)?;
+                self.open(&context, &member, &request, origin, trust, now)
+            }
+            Packet::Short { header, aad, sealed } => self.short(header, (aad, sealed), origin, trust, now),
+            Packet::Reply { header, aad, sealed } => self.answered(header, aad, sealed, trust, now),
+            Packet::Hint(hint) => self.hinted(hint, remote, trust, now),
+        }
+    }
+
+    /// Finds or agrees on the context of a long-form request.
+    fn accept(
+        &mut self,
+        header: &LongHeader,
+        request: &SealedRequest<'_>,
+        origin: Origin,
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(Arc<ReceiveContext>, Member), Discard> {
+        if header.receiver != self.config.id {
+            return Err(Discard::Misaddressed);
+        }
+        let time = self.clock.time(now);
+        self.check_start(request.nonce.time(), time, now)?;
+        if let Some(context) = self.contexts.get(ContextId::of(&header.enc))
+            && let Some(peer) = self.peers.get(&context.sender())
+        {
+            return Ok((context, peer.member));
+        }
+        if self.keys.named(header.receiver_key, time).is_none() {
+            let statement = self.keys.statement().to_bytes();
+            return Err(self.hint(HintReason::StaleKey(statement), origin, Discard::UnknownKey, now));
+        }
+        self.admit_work(header, origin, now)?;
+        let member = self.introduced(header, origin, trust, now)?;
+        let sender_key =
+            self.peers.sealing_key(&member.id, header.sender_key).ok_or(Discard::BadStatement)?;
+        let own_key = self.keys.named(header.receiver_key, time).ok_or(Discard::UnknownKey)?;
+        let network = self.config.network;
+        let context = ReceiveContext::accept(network, header, own_key, &sender_key, &*self.config.crypto)
+            .map_err(|_| Discard::BadSeal)?;
+        Ok((Arc::new(context), member))
+    }
+
+    /// Drops what was stamped before this process started but within the window: this process cannot know whether it
+    /// was executed already (Rule 3.12). What lies outside the window is told the time instead.
+    fn check_start(&self, stamped: UnixTime, time: UnixTime, now: Now) -> Result<(), Discard> {
+        let started = time.before(now.mono - self.started.mono);
+        let fresh = stamped.distance(time) <= TIME_WINDOW;
+        if fresh && stamped < started { Err(Discard::BeforeStart) } else { Ok(()) }
+    }
+
+    /// Decides whether a key agreement may be spent on a stranger, or a cookie is wanted first (Rule 3.10).
+    fn admit_work(&mut self, header: &LongHeader, origin: Origin, now: Now) -> Result<(), Discard> {
+        if !self.agreements.take(origin.remote, now.mono) {
+            return Err(Discard::RateLimited);
+        }
+        let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        if self.busy.take(anywhere, now.mono) {
+            return Ok(());
+        }
+        let minute = self.clock.time(now).as_secs() / 60;
+        let make = |minute| self.cookie_for(minute, header, origin.remote);
+        let (current, previous) = (make(minute), make(minute.saturating_sub(1)));
+        match header.cookie {
+            Some(shown) if shown == current || shown == previous => Ok(()),
+            Some(_) | None => {
+                Err(self.hint(HintReason::Cookie(current), origin, Discard::BadCookie, now))
+            }
+        }
+    }
+
+    fn cookie_for(&self, minute: u64, header: &LongHeader, remote: SocketAddr) -> [u8; COOKIE_SIZE] {
+        let address = match remote.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        cookie(&self.cookie_key, minute, &address, remote.port(), &header.sender, &header.enc)
+    }
+
+    /// Finds out who sent a long-form request: by an introduction seen before, or by verifying this one.
+    fn introduced(
+        &mut self,
+        header: &LongHeader,
+        origin: Origin,
+        trust: &Trust,
+        now: Now,
+    ) -> Result<Member, Discard> {
+        let Some(introduction) = &header.introduction else {
+            let known = self.peers.get(&header.sender);
+            if let Some(peer) = known.filter(|peer| peer.statement.hint() == header.sender_key) {
+                return Ok(peer.member);
+            }
+            let reason = HintReason::NeedIntroduction;
+            return Err(if self.config.asks_introduction {
+                self.hint(reason, origin, Discard::UnknownSender, now)
+            } else {
+                Discard::UnknownSender
+            });
+        };
+        let fingerprint = introduction.fingerprint();
+        if let Some(peer) = self.peers.get(&header.sender)
+            && peer.introduction == Some(fingerprint)
+        {
+            return Ok(peer.member);
+        }
+        let time = self.judging_time(now);
+        let member = trust.verify_introduction(introduction, time, &*self.config.crypto)?;
+        if member.id != header.sender {
+            return Err(Discard::BadIntroduction);
+        }
+        if trust.is_revoked(&member.id) {
+            return Err(Discard::Revoked);
+        }
+        self.peers.learn(member, introduction.statement, time, now.mono);
+        self.peers.verified(&member.id, fingerprint, now.mono);
+        Ok(member)
+    }
+
+    fn short(
+        &mut self,
+        header: ShortHeader,
+        (aad, sealed): (&[u8], &[u8]),
+        origin: Origin,
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(), Discard> {
+        let known = self.contexts.get(header.context);
+        let known = known.and_then(|c| self.peers.get(&c.sender()).map(|peer| (c, peer.member)));
+        let Some((context, member)) = known else {
+            return Err(self.hint(HintReason::NeedLong, origin, Discard::UnknownContext, now));
+        };
+        let request = SealedRequest { class: header.class, nonce: header.nonce, aad, sealed };
+        self.open(&context, &member, &request, origin, trust, now)
+    }
+
+    /// Opens a request and hands it out; only now is the context remembered.
+    fn open(
+        &mut self,
+        context: &Arc<ReceiveContext>,
+        member: &Member,
+        request: &SealedRequest<'_>,
+        origin: Origin,
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(), Discard> {
+        let crypto = &*self.config.crypto;
+        let plaintext = context
+            .open_request(&request.nonce, request.aad, request.sealed, crypto)
+            .map_err(|_| Discard::BadSeal)?;
+        self.contexts.insert(context);
+        let time = self.clock.time(now);
+        let stamped = request.nonce.time();
+        let reply_to = ReplyTo {
+            remote: origin.remote,
+            context: Arc::clone(context),
+            nonce: request.nonce,
+            room: origin.length,
+        };
+        if stamped.distance(time) > TIME_WINDOW {
+            // Only who knows the time may tell it; two wrong clocks would only confuse each other.
+            if self.clock.is_learned() {
+                self.reply(&reply_to, &Reply::StaleTime(time));
+            }
+            return Err(Discard::StaleTime);
+        }
+        if !context.covers(stamped) {
+            return Err(Discard::SpentContext);
+        }
+        self.check_member(member, trust, now)?;
+        if !self.contexts.first_time(context.id(), &request.nonce) {
+            return Err(Discard::Replayed);
+        }
+        let decoded = Request::decode(&plaintext).map_err(bad_message)?;
+        if decoded.class() != request.class {
+            return Err(Discard::WrongClass);
+        }
+        let incoming = Incoming { from: *member, remote: origin.remote, request: decoded, reply_to };
+        self.outcomes.push_back(Outcome::Request(Box::new(incoming)));
+        Ok(())
+    }
+
+    /// Checks again what may have changed since the context was made: expiry and revocation.
+    fn check_member(&self, member: &Member, trust: &Trust, now: Now) -> Result<(), Discard> {
+        if trust.is_revoked(&member.id) || (member.is_operator && !trust.is_operator(&member.id)) {
+            return Err(Discard::Revoked);
+        }
+        if self.judging_time(now).is_some_and(|time| member.expires <= time) {
+            return Err(Discard::Expired);
+        }
+        let statement = self.peers.get(&member.id).map(|peer| &peer.statement);
+        let valid = statement.is_some_and(|s| {
+            self.judging_time(now).is_none_or(|time| s.is_valid_at(time))
+        });
+        if valid { Ok(()) } else { Err(Discard::BadStatement) }
+    }
+
+    fn answered(
+        &mut self,
+        header: ReplyHeader,
+        aad: &[u8],
+        sealed: &[u8],
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(), Discard> {
+        let expected = self.outgoing.expected(&header.request, now.mono).ok_or(Discard::Unsolicited)?;
+        let crypto = &*self.config.crypto;
+        let plaintext =
+            expected.context.open_reply(&header, aad, sealed, crypto).map_err(|_| Discard::BadSeal)?;
+        let reply = Reply::decode(&plaintext).map_err(bad_message)?;
+        if !reply.answers(expected.number) {
+            return Err(Discard::Malformed);
+        }
+        if let Reply::StaleTime(theirs) = reply {
+            return self.told_the_time(&expected.to, expected.request, theirs, trust, now);
+        }
+        if trust.is_operator(&expected.to) && !self.clock.is_learned() {
+            self.clock.confirm();
+            self.outcomes.push_back(Outcome::ClockLearned(self.clock.offset_millis()));
+        }
+        if let Some(opened) = self.peer_mut(&expected.to).and_then(|peer| peer.opened.as_mut())
+            && opened.context.enc() == expected.context.enc()
+        {
+            opened.confirmed = true;
+        }
+        if self.outgoing.finish(expected.request) {
+            let (request, from, rtt) = (expected.request, expected.to, expected.rtt);
+            self.outcomes.push_back(Outcome::Answered { request, from, reply, rtt });
+        }
+        self.unpark(expected.to, now);
+        Ok(())
+    }
+
+    fn told_the_time(
+        &mut self,
+        by: &NodeId,
+        request: super::RequestId,
+        theirs: UnixTime,
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(), Discard> {
+        let believed = trust.is_operator(by)
+            || (!self.clock.is_learned() && self.clock.hear(by.domain, theirs, now));
+        if !believed {
+            return Err(Discard::StaleTime);
+        }
+        self.learn_clock(theirs, now);
+        self.resend(request, now);
+        Ok(())
+    }
+
+    /// Acts on a hint: the only effect is sending one request once more (Rule 3.9).
+    fn hinted(&mut self, hint: Hint, remote: SocketAddr, trust: &Trust, now: Now) -> Result<(), Discard> {
+        let about = self.outgoing.hinted(&hint.echo, remote, now.mono);
+        let (request, to) = about.ok_or(Discard::Unsolicited)?;
+        match hint.reason {
+            HintReason::NeedIntroduction | HintReason::NeedLong => {
+                let peer = self.peer_mut(&to).and_then(|peer| peer.opened.as_mut());
+                if let Some(opened) = peer {
+                    opened.confirmed = false;
+                }
+            }
+            HintReason::StaleKey(statement) => {
+                let statement = KeyStatement::from_bytes(&statement).ok_or(Discard::BadStatement)?;
+                self.learn_statement(&to, statement, trust, now)?;
+            }
+            HintReason::Cookie(cookie) => {
+                let peer = self.peer_mut(&to).and_then(|peer| peer.opened.as_mut());
+                if let Some(opened) = peer {
+                    opened.confirmed = false;
+                    opened.cookie = Some(cookie);
+                }
+            }
+        }
+        self.resend(request, now);
+        Ok(())
+    }
+
+    fn learn_statement(
+        &mut self,
+        node: &NodeId,
+        statement: KeyStatement,
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(), Discard> {
+        let member = self.peers.get(node).map(|peer| peer.member).ok_or(Discard::Unsolicited)?;
+        let crypto = &*self.config.crypto;
+        let genuine = statement.node == *node
+            && statement.verify(&member.identity, trust.network(), crypto)
+            && self.judging_time(now).is_none_or(|time| statement.is_valid_at(time));
+        if !genuine {
+            return Err(Discard::BadStatement);
+        }
+        let time = self.judging_time(now);
+        self.peers.learn(member, statement, time, now.mono);
+        Ok(())
+    }
+
+    /// Sends a hint, unless it would be longer than its cause or too many went to that place. Returns why the
+    /// datagram itself was dropped.
+    fn hint(&mut self, reason: HintReason, origin: Origin, dropped: Discard, now: Now) -> Discard {
+        let hint = Hint { echo: origin.tag, reason }.to_bytes();
+        debug_assert!(hint.len() >= HINT_HEADER, "a hint has a header");
+        if hint.len() > origin.length {
+            return dropped;
+        }
+        if !self.hints.take(origin.remote, now.mono) {
+            return Discard::RateLimited;
+        }
+        self.transmits.push_back((origin.remote, hint.into()));
+        dropped
+    }
+}
+
+fn bad_message(bad: BadMessage) -> Discard {
+    match bad {
+        BadMessage::Command(_) => Discard::UnknownCommand,
+        BadMessage::Malformed(_) => Discard::Malformed,
+    }
+}

@@ -1,0 +1,353 @@
+//! Everything that can happen to a node, and everything that it asks of its caller.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use peerage_wire::codec::{Protocol, Service};
+use peerage_wire::frame::Code;
+use peerage_wire::id::{DeviceId, Domain, LocationId, Mac, NodeId, RecordKey};
+use peerage_wire::open::Open;
+use peerage_wire::record::{Record, Table};
+use peerage_wire::time::UnixTime;
+
+use crate::lan::Interface;
+
+/// Ties an output to the input that answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(pub u64);
+
+/// Names one tunnel on this computer, at either end; given by the shell, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TunnelId(pub u64);
+
+/// Everything that can happen to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A deadline given by `poll_timeout` may have passed.
+    Timeout,
+    /// A datagram arrived.
+    Datagram {
+        /// Who sent it, as seen here.
+        remote: SocketAddr,
+        /// What was in it; not checked in any way.
+        payload: Bytes,
+    },
+    /// The computer's networks are these now; also the first input after start.
+    Networks(Vec<Interface>),
+    /// Answers [`Output::Store`]: whether it is on disk now.
+    Stored {
+        /// Which.
+        task: TaskId,
+        /// False if the disk refused.
+        ok: bool,
+    },
+    /// Answers [`Output::FindDevice`].
+    DeviceFound {
+        /// Which.
+        task: TaskId,
+        /// Where the hardware address answers now; `None` if nowhere.
+        found: Option<Found>,
+    },
+    /// Answers [`Output::ProvePin`].
+    PinProven {
+        /// Which.
+        task: TaskId,
+        /// What the device showed.
+        proof: PinProof,
+    },
+    /// A node that has proven to be `peer` asks over a link for a tunnel; answered by [`Output::ServeTunnel`] or
+    /// [`Output::CloseTunnel`].
+    OpenAsked {
+        /// How the shell names it from now on.
+        tunnel: TunnelId,
+        /// Who asks, as TLS and the HELLO frame proved.
+        peer: NodeId,
+        /// For what.
+        open: Open,
+    },
+    /// This node's own tunnel to a device is open; it is watched from now on.
+    TunnelOpened {
+        /// How the shell names it.
+        tunnel: TunnelId,
+        /// The tunnel-node at the other end.
+        peer: NodeId,
+        /// To which device.
+        device: DeviceId,
+        /// To which of its services.
+        service: String,
+    },
+    /// A tunnel of either end has ended and need not be watched any more.
+    TunnelEnded(TunnelId),
+    /// A link to a peer stands, so that a tunnel through it needs no [`Request::TunnelRequest`](peerage_wire::message::Request).
+    LinkUp(NodeId),
+    /// The link to a peer is gone.
+    LinkDown(NodeId),
+    /// A route given in [`Answer::Route`] did not work.
+    RouteFailed {
+        /// To which device.
+        device: DeviceId,
+        /// Through which tunnel-node.
+        peer: NodeId,
+        /// What it said, or `None` if it could not be reached.
+        code: Option<Code>,
+    },
+    /// Answers [`Output::Renew`]: the Node, DomainKey and OperatorNode records as they came, or nothing if it failed.
+    Renewed(Vec<Bytes>),
+    /// The local application asks for something; answered by [`Output::Answer`].
+    Command {
+        /// Which.
+        task: TaskId,
+        /// What.
+        command: Command,
+    },
+}
+
+/// Where a device is on the LAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its address now.
+    pub address: IpAddr,
+    /// The interface behind which it is.
+    pub interface: u32,
+}
+
+/// What a device's TLS handshake showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinProof {
+    /// A certificate whose hash is one of the pins.
+    Matches,
+    /// Another certificate, with this SHA-256.
+    Differs([u8; 32]),
+    /// It did not answer, or not with TLS.
+    NoAnswer,
+}
+
+/// What a local application asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The domain's devices, asked from the network now.
+    RefreshDevices,
+    /// The way to a service of a device, by names that people use; the device's first service if none is named.
+    Route {
+        /// Name or id.
+        device: String,
+        /// Name or port.
+        service: Option<String>,
+    },
+    /// That the operator forgets this node.
+    Leave,
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The devices are as new as the network has them.
+    Refreshed,
+    /// How to reach the service.
+    Route(Box<Route>),
+    /// The operator has forgotten this node, or could not be reached and will when its record expires.
+    Left {
+        /// Whether it has said so.
+        confirmed: bool,
+    },
+    /// It cannot be done.
+    Failed(Failure),
+}
+
+/// A way to a service of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The device.
+    pub device: DeviceId,
+    /// Its name.
+    pub name: String,
+    /// The service.
+    pub service: Service,
+    /// SHA-256 of the certificates that the device may show; the user-node verifies them itself, through the tunnel.
+    pub pins: Vec<[u8; 32]>,
+    /// Which way.
+    pub way: Way,
+}
+
+/// The kinds of ways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// This computer stands on the device's LAN, with proof: no tunnel.
+    Local(SocketAddr),
+    /// Through a tunnel-node.
+    Tunnel {
+        /// Which.
+        peer: NodeId,
+        /// Its identity key, to be pinned in TLS.
+        identity: [u8; 32],
+        /// Where to dial it, best first; empty if a link to it stands.
+        candidates: Vec<SocketAddr>,
+    },
+}
+
+/// Why a command failed, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No device of the domain has this name or id.
+    #[error("no device of your organisation has this name; `peerage devices --refresh` lists them")]
+    UnknownDevice,
+    /// The device has no such service.
+    #[error("this device has no service of this name or port; `peerage devices` lists them")]
+    UnknownService,
+    /// The device's record needs a newer version, or was sealed in an epoch whose key has not arrived.
+    #[error("this device cannot be used by this version or with this computer's keys; try again in a minute")]
+    UnusableDevice,
+    /// An administrator has not allowed this node.
+    #[error("the administrator has not allowed this computer to use the device")]
+    NotAllowed,
+    /// No tunnel-node has announced itself at the device's site.
+    #[error("no computer at the device's site is online; one there must be on and running Peerage")]
+    NoTunnelNode,
+    /// Tunnel-nodes are there, but none answered.
+    #[error("the computers at the device's site did not answer")]
+    TunnelNodesSilent,
+    /// Nobody answers: neither operators nor super-nodes.
+    #[error("no operator or super-node answers; check this computer's Internet connection")]
+    Offline,
+    /// The last statement of the operator is too old, and the domain forbids to go on without.
+    #[error("no operator has answered for longer than your organisation allows")]
+    Stale,
+    /// This node was revoked.
+    #[error("this computer was revoked by the administrator")]
+    Revoked,
+    /// This node's record has expired.
+    #[error("this computer's membership has expired; `peerage up` renews it while an operator can be reached")]
+    Expired,
+    /// Too much is going on already.
+    #[error("too many requests at once; try again in a few seconds")]
+    Busy,
+}
+
+/// Everything that a node asks of its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a datagram.
+    Transmit {
+        /// Where to.
+        remote: SocketAddr,
+        /// What.
+        payload: Bytes,
+    },
+    /// Write to disk, all or nothing, and answer by [`Input::Stored`] once it is safe.
+    Store {
+        /// Which.
+        task: TaskId,
+        /// What.
+        changes: Vec<Change>,
+    },
+    /// Find a hardware address on the LAN and answer by [`Input::DeviceFound`].
+    FindDevice {
+        /// Which.
+        task: TaskId,
+        /// The hardware address.
+        mac: Mac,
+        /// Where it was last, if known.
+        last: Option<IpAddr>,
+        /// The interfaces on which to look.
+        interfaces: Vec<u32>,
+    },
+    /// Ask a device for its certificate by a TLS handshake and answer by [`Input::PinProven`].
+    ProvePin {
+        /// Which.
+        task: TaskId,
+        /// Where; already checked to be a place that may be dialled.
+        address: SocketAddr,
+        /// SHA-256 of the certificates that it may show.
+        pins: Vec<[u8; 32]>,
+    },
+    /// Connect a tunnel that was asked for to this place, and accept it once that stands.
+    ServeTunnel {
+        /// Which.
+        tunnel: TunnelId,
+        /// Where the device is; already checked to be a place that may be dialled.
+        address: SocketAddr,
+        /// Stream or datagrams.
+        protocol: Protocol,
+    },
+    /// Close a tunnel of either end, or refuse one that was asked for.
+    CloseTunnel {
+        /// Which.
+        tunnel: TunnelId,
+        /// Why.
+        code: Code,
+    },
+    /// A command has come to an end.
+    Answer {
+        /// Which.
+        task: TaskId,
+        /// How.
+        answer: Answer,
+    },
+    /// Renew the membership over HTTPS and answer by [`Input::Renewed`].
+    Renew,
+    /// Tell whoever wants to know.
+    Event(Event),
+}
+
+/// A change of the durable store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Keep a record, in place of the one with the same table, domain and key.
+    Put(Record),
+    /// Forget a record.
+    Delete {
+        /// Its header's table.
+        table: Table,
+        /// Its domain.
+        domain: Domain,
+        /// Its key.
+        key: RecordKey,
+    },
+}
+
+/// What others may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An operator or super-node answered after a silence.
+    Online,
+    /// Nobody answers any more.
+    Offline,
+    /// The clock's offset was learned or has changed, in milliseconds to be added to the computer's clock.
+    ClockLearned(i64),
+    /// The computer's locations are these now.
+    Locations(Vec<LocationId>),
+    /// The domain's devices have changed.
+    DevicesChanged,
+    /// This node now serves these devices as tunnel-node.
+    Serving(Vec<DeviceId>),
+    /// The network has confirmed that it knows where this node is; it can be found from now on.
+    Announced(Vec<DeviceId>),
+    /// A device was seen at a new location and reported.
+    DeviceReported(DeviceId),
+    /// A tunnel was refused.
+    TunnelRefused {
+        /// To whom.
+        peer: NodeId,
+        /// Why.
+        code: Code,
+    },
+    /// This node was revoked, or its domain.
+    Revoked,
+    /// The membership ends within a week.
+    ExpiresSoon(UnixTime),
+    /// The limit of the operator's offline time is reached or left behind.
+    Stale(bool),
+}
+
+/// A tunnel that is watched: checked again at each Head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The node at the other end.
+    pub peer: NodeId,
+    /// The device.
+    pub device: DeviceId,
+    /// The service.
+    pub service: String,
+    /// Whether this node is the tunnel-node of it.
+    pub serving: bool,
+}

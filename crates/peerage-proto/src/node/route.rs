@@ -1,0 +1,547 @@
+//! The user-node: from a name that a person typed to a way to the device (Rules 6.15 to 6.19).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_wire::codec::{Candidate, Service, Transport};
+use peerage_wire::id::{DeviceId, NodeId, SessionId};
+use peerage_wire::message::{Reply, Request, TunnelRequest};
+use peerage_wire::record::{
+    EndDevice, LocalPolicy, NodeInfoPrivate, NodeInfoPublic, Table, UnverifiedRecord, subject,
+};
+use peerage_wire::time::{Instant, Now};
+use rand_core::Rng as _;
+
+use super::lookup::Verdict;
+use super::places::{may_dial, tags};
+use super::queries::Query;
+use super::serve::proving_port;
+use super::sync::Gate;
+use super::{
+    Answer, Discard, Failure, Found, Node, Output, PinProof, Purpose, RequestId, Route, TaskId, Way,
+};
+use crate::trust::{Member, Trust};
+
+/// How long finding a way may take in all: a look-up with every server silent, then a path.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long a tunnel-node may take to answer a TunnelRequest before it is dialled where it has announced itself.
+const PATH_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// How long a tunnel-node that failed is passed over.
+const FAILED_FOR: Duration = Duration::from_secs(60);
+
+/// Most routes that are looked for at once.
+const MAX_ROUTES: usize = 1_024;
+
+/// Most tunnel-nodes of a site that are looked at.
+const MAX_TUNNEL_NODES: usize = 8;
+
+/// Most addresses to which one TunnelRequest goes.
+const MAX_PATH_ADDRESSES: usize = 4;
+
+/// Most failures and preferences that are remembered.
+const MAX_REMEMBERED: usize = 1_024;
+
+#[derive(Clone, Debug)]
+struct Search {
+    device: String,
+    service: Option<String>,
+    since: Instant,
+    deadline: Instant,
+    refreshed: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// Waits for the Head, or the device's record.
+    Resolving,
+    /// Looks for the device on the own LAN.
+    FindingHere(TaskId),
+    /// Asks the device here for its certificate.
+    ProvingHere(TaskId, SocketAddr),
+    /// Looks for tunnel-nodes.
+    FindingNodes,
+    /// Has the NodeInfo of tunnel-nodes, waits for their Node records.
+    CheckingNodes(Vec<Bytes>),
+    /// Has asked a tunnel-node for a path.
+    Asking { target: Box<Target>, requests: BTreeSet<RequestId>, deadline: Instant },
+}
+
+/// A tunnel-node that will do.
+#[derive(Clone, Debug)]
+struct Target {
+    member: Member,
+    /// Where its links are received, from its signed NodeInfo.
+    tcp: Vec<SocketAddr>,
+    udp: Vec<SocketAddr>,
+}
+
+/// What a user-node remembers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Routing {
+    searches: BTreeMap<TaskId, Search>,
+    failed_at: BTreeMap<(DeviceId, NodeId), Instant>,
+    /// Which tunnel-node served a device before.
+    sticky: BTreeMap<DeviceId, NodeId>,
+    /// When a node's record was last looked for.
+    looked_up_at: BTreeMap<NodeId, Instant>,
+}
+
+impl Routing {
+    pub(super) fn is_busy(&self) -> bool {
+        !self.searches.is_empty()
+    }
+
+    pub(super) fn is_route(&self, task: TaskId) -> bool {
+        self.searches.contains_key(&task)
+    }
+
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        let deadline = |search: &Search| match &search.stage {
+            Stage::Asking { deadline, .. } => search.deadline.min(*deadline),
+            Stage::Resolving
+            | Stage::FindingHere(_)
+            | Stage::ProvingHere(..)
+            | Stage::FindingNodes
+            | Stage::CheckingNodes(_) => search.deadline,
+        };
+        self.searches.values().map(deadline).min()
+    }
+}
+
+impl Node {
+    pub(super) fn route(&mut self, task: TaskId, device: String, service: Option<String>, now: Now) {
+        if self.trust.is_revoked(&self.me.id) {
+            return self.answer(task, Answer::Failed(Failure::Revoked));
+        }
+        if self.is_expired(now) {
+            return self.answer(task, Answer::Failed(Failure::Expired));
+        }
+        if self.routing.searches.len() >= MAX_ROUTES {
+            return self.answer(task, Answer::Failed(Failure::Busy));
+        }
+        let (since, deadline) = (now.mono, now.mono.after(ROUTE_TIMEOUT));
+        let stage = Stage::Resolving;
+        let search = Search { device, service, since, deadline, refreshed: false, stage };
+        self.routing.searches.insert(task, search);
+    }
+
+    fn route_failed_with(&mut self, task: TaskId, failure: Failure) {
+        if self.routing.searches.remove(&task).is_some() {
+            self.answer(task, Answer::Failed(failure));
+        }
+    }
+
+    fn set_stage(&mut self, task: TaskId, stage: Stage) {
+        if let Some(search) = self.routing.searches.get_mut(&task) {
+            search.stage = stage;
+        }
+    }
+
+    /// Looks again at every search that waits for something to become known.
+    pub(super) fn advance_routes(&mut self, now: Now) {
+        for task in self.routing.searches.keys().copied().collect::<Vec<_>>() {
+            let Some(search) = self.routing.searches.get(&task).cloned() else { continue };
+            match search.stage {
+                Stage::Resolving => self.resolve(task, &search, now),
+                Stage::CheckingNodes(infos) => self.check_nodes(task, &search.device, &infos, now),
+                Stage::FindingHere(_) | Stage::ProvingHere(..) | Stage::FindingNodes | Stage::Asking { .. } => {}
+            }
+        }
+    }
+
+    /// Returns the device that a person means: by name, or by id in hexadecimal digits.
+    fn named_device(&self, name: &str) -> Option<&EndDevice> {
+        let by_id = || name.parse::<DeviceId>().ok().and_then(|id| self.devices.get(&id));
+        let by_name = self.devices.values().find(|(_, device)| device.name == name);
+        by_name.or_else(by_id).map(|(_, device)| device)
+    }
+
+    fn resolve(&mut self, task: TaskId, search: &Search, now: Now) {
+        match self.gate(search.since, now) {
+            Gate::Wait => return,
+            Gate::Stale if self.freshness.record().is_none() => {
+                return self.route_failed_with(task, Failure::Offline);
+            }
+            Gate::Stale => return self.route_failed_with(task, Failure::Stale),
+            Gate::Open => {}
+        }
+        if self.trust.is_revoked(&self.me.id) {
+            return self.route_failed_with(task, Failure::Revoked);
+        }
+        let Some(device) = self.named_device(&search.device).cloned() else {
+            return self.resolve_unknown(task, search);
+        };
+        let Some(service) = chosen_service(&device, search.service.as_deref()).cloned() else {
+            return self.route_failed_with(task, Failure::UnknownService);
+        };
+        if !device.users.is_empty() && !device.users.contains(&self.me.id) {
+            return self.route_failed_with(task, Failure::NotAllowed);
+        }
+        if self.may_be_local(&device, &service) {
+            return self.find_here(task, &device);
+        }
+        self.find_nodes(task, &device, now);
+    }
+
+    /// A device that is not known may have been registered a moment ago.
+    fn resolve_unknown(&mut self, task: TaskId, search: &Search) {
+        if self.is_looking_up(&Query::Devices) {
+            return;
+        }
+        if search.refreshed {
+            return self.route_failed_with(task, Failure::UnknownDevice);
+        }
+        if let Some(search) = self.routing.searches.get_mut(&task) {
+            search.refreshed = true;
+        }
+        if !self.look_up(Query::Devices, None) {
+            self.route_failed_with(task, Failure::Busy);
+        }
+    }
+
+    // ---- on the device's own LAN ------------------------------------------------------------
+
+    /// Returns whether the device may be used without a tunnel from one of the own locations, should the proof succeed
+    /// (Rule 6.19).
+    fn may_be_local(&self, device: &EndDevice, service: &Service) -> bool {
+        let here = !self.places.interfaces_at(&device.site).is_empty();
+        here && match device.local {
+            LocalPolicy::Never => false,
+            LocalPolicy::Always => true,
+            LocalPolicy::WithTls => proving_port(device, service).is_some(),
+        }
+    }
+
+    fn find_here(&mut self, task: TaskId, device: &EndDevice) {
+        let find = self.new_task();
+        self.set_stage(task, Stage::FindingHere(find));
+        let interfaces = self.places.interfaces_at(&device.site);
+        let mac = device.mac;
+        self.outputs.push_back(Output::FindDevice { task: find, mac, last: None, interfaces });
+    }
+
+    /// Takes the result of a search of the own LAN. Returns false if it was not for a route.
+    pub(super) fn local_device_found(&mut self, find: TaskId, found: Option<Found>, now: Now) -> bool {
+        let waiting = self.routing.searches.iter().find_map(|(task, search)| {
+            matches!(search.stage, Stage::FindingHere(waiting) if waiting == find)
+                .then(|| (*task, search.clone()))
+        });
+        let Some((task, search)) = waiting else { return false };
+        let Some(device) = self.named_device(&search.device).cloned() else {
+            self.route_failed_with(task, Failure::UnknownDevice);
+            return true;
+        };
+        let service = chosen_service(&device, search.service.as_deref()).cloned();
+        let here = found.filter(|found| self.may_dial_device(*found)).zip(service);
+        let Some((found, service)) = here else {
+            self.find_nodes(task, &device, now);
+            return true;
+        };
+        let address = SocketAddr::new(found.address, service.port);
+        match proving_port(&device, &service) {
+            Some(port) => {
+                let prove = self.new_task();
+                self.set_stage(task, Stage::ProvingHere(prove, address));
+                let at = SocketAddr::new(found.address, port);
+                self.outputs.push_back(Output::ProvePin { task: prove, address: at, pins: device.pins });
+            }
+            None => self.found_way(task, &device, service, Way::Local(address)),
+        }
+        true
+    }
+
+    /// Takes what a device on the own LAN has shown. Returns false if it was not for a route.
+    pub(super) fn local_pin_proven(&mut self, prove: TaskId, proof: PinProof, now: Now) -> bool {
+        let waiting = self.routing.searches.iter().find_map(|(task, search)| match search.stage {
+            Stage::ProvingHere(waiting, address) if waiting == prove => {
+                Some((*task, address, search.clone()))
+            }
+            Stage::Resolving
+            | Stage::FindingHere(_)
+            | Stage::ProvingHere(..)
+            | Stage::FindingNodes
+            | Stage::CheckingNodes(_)
+            | Stage::Asking { .. } => None,
+        });
+        let Some((task, address, search)) = waiting else { return false };
+        let Some(device) = self.named_device(&search.device).cloned() else {
+            self.route_failed_with(task, Failure::UnknownDevice);
+            return true;
+        };
+        match (proof, chosen_service(&device, search.service.as_deref()).cloned()) {
+            (PinProof::Matches, Some(service)) => {
+                self.found_way(task, &device, service, Way::Local(address));
+            }
+            // Something else answers here: a twin of the place. The real device may be reached through a tunnel.
+            (PinProof::Matches | PinProof::Differs(_) | PinProof::NoAnswer, _) => {
+                self.find_nodes(task, &device, now);
+            }
+        }
+        true
+    }
+
+    // ---- through a tunnel-node --------------------------------------------------------------
+
+    fn find_nodes(&mut self, task: TaskId, device: &EndDevice, now: Now) {
+        if self.use_standing_link(task, device) {
+            return;
+        }
+        if device.site.is_empty() {
+            return self.route_failed_with(task, Failure::NoTunnelNode);
+        }
+        self.set_stage(task, Stage::FindingNodes);
+        let time = self.endpoint.time(now);
+        let tags = tags(&device.site, &self.keys, self.epoch_began, time);
+        if !self.look_up(Query::TunnelNodes(tags), Some(task)) {
+            self.route_failed_with(task, Failure::Busy);
+        }
+    }
+
+    /// Uses the tunnel-node that served before if a link to it stands: nothing has to be asked then.
+    fn use_standing_link(&mut self, task: TaskId, device: &EndDevice) -> bool {
+        let Some(peer) = self.routing.sticky.get(&device.device).copied() else { return false };
+        let failed = self.routing.failed_at.contains_key(&(device.device, peer));
+        if failed || !self.links.contains(&peer) || self.trust.is_revoked(&peer) {
+            return false;
+        }
+        let Some(identity) = self.endpoint.peer(&peer).map(|member| member.identity) else { return false };
+        let service = self.routing.searches.get(&task).and_then(|search| search.service.clone());
+        let Some(service) = chosen_service(device, service.as_deref()).cloned() else { return false };
+        self.found_way(task, device, service, Way::Tunnel { peer, identity, candidates: Vec::new() });
+        true
+    }
+
+    pub(super) fn tunnel_nodes_found(&mut self, task: TaskId, found: &[Bytes], verdict: Verdict) {
+        if !self.routing.is_route(task) {
+            return;
+        }
+        if verdict == Verdict::Silence {
+            return self.route_failed_with(task, Failure::Offline);
+        }
+        let infos: Vec<_> = found.iter().take(MAX_TUNNEL_NODES).cloned().collect();
+        self.set_stage(task, Stage::CheckingNodes(infos));
+    }
+
+    /// Verifies the tunnel-nodes that were found, and asks the best one for a path.
+    fn check_nodes(&mut self, task: TaskId, name: &str, infos: &[Bytes], now: Now) {
+        let since = self.routing.searches.get(&task).map_or(now.mono, |search| search.since);
+        let Some(device) = self.named_device(name).cloned() else {
+            return self.route_failed_with(task, Failure::UnknownDevice);
+        };
+        let mut waiting = false;
+        let mut targets = Vec::new();
+        for bytes in infos {
+            let Ok(info) = UnverifiedRecord::parse(bytes) else { continue };
+            let node = subject(info.header());
+            if node.domain != self.me.id.domain || node == self.me.id {
+                continue;
+            }
+            match self.membership(node, since, now) {
+                None => waiting = true,
+                Some(false) => {}
+                Some(true) => targets.extend(self.target(bytes, node, &device, now)),
+            }
+        }
+        if waiting {
+            return;
+        }
+        self.choose(task, &device, targets, now);
+    }
+
+    /// Returns a tunnel-node that may serve the device, verified (Rule 6.15).
+    fn target(&mut self, bytes: &Bytes, node: NodeId, device: &EndDevice, now: Now) -> Option<Target> {
+        let record = self.records.get(Table::Node, node.domain, node.record_key())?;
+        let member = Trust::member(record)?;
+        let permitted = device.servers.is_empty() || device.servers.contains(&node);
+        if !member.roles.tunnel || !permitted || self.trust.is_revoked(&node) {
+            return None;
+        }
+        let time = self.endpoint.judging_time(now);
+        let crypto = self.endpoint.crypto();
+        let Ok(info) = self.trust.verify_node_info(bytes, &member, time, crypto) else {
+            self.endpoint.discard(Discard::BadRecord);
+            return None;
+        };
+        let public = NodeInfoPublic::read(&info).ok()?;
+        let private = info.read_private(&self.keys, crypto, NodeInfoPrivate::read).ok()?;
+        let genuine = public.statement.verify(&member.identity, self.trust.network(), crypto);
+        if !genuine || !private.locations.iter().any(|location| device.site.contains(location)) {
+            return None;
+        }
+        self.endpoint.learn_peer(member, public.statement, now);
+        let of = |transport| {
+            let matching = private.candidates.iter().filter(move |c: &&Candidate| c.transport == transport);
+            let addresses = matching.map(|candidate| candidate.address);
+            addresses.filter(|a| may_dial(a.ip(), &self.interfaces, self.one_machine)).collect()
+        };
+        Some(Target { member, tcp: of(Transport::Tcp), udp: of(Transport::Udp) })
+    }
+
+    /// Takes the tunnel-node that served before, else the first that did not fail lately.
+    fn choose(&mut self, task: TaskId, device: &EndDevice, mut targets: Vec<Target>, now: Now) {
+        let sticky = self.routing.sticky.get(&device.device).copied();
+        targets.sort_by_key(|target| {
+            let id = target.member.id;
+            let failed = self.routing.failed_at.get(&(device.device, id));
+            let failed = failed.is_some_and(|at| now.mono - *at < FAILED_FOR);
+            (failed, Some(id) != sticky, !self.links.contains(&id))
+        });
+        let Some(target) = targets.into_iter().next() else {
+            return self.route_failed_with(task, Failure::NoTunnelNode);
+        };
+        if self.links.contains(&target.member.id) {
+            return self.path_found(task, &target, Vec::new());
+        }
+        self.ask_for_path(task, device, target, now);
+    }
+
+    fn ask_for_path(&mut self, task: TaskId, device: &EndDevice, target: Target, now: Now) {
+        let service = self.routing.searches.get(&task).and_then(|search| search.service.clone());
+        let service = chosen_service(device, service.as_deref()).map(|s| s.name.clone()).unwrap_or_default();
+        let mut id = SessionId([0; SessionId::SIZE]);
+        self.endpoint.rng().fill_bytes(&mut id.0);
+        let candidates = self.own_candidates();
+        let request = TunnelRequest { id, device: device.device, service, candidates };
+        let request = Request::TunnelRequest(request);
+        let mut requests = BTreeSet::new();
+        for address in target.udp.iter().take(MAX_PATH_ADDRESSES) {
+            let server = super::Server { node: target.member.id, address: *address };
+            requests.insert(self.ask(server, &request, Purpose::Path(task), now));
+        }
+        let deadline = now.mono.after(PATH_TIMEOUT);
+        self.set_stage(task, Stage::Asking { target: Box::new(target), requests, deadline });
+    }
+
+    pub(super) fn path_answered(&mut self, task: TaskId, from: NodeId, reply: Reply, _now: Now) {
+        let Reply::TunnelOpened { candidates } = reply else { return };
+        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task) else {
+            return;
+        };
+        if target.member.id != from {
+            return;
+        }
+        let target = target.clone();
+        // What it says now comes before what it announced minutes ago; only places that may be dialled count.
+        let said = candidates.iter().filter(|c| c.transport == Transport::Tcp).map(|c| c.address);
+        let mut addresses: Vec<_> =
+            said.filter(|a| may_dial(a.ip(), &self.interfaces, self.one_machine)).collect();
+        addresses.extend(target.tcp.iter().filter(|a| !addresses.contains(a)).copied().collect::<Vec<_>>());
+        self.path_found(task, &target, addresses);
+    }
+
+    pub(super) fn path_failed(&mut self, task: TaskId, request: RequestId, _now: Now) {
+        let Some(Search { stage: Stage::Asking { requests, .. }, .. }) =
+            self.routing.searches.get_mut(&task)
+        else {
+            return;
+        };
+        requests.remove(&request);
+        if requests.is_empty() {
+            self.dial_as_announced(task);
+        }
+    }
+
+    /// Nobody answered the TunnelRequest, as where UDP is blocked; the tunnel-node may still be dialled where it has announced
+    /// itself.
+    fn dial_as_announced(&mut self, task: TaskId) {
+        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task) else {
+            return;
+        };
+        let target = target.clone();
+        if target.tcp.is_empty() {
+            return self.route_failed_with(task, Failure::TunnelNodesSilent);
+        }
+        let addresses = target.tcp.clone();
+        self.path_found(task, &target, addresses);
+    }
+
+    fn path_found(&mut self, task: TaskId, target: &Target, candidates: Vec<SocketAddr>) {
+        let Some(search) = self.routing.searches.get(&task).cloned() else { return };
+        let device = self.named_device(&search.device).cloned();
+        let chosen = device.and_then(|device| {
+            let service = chosen_service(&device, search.service.as_deref()).cloned()?;
+            Some((device, service))
+        });
+        let Some((device, service)) = chosen else {
+            return self.route_failed_with(task, Failure::UnknownDevice);
+        };
+        let (peer, identity) = (target.member.id, target.member.identity);
+        if self.routing.sticky.len() >= MAX_REMEMBERED {
+            self.routing.sticky.clear();
+        }
+        self.routing.sticky.insert(device.device, peer);
+        self.found_way(task, &device, service, Way::Tunnel { peer, identity, candidates });
+    }
+
+    fn found_way(&mut self, task: TaskId, device: &EndDevice, service: Service, way: Way) {
+        self.routing.searches.remove(&task);
+        let route = Route {
+            device: device.device,
+            name: device.name.clone(),
+            service,
+            pins: device.pins.clone(),
+            way,
+        };
+        self.answer(task, Answer::Route(Box::new(route)));
+    }
+
+    pub(super) fn route_failed(&mut self, device: DeviceId, peer: NodeId, now: Now) {
+        if self.routing.failed_at.len() >= MAX_REMEMBERED {
+            self.routing.failed_at.retain(|_, at| now.mono - *at < FAILED_FOR);
+        }
+        self.routing.failed_at.insert((device, peer), now.mono);
+        if self.routing.sticky.get(&device) == Some(&peer) {
+            self.routing.sticky.remove(&device);
+        }
+    }
+
+    pub(super) fn routing_timeout(&mut self, now: Now) {
+        self.routing.failed_at.retain(|_, at| now.mono - *at < FAILED_FOR);
+        let late = |search: &Search| match &search.stage {
+            Stage::Asking { deadline, .. } => search.deadline.min(*deadline) <= now.mono,
+            Stage::Resolving
+            | Stage::FindingHere(_)
+            | Stage::ProvingHere(..)
+            | Stage::FindingNodes
+            | Stage::CheckingNodes(_) => search.deadline <= now.mono,
+        };
+        let late = self.routing.searches.iter().filter(|(_, search)| late(search));
+        let late: Vec<_> = late.map(|(task, search)| (*task, search.stage.clone())).collect();
+        for (task, stage) in late {
+            match stage {
+                Stage::Asking { .. } => self.dial_as_announced(task),
+                Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
+                Stage::FindingHere(_) | Stage::ProvingHere(..) => {
+                    self.route_failed_with(task, Failure::UnusableDevice);
+                }
+                Stage::CheckingNodes(_) => self.route_failed_with(task, Failure::NoTunnelNode),
+            }
+        }
+    }
+
+    // ---- which nodes were looked for lately ---------------------------------------------------
+
+    pub(super) fn note_looked_up(&mut self, node: NodeId, now: Instant) {
+        if self.routing.looked_up_at.len() >= MAX_REMEMBERED {
+            self.routing.looked_up_at.clear();
+        }
+        self.routing.looked_up_at.insert(node, now);
+    }
+
+    pub(super) fn looked_up_lately(&self, node: &NodeId, since: Instant) -> bool {
+        self.routing.looked_up_at.get(node).is_some_and(|at| *at >= since)
+    }
+}
+
+/// Returns the service that was asked for, or the first.
+fn chosen_service<'a>(device: &'a EndDevice, name: Option<&str>) -> Option<&'a Service> {
+    match name {
+        Some(name) => device.service(name),
+        None => device.services.first(),
+    }
+}

@@ -1,0 +1,642 @@
+//! The tunnel-node: finding out that it stands where a device is, staying reachable, announcing itself, and
+//! deciding about each tunnel that is asked of it (Rules 6.7, 6.10, 6.12 and 6.14).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_wire::codec::Service;
+use peerage_wire::frame::Code;
+use peerage_wire::id::{DeviceId, LocationId, NodeId};
+use peerage_wire::message::{Reply, Request, TunnelRequest};
+use peerage_wire::open::Open;
+use peerage_wire::record::{Draft, EndDevice, Header, NodeInfoPrivate, NodeInfoPublic, Table};
+use peerage_wire::time::{Instant, Now};
+use rand_core::Rng as _;
+
+use super::places::{candidates, tags};
+use super::queries::Query;
+use super::sync::Gate;
+use super::{
+    Change, Discard, Event, Found, Node, Output, PinProof, Purpose, TaskId, TunnelId, Watched,
+};
+use crate::trust::{Member, Trust};
+
+/// How often a standing contact is renewed. RFC 4787 wants mappings of UDP to live for two minutes; many routers keep
+/// them for thirty seconds.
+const ATTACH_INTERVAL: Duration = Duration::from_secs(25);
+
+/// How many servers one node is attached to: one may die.
+const MAX_ATTACHMENTS: usize = 2;
+
+/// Unanswered renewals after which an attachment counts as lost.
+const MAX_MISSES: u32 = 3;
+
+/// How long after an attachment was lost the next is tried, jittered: the others that lost it do so too.
+const LOST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often a node announces itself; its NodeInfo lives for twice as long.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Shortest time between two announcements, so that a flapping interface does not flood the table.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(10);
+
+/// How soon a change is announced: several come together.
+const ANNOUNCE_DELAY: Duration = Duration::from_millis(100);
+
+/// How often a device that this node was named to find is looked for again.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(300);
+
+/// How often one device is reported at one location.
+const REPORT_INTERVAL: Duration = Duration::from_secs(86_400);
+
+/// How long the decision about one tunnel may take, a sweep for a device that has moved included.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most tunnels that are served at once, and most of one peer: one member must not take all.
+pub const MAX_SERVED: usize = 10_000;
+/// See [`MAX_SERVED`].
+pub const MAX_SERVED_PER_PEER: usize = 1_024;
+
+/// Most candidates and locations in a NodeInfo; with more its 800 bytes would not do.
+const MAX_ANNOUNCED: usize = 8;
+/// Fewest candidates for which a location is rather left out: the configured address, over UDP and TCP.
+const MIN_ANNOUNCED: usize = 2;
+const MAX_ANNOUNCED_LOCATIONS: usize = 3;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attachment {
+    next_at: Instant,
+    misses: u32,
+    pub(super) observed: Option<SocketAddr>,
+}
+
+/// What a tunnel-node remembers.
+#[derive(Clone, Debug)]
+pub(super) struct Serving {
+    pub(super) served: BTreeSet<DeviceId>,
+    pub(super) attachments: BTreeMap<NodeId, Attachment>,
+    announce_at: Option<Instant>,
+    announced_at: Option<Instant>,
+    /// The announcement that is being written to disk.
+    pending: Option<(TaskId, Bytes)>,
+    /// The highest version of the own NodeInfo that a holder has named.
+    version_held: u64,
+    /// Whether an announcement was acknowledged.
+    pub(super) announced: bool,
+    /// Searches for devices that this node was named to find.
+    searches: BTreeMap<TaskId, DeviceId>,
+    searched_at: BTreeMap<DeviceId, Instant>,
+    reported_at: BTreeMap<(DeviceId, LocationId), Instant>,
+    /// Where devices were last.
+    last_seen: BTreeMap<DeviceId, IpAddr>,
+}
+
+impl Serving {
+    pub(super) const fn new(_now: Instant) -> Self {
+        Self {
+            served: BTreeSet::new(),
+            attachments: BTreeMap::new(),
+            announce_at: None,
+            announced_at: None,
+            pending: None,
+            version_held: 0,
+            announced: false,
+            searches: BTreeMap::new(),
+            searched_at: BTreeMap::new(),
+            reported_at: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
+        }
+    }
+}
+
+/// A tunnel that was asked for and is not decided yet.
+#[derive(Clone, Debug)]
+pub(super) struct Opening {
+    peer: NodeId,
+    open: Open,
+    since: Instant,
+    pub(super) deadline: Instant,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Waits for what has to be known about the peer and the domain.
+    Checking,
+    Finding(TaskId),
+    Proving(TaskId, SocketAddr),
+}
+
+/// What the checks of an opening came to.
+enum Check {
+    Wait,
+    Refuse(Code),
+    Find,
+}
+
+impl Node {
+    /// Returns whether the operator permits and the owner wants that this node serves.
+    pub(super) const fn may_serve(&self) -> bool {
+        self.serves && self.me.roles.tunnel
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        !self.serving.attachments.is_empty()
+    }
+
+    pub(super) fn serving_at(&self) -> Option<Instant> {
+        let attach = self.serving.attachments.values().map(|attachment| attachment.next_at).min();
+        let search = self.named_devices().next().is_some().then(|| self.next_search_at()).flatten();
+        [attach, self.serving.announce_at, search].into_iter().flatten().min()
+    }
+
+    pub(super) fn serving_timeout(&mut self, now: Now) {
+        self.renew_attachments(now);
+        if self.serving.announce_at.is_some_and(|at| at <= now.mono) {
+            self.announce(now);
+        }
+        self.search_named(now);
+    }
+
+    // ---- where this node serves -------------------------------------------------------------
+
+    /// Finds out anew which devices this node serves, and draws the consequences.
+    pub(super) fn review_serving(&mut self, now: Now) {
+        let served = if self.may_serve() { self.devices_here() } else { BTreeSet::new() };
+        if served != self.serving.served {
+            self.event(Event::Serving(served.iter().copied().collect()));
+            self.serving.served = served;
+            self.announce_soon(now);
+        }
+        self.review_attachments(now);
+        self.search_named(now);
+    }
+
+    fn devices_here(&self) -> BTreeSet<DeviceId> {
+        let here = |device: &EndDevice| {
+            let named = device.servers.is_empty() || device.servers.contains(&self.me.id);
+            named && !self.places.interfaces_at(&device.site).is_empty()
+        };
+        let devices = self.devices.values().map(|(_, device)| device);
+        devices.filter(|device| here(device)).map(|device| device.device).collect()
+    }
+
+    /// Returns the devices that this node was named to find and does not see at a location of their site.
+    fn named_devices(&self) -> impl Iterator<Item = &EndDevice> {
+        let named = |device: &&EndDevice| {
+            device.via == Some(self.me.id) && self.places.interfaces_at(&device.site).is_empty()
+        };
+        let any = self.may_serve() && !self.places.interfaces().is_empty();
+        self.devices.values().map(|(_, device)| device).filter(move |_| any).filter(named)
+    }
+
+    fn next_search_at(&self) -> Option<Instant> {
+        let due = |device: &EndDevice| {
+            let last = self.serving.searched_at.get(&device.device);
+            last.map_or(Instant::default(), |at| at.after(SEARCH_INTERVAL))
+        };
+        self.named_devices().map(due).min()
+    }
+
+    fn search_named(&mut self, now: Now) {
+        let due: Vec<_> = self
+            .named_devices()
+            .filter(|device| {
+                let last = self.serving.searched_at.get(&device.device);
+                last.is_none_or(|at| at.after(SEARCH_INTERVAL) <= now.mono)
+            })
+            .map(|device| (device.device, device.mac))
+            .collect();
+        for (device, mac) in due {
+            let task = self.new_task();
+            self.serving.searches.insert(task, device);
+            self.serving.searched_at.insert(device, now.mono);
+            let last = self.serving.last_seen.get(&device).copied();
+            let interfaces = self.places.interfaces();
+            self.outputs.push_back(Output::FindDevice { task, mac, last, interfaces });
+        }
+    }
+
+    pub(super) fn device_found(&mut self, task: TaskId, found: Option<Found>, now: Now) {
+        if let Some(device) = self.serving.searches.remove(&task) {
+            if let Some(found) = found {
+                self.report(device, found, now);
+            }
+            return;
+        }
+        if self.local_device_found(task, found, now) {
+            return;
+        }
+        let opening = self.openings.iter().find(|(_, opening)| opening.stage == Stage::Finding(task));
+        if let Some(tunnel) = opening.map(|(tunnel, _)| *tunnel) {
+            self.opening_found(tunnel, found);
+        }
+    }
+
+    /// Tells an operator where a device is (Rule 6.12).
+    fn report(&mut self, device: DeviceId, found: Found, now: Now) {
+        self.serving.last_seen.insert(device, found.address);
+        let Some(location) = self.places.location_of(found.interface) else { return };
+        let Some((key, _)) = self.devices.get(&device) else { return };
+        let key = *key;
+        let last = self.serving.reported_at.get(&(device, location));
+        if last.is_some_and(|at| at.after(REPORT_INTERVAL) > now.mono) {
+            return;
+        }
+        let Some(server) = self.servers().into_iter().next() else { return };
+        self.serving.reported_at.insert((device, location), now.mono);
+        let request = Request::DeviceSeen { id: self.command_id(), key, location };
+        self.ask(server, &request, Purpose::Report(device), now);
+    }
+
+    pub(super) fn reported(&mut self, device: DeviceId, _now: Now) {
+        self.event(Event::DeviceReported(device));
+        // The operator has changed the device's record.
+        self.look_up(Query::Devices, None);
+    }
+
+    pub(super) fn report_failed(&mut self, device: DeviceId, _now: Now) {
+        self.serving.reported_at.retain(|(reported, _), _| *reported != device);
+    }
+
+    // ---- attachments ------------------------------------------------------------------------
+
+    fn review_attachments(&mut self, now: Now) {
+        let wanted = !self.serving.served.is_empty() || self.named_devices().next().is_some();
+        if !wanted {
+            self.serving.attachments.clear();
+            return;
+        }
+        self.attach_to_servers(now.mono);
+    }
+
+    /// Fills up the attachments; new ones are asked for at `at`.
+    fn attach_to_servers(&mut self, at: Instant) {
+        for server in self.servers() {
+            if self.serving.attachments.len() >= MAX_ATTACHMENTS {
+                return;
+            }
+            let new = Attachment { next_at: at, misses: 0, observed: None };
+            self.serving.attachments.entry(server.node).or_insert(new);
+        }
+    }
+
+    fn renew_attachments(&mut self, now: Now) {
+        let due = self.serving.attachments.iter().filter(|(_, a)| a.next_at <= now.mono);
+        for node in due.map(|(node, _)| *node).collect::<Vec<_>>() {
+            let next_at = now.mono.after(self.jittered(ATTACH_INTERVAL));
+            if let Some(attachment) = self.serving.attachments.get_mut(&node) {
+                attachment.next_at = next_at;
+            }
+            if let Some(server) = self.servers().into_iter().find(|server| server.node == node) {
+                self.ask(server, &Request::Attach, Purpose::Attach(node), now);
+            }
+        }
+    }
+
+    pub(super) fn attached(&mut self, by: NodeId, reply: Reply, now: Now) {
+        let Reply::Attached { observed, head } = reply else { return };
+        if let Some(attachment) = self.serving.attachments.get_mut(&by) {
+            let first = attachment.observed.is_none();
+            attachment.misses = 0;
+            attachment.observed = Some(observed);
+            if first {
+                self.announce_soon(now);
+            }
+        }
+        if let Some(head) = head {
+            self.take_head(&head, now);
+        }
+    }
+
+    pub(super) fn attachment_failed(&mut self, server: NodeId, now: Now) {
+        let Some(attachment) = self.serving.attachments.get_mut(&server) else { return };
+        attachment.misses = attachment.misses.saturating_add(1);
+        if attachment.misses >= MAX_MISSES {
+            self.serving.attachments.remove(&server);
+            // With a single operator the same one is tried again, a little later.
+            let again = now.mono.after(self.jittered(LOST_PAUSE));
+            self.attach_to_servers(again);
+        }
+    }
+
+    // ---- announcing -------------------------------------------------------------------------
+
+    /// Plans an announcement because something in it has changed.
+    pub(super) fn announce_soon(&mut self, now: Now) {
+        if self.serving.served.is_empty() || self.serving.attachments.is_empty() {
+            self.serving.announce_at = None;
+            return;
+        }
+        let soon = now.mono.after(ANNOUNCE_DELAY);
+        let pause = self.serving.announced_at.map_or(soon, |at| at.after(ANNOUNCE_PAUSE));
+        let at = soon.max(pause);
+        self.serving.announce_at = Some(self.serving.announce_at.map_or(at, |planned| planned.min(at)));
+    }
+
+    /// Makes a new NodeInfo and writes it to disk; it is sent once that is safe, so that no version is used twice.
+    fn announce(&mut self, now: Now) {
+        self.serving.announce_at = Some(now.mono.after(self.jittered(ANNOUNCE_INTERVAL)));
+        let nothing = self.serving.served.is_empty() || self.serving.attachments.is_empty();
+        if nothing || !self.endpoint.clock().is_learned() {
+            self.serving.announce_at = None;
+            return;
+        }
+        self.serving.announced_at = Some(now.mono);
+        // Around midnight and a change of epoch each location has four tags, so fewer candidates or locations fit.
+        let sizes = (1..=MAX_ANNOUNCED_LOCATIONS).rev().flat_map(|locations| {
+            (MIN_ANNOUNCED..=MAX_ANNOUNCED).rev().map(move |candidates| (locations, candidates))
+        });
+        let signed = sizes.into_iter().find_map(|size| self.node_info(size, now));
+        let Some(record) = signed else {
+            return self.endpoint.discard(Discard::BadRecord);
+        };
+        self.records.insert(record.clone());
+        let task = self.new_task();
+        self.serving.pending = Some((task, record.bytes().clone()));
+        self.outputs.push_back(Output::Store { task, changes: vec![Change::Put(record)] });
+    }
+
+    /// Makes a NodeInfo with at most so many locations and candidates; none if that does not fit.
+    fn node_info(
+        &mut self,
+        (most_locations, most_candidates): (usize, usize),
+        now: Now,
+    ) -> Option<peerage_wire::record::Record> {
+        let (id, time) = (self.me.id, self.endpoint.time(now));
+        let last = self.records.get(Table::NodeInfo, id.domain, id.record_key());
+        let last = last.map_or(0, |record| record.header().version).max(self.serving.version_held);
+        let header = Header {
+            table: Table::NodeInfo,
+            domain: id.domain,
+            key: id.record_key(),
+            version: time.as_millis().max(last.saturating_add(1)),
+            expires: time.after(ANNOUNCE_INTERVAL * 2),
+            signer: id,
+            removed: false,
+        };
+        let mut locations = self.served_locations();
+        locations.truncate(most_locations);
+        let tags = tags(&locations, &self.keys, self.epoch_began, time);
+        let statement = *self.endpoint.statement();
+        let public = NodeInfoPublic { statement, tags, addresses: Vec::new() };
+        let mut candidates = self.own_candidates();
+        candidates.truncate(most_candidates);
+        let attachments = self.serving.attachments.keys().copied().collect();
+        let private = NodeInfoPrivate { candidates, locations, attachments };
+        let mut salt = [0; 16];
+        self.endpoint.rng().fill_bytes(&mut salt);
+        let draft = Draft { header, public: public.write(), private: None };
+        let draft = draft.with_private(&self.keys, salt, private.write());
+        draft.sign(self.endpoint.identity(), self.trust.network(), self.endpoint.crypto()).ok()
+    }
+
+    /// Returns the own locations at which a served device is.
+    fn served_locations(&self) -> Vec<LocationId> {
+        let at = |location: &LocationId| {
+            let served = self.serving.served.iter().filter_map(|device| self.devices.get(device));
+            served.into_iter().any(|(_, device)| device.site.contains(location))
+        };
+        self.places.all().filter(at).collect()
+    }
+
+    pub(super) fn own_candidates(&self) -> Vec<peerage_wire::codec::Candidate> {
+        candidates(&self.interfaces, &self.advertise, self.port, self.one_machine, self.bound)
+    }
+
+    pub(super) fn stored(&mut self, task: TaskId, ok: bool, now: Now) {
+        let Some((_, bytes)) = self.serving.pending.take_if(|(pending, _)| *pending == task) else { return };
+        if !ok {
+            return self.announcement_failed(now);
+        }
+        for server in self.servers() {
+            self.ask(server, &Request::Store(bytes.clone()), Purpose::Announce, now);
+        }
+    }
+
+    pub(super) fn announced(&mut self, reply: Reply, now: Now) {
+        let Reply::Stored { table: Table::NodeInfo, version, .. } = reply else { return };
+        let id = self.me.id;
+        let own = self.records.get(Table::NodeInfo, id.domain, id.record_key());
+        let own = own.map_or(0, |record| record.header().version);
+        if version > own {
+            // Somebody holds a newer one: this machine's clock went back, or it was cloned. The next one has to be
+            // above that (Rule 6.6).
+            self.serving.version_held = version;
+            self.announce_soon(now);
+        } else if !std::mem::replace(&mut self.serving.announced, true) {
+            let served = self.serving.served.iter().copied().collect();
+            self.event(Event::Announced(served));
+        }
+    }
+
+    pub(super) fn announcement_failed(&mut self, now: Now) {
+        let at = now.mono.after(self.jittered(ANNOUNCE_PAUSE * 3));
+        self.serving.announce_at = Some(at);
+    }
+
+    // ---- tunnels asked for ------------------------------------------------------------------
+
+    /// Tells a member of the own domain where this node waits for links; permits nothing (Rule 6.17).
+    pub(super) fn tunnel_requested(&self, from: &Member, request: &TunnelRequest) -> Result<Reply, Discard> {
+        let served = self.serving.served.contains(&request.device);
+        if from.id.domain != self.me.id.domain || !served {
+            return Err(Discard::Forbidden);
+        }
+        Ok(Reply::TunnelOpened { candidates: self.own_candidates() })
+    }
+
+    pub(super) fn open_asked(&mut self, tunnel: TunnelId, peer: NodeId, open: Open, now: Now) {
+        let of_peer = self.watched.values().filter(|w| w.serving && w.peer == peer).count()
+            + self.openings.values().filter(|opening| opening.peer == peer).count();
+        let all = self.watched.len() + self.openings.len();
+        if all >= MAX_SERVED || of_peer >= MAX_SERVED_PER_PEER {
+            return self.refuse(tunnel, peer, Code::Limit);
+        }
+        let (since, deadline) = (now.mono, now.mono.after(OPENING_TIMEOUT));
+        let opening = Opening { peer, open, since, deadline, stage: Stage::Checking };
+        self.openings.insert(tunnel, opening);
+    }
+
+    pub(super) fn refuse(&mut self, tunnel: TunnelId, peer: NodeId, code: Code) {
+        self.openings.remove(&tunnel);
+        self.outputs.push_back(Output::CloseTunnel { tunnel, code });
+        self.event(Event::TunnelRefused { peer, code });
+    }
+
+    pub(super) fn openings_timeout(&mut self, now: Now) {
+        let late = self.openings.iter().filter(|(_, opening)| opening.deadline <= now.mono);
+        let late: Vec<_> = late.map(|(tunnel, o)| (*tunnel, o.peer, o.stage)).collect();
+        for (tunnel, peer, stage) in late {
+            let code = match stage {
+                Stage::Checking => Code::StaleHead,
+                Stage::Finding(_) | Stage::Proving(..) => Code::DeviceUnreachable,
+            };
+            self.refuse(tunnel, peer, code);
+        }
+    }
+
+    /// Looks again at every opening that waits for something to become known.
+    pub(super) fn advance_openings(&mut self, now: Now) {
+        let checking = self.openings.iter().filter(|(_, opening)| opening.stage == Stage::Checking);
+        for tunnel in checking.map(|(tunnel, _)| *tunnel).collect::<Vec<_>>() {
+            let Some(opening) = self.openings.get(&tunnel).cloned() else { continue };
+            match self.check(&opening, now) {
+                Check::Wait => {}
+                Check::Refuse(code) => self.refuse(tunnel, opening.peer, code),
+                Check::Find => self.find_for(tunnel, &opening),
+            }
+        }
+    }
+
+    /// The checks of Rule 6.14, in an order that tells a stranger least.
+    fn check(&mut self, opening: &Opening, now: Now) -> Check {
+        let peer = opening.peer;
+        if peer.domain != self.me.id.domain {
+            return Check::Refuse(Code::ForeignDomain);
+        }
+        match self.gate(opening.since, now) {
+            Gate::Wait => return Check::Wait,
+            Gate::Stale => return Check::Refuse(Code::StaleHead),
+            Gate::Open => {}
+        }
+        if self.trust.is_revoked(&peer) || self.trust.is_revoked(&self.me.id) {
+            return Check::Refuse(Code::Revoked);
+        }
+        match self.membership(peer, opening.since, now) {
+            None => return Check::Wait,
+            Some(false) => return Check::Refuse(Code::NotMember),
+            Some(true) => {}
+        }
+        let Some((_, device)) = self.devices.get(&opening.open.device) else {
+            return Check::Refuse(Code::UnknownDevice);
+        };
+        if device.service(&opening.open.service).is_none() {
+            return Check::Refuse(Code::UnknownService);
+        }
+        if !device.users.is_empty() && !device.users.contains(&peer) {
+            return Check::Refuse(Code::NotAllowed);
+        }
+        if !self.serving.served.contains(&device.device) {
+            return Check::Refuse(Code::DeviceUnreachable);
+        }
+        Check::Find
+    }
+
+    /// Returns whether a node is a valid member; `None` while that is being looked up.
+    pub(super) fn membership(&mut self, node: NodeId, since: Instant, now: Now) -> Option<bool> {
+        let held = self.records.get(Table::Node, node.domain, node.record_key());
+        let time = self.endpoint.time(now);
+        if held.and_then(Trust::member).is_some_and(|member| member.expires > time) {
+            return Some(true);
+        }
+        let query = Query::Node(node);
+        if self.is_looking_up(&query) {
+            return None;
+        }
+        // A look-up that was begun for this opening has ended without a record.
+        if self.looked_up_lately(&node, since) {
+            return Some(false);
+        }
+        self.note_looked_up(node, now.mono);
+        self.look_up(query, None);
+        None
+    }
+
+    fn find_for(&mut self, tunnel: TunnelId, opening: &Opening) {
+        let Some((_, device)) = self.devices.get(&opening.open.device) else { return };
+        let (mac, interfaces) = (device.mac, self.places.interfaces_at(&device.site));
+        let last = self.serving.last_seen.get(&device.device).copied();
+        let task = self.new_task();
+        if let Some(opening) = self.openings.get_mut(&tunnel) {
+            opening.stage = Stage::Finding(task);
+        }
+        self.outputs.push_back(Output::FindDevice { task, mac, last, interfaces });
+    }
+
+    fn opening_found(&mut self, tunnel: TunnelId, found: Option<Found>) {
+        let Some(opening) = self.openings.get(&tunnel).cloned() else { return };
+        let Some(found) = found else {
+            return self.refuse(tunnel, opening.peer, Code::DeviceUnreachable);
+        };
+        let Some((_, device)) = self.devices.get(&opening.open.device).cloned() else {
+            return self.refuse(tunnel, opening.peer, Code::UnknownDevice);
+        };
+        let Some(service) = device.service(&opening.open.service).cloned() else {
+            return self.refuse(tunnel, opening.peer, Code::UnknownService);
+        };
+        if !self.may_dial_device(found) {
+            return self.refuse(tunnel, opening.peer, Code::DeviceUnreachable);
+        }
+        self.serving.last_seen.insert(device.device, found.address);
+        let address = SocketAddr::new(found.address, service.port);
+        match proving_port(&device, &service) {
+            Some(port) => {
+                let task = self.new_task();
+                if let Some(opening) = self.openings.get_mut(&tunnel) {
+                    opening.stage = Stage::Proving(task, address);
+                }
+                let at = SocketAddr::new(found.address, port);
+                self.outputs.push_back(Output::ProvePin { task, address: at, pins: device.pins });
+            }
+            None => self.serve(tunnel, address, &service),
+        }
+    }
+
+    /// Returns whether a device may be dialled where it was found (Rule 6.13).
+    pub(super) fn may_dial_device(&self, found: Found) -> bool {
+        if self.one_machine && found.address.is_loopback() {
+            return true;
+        }
+        let via = self.interfaces.iter().find(|interface| interface.index == found.interface);
+        via.is_some_and(|via| {
+            crate::dial::forbidden_device(found.address, via, &self.interfaces).is_none()
+        })
+    }
+
+    pub(super) fn pin_proven(&mut self, task: TaskId, proof: PinProof, now: Now) {
+        if self.local_pin_proven(task, proof, now) {
+            return;
+        }
+        let proving = self.openings.iter().find_map(|(tunnel, opening)| match opening.stage {
+            Stage::Proving(waiting, address) if waiting == task => Some((*tunnel, address)),
+            Stage::Checking | Stage::Finding(_) | Stage::Proving(..) => None,
+        });
+        let Some((tunnel, address)) = proving else { return };
+        let Some(opening) = self.openings.get(&tunnel).cloned() else { return };
+        let service = self.devices.get(&opening.open.device);
+        let service = service.and_then(|(_, device)| device.service(&opening.open.service)).cloned();
+        match (proof, service) {
+            (PinProof::Matches, Some(service)) => self.serve(tunnel, address, &service),
+            (PinProof::Matches, None) => self.refuse(tunnel, opening.peer, Code::UnknownService),
+            (PinProof::Differs(_), _) => self.refuse(tunnel, opening.peer, Code::PinMismatch),
+            (PinProof::NoAnswer, _) => self.refuse(tunnel, opening.peer, Code::DeviceUnreachable),
+        }
+    }
+
+    fn serve(&mut self, tunnel: TunnelId, address: SocketAddr, service: &Service) {
+        let Some(opening) = self.openings.remove(&tunnel) else { return };
+        let watched = Watched {
+            peer: opening.peer,
+            device: opening.open.device,
+            service: opening.open.service,
+            serving: true,
+        };
+        self.watched.insert(tunnel, watched);
+        self.outputs.push_back(Output::ServeTunnel { tunnel, address, protocol: service.protocol });
+    }
+}
+
+/// Returns the port at which a device can prove its certificate: the asked service's own if it speaks TLS, else that of
+/// any service that does. None if the device has no pins.
+pub(super) fn proving_port(device: &EndDevice, service: &Service) -> Option<u16> {
+    if device.pins.is_empty() {
+        return None;
+    }
+    if service.tls {
+        return Some(service.port);
+    }
+    device.services.iter().find(|service| service.tls).map(|service| service.port)
+}

@@ -1,0 +1,97 @@
+//! Heads: made when asked for, and not more often than needed (Rule 6.20).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_wire::id::Domain;
+use peerage_wire::record::{Draft, HeadBody, Header, Table};
+use peerage_wire::time::{Instant, Now};
+
+use super::io::DomainFacts;
+use crate::endpoint::Endpoint;
+use crate::table::Records;
+
+/// How old a Head may be before a new one is made. It must be well below the 60 s that a Head is good for; a shorter time
+/// costs one signature more per domain and interval.
+const REMAKE_AFTER: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Debug)]
+struct Made {
+    head: Bytes,
+    at: Instant,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heads {
+    made: BTreeMap<Domain, Made>,
+    /// The last version of any Head, so that versions rise even if the clock does not.
+    version: u64,
+}
+
+impl Heads {
+    /// Makes sure that the next Head has a higher version than this.
+    pub(super) const fn rise_above(&mut self, version: u64) {
+        if version > self.version {
+            self.version = version;
+        }
+    }
+
+    pub(super) fn forget(&mut self, domain: Domain) {
+        self.made.remove(&domain);
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.made.clear();
+    }
+
+    /// Returns the Head of a domain, not older than [`REMAKE_AFTER`].
+    pub(super) fn fresh(
+        &mut self,
+        facts: &DomainFacts,
+        records: &Records,
+        endpoint: &Endpoint,
+        now: Now,
+    ) -> Option<Bytes> {
+        let made = self.made.get(&facts.domain).filter(|made| now.mono - made.at < REMAKE_AFTER);
+        if let Some(made) = made {
+            return Some(made.head.clone());
+        }
+        let head = self.make(facts, records, endpoint, now)?;
+        self.made.insert(facts.domain, Made { head: head.clone(), at: now.mono });
+        Some(head)
+    }
+
+    fn make(
+        &mut self,
+        facts: &DomainFacts,
+        records: &Records,
+        endpoint: &Endpoint,
+        now: Now,
+    ) -> Option<Bytes> {
+        let time = endpoint.time(now);
+        let domain = facts.domain;
+        self.version = time.as_millis().max(self.version.saturating_add(1));
+        let header = Header {
+            table: Table::Head,
+            domain,
+            key: HeadBody::record_key(domain),
+            version: self.version,
+            expires: time.after(Table::Head.max_life()),
+            signer: endpoint.id(),
+            removed: false,
+        };
+        let body = HeadBody {
+            operators: records.summary(Table::OperatorNode, Domain::OPERATORS, header.made_at()),
+            revocations: records.summary(Table::Revocation, domain, header.made_at()),
+            devices: records.summary(Table::EndDevice, domain, header.made_at()),
+            epoch: facts.epoch,
+            map_version: 0,
+            offline_hours: facts.offline_hours,
+        };
+        let draft = Draft { header, public: body.write(), private: None };
+        let network = endpoint.network();
+        let record = draft.sign(endpoint.identity(), &network, endpoint.crypto()).ok()?;
+        Some(record.bytes().clone())
+    }
+}

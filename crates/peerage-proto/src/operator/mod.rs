@@ -1,0 +1,388 @@
+//! The operator as a machine: Heads, look-ups while it stands in for super-nodes, and what members tell it.
+//!
+//! The ledger is the shell's: it signs and commits, and what it has committed comes in as
+//! [`Input::Committed`]. This machine signs two things itself, because they must be fresh: Heads and its own NodeInfo.
+//! Nothing durable depends on either.
+
+mod heads;
+mod io;
+mod notes;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_wire::id::{CommandId, Domain, NodeId};
+use peerage_wire::message::{Reply, Request};
+use peerage_wire::record::{Draft, Header, NodeInfoPublic, Record, Table, UnverifiedRecord, subject};
+use peerage_wire::time::{Instant, Now};
+use rand_core::Rng as _;
+
+use crate::discard::{Discard, Discards};
+use crate::endpoint::{self, Endpoint, Incoming, Outcome, ReplyTo};
+use crate::responder::{self, Asked};
+use crate::table::{Inserted, Records};
+use crate::trust::{Member, Trust};
+
+use heads::Heads;
+pub use io::{DomainFacts, Input, Output};
+use notes::{Note, Notes};
+
+/// How long a member counts as in contact after it was last heard: three attachment intervals (Rule 6.10).
+pub const CONTACT_LIFETIME: Duration = Duration::from_secs(75);
+
+/// How often the shell hears of one member's contact at the most, so that the ledger is not written at each message.
+const CONTACT_NOTED_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Most members in contact whose address is remembered, some 100 bytes each; the others still get what they ask for.
+const MAX_CONTACTS: usize = 100_000;
+
+/// How long changes are collected before members are notified: a revocation commits many records at once.
+const NOTIFY_DELAY: Duration = Duration::from_millis(50);
+
+/// How often the own NodeInfo is made anew; it lives for twice as long (Rule 6.7).
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// How often expired records are swept out.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What an operator is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The message layer's part.
+    pub endpoint: endpoint::Config,
+    /// The root key of the network.
+    pub root: [u8; 32],
+    /// Where everybody reaches this operator.
+    pub addresses: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Contact {
+    remote: SocketAddr,
+    heard_at: Instant,
+    noted_at: Instant,
+}
+
+/// A running operator.
+#[derive(Debug)]
+pub struct Operator {
+    endpoint: Endpoint,
+    trust: Trust,
+    addresses: Vec<SocketAddr>,
+    records: Records,
+    facts: BTreeMap<Domain, DomainFacts>,
+    heads: Heads,
+    contacts: BTreeMap<NodeId, Contact>,
+    notes: Notes,
+    changed: BTreeSet<Domain>,
+    notify_at: Option<Instant>,
+    announce_at: Instant,
+    sweep_at: Instant,
+    own_version: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl Operator {
+    /// Makes an operator that holds nothing yet; its records arrive as [`Input::Domain`] and [`Input::Committed`].
+    pub fn new(config: Config, seed: [u8; 32], now: Now) -> Self {
+        let trust = Trust::new(config.endpoint.network, config.root);
+        let mut endpoint = Endpoint::new(config.endpoint, seed, now);
+        endpoint.trust_own_clock();
+        Self {
+            endpoint,
+            trust,
+            addresses: config.addresses,
+            records: Records::default(),
+            facts: BTreeMap::new(),
+            heads: Heads::default(),
+            contacts: BTreeMap::new(),
+            notes: Notes::default(),
+            changed: BTreeSet::new(),
+            notify_at: None,
+            announce_at: now.mono,
+            sweep_at: now.mono.after(SWEEP_INTERVAL),
+            own_version: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes an input; never fails, whatever came from outside.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Timeout => self.handle_timeout(now),
+            Input::Datagram { remote, payload } => {
+                self.endpoint.handle_datagram(remote, &payload, &self.trust, now);
+            }
+            Input::Committed(records) => self.committed(records, now),
+            Input::Domain(facts) => {
+                self.facts.insert(facts.domain, facts);
+                self.touch(facts.domain, now);
+            }
+            Input::Push(domain) => self.push(domain, now),
+            Input::Noted { id, ok } => self.noted(id, ok, now),
+        }
+        self.drain_endpoint(now);
+    }
+
+    /// Returns the next thing to do, oldest first.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns when [`Input::Timeout`] is due at the latest, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let timers = [
+            (self.endpoint.poll_timeout(), "requests"),
+            (self.notify_at, "notify"),
+            (Some(self.announce_at), "announce"),
+            (Some(self.sweep_at), "sweep"),
+        ];
+        timers.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
+    }
+
+    /// Returns why datagrams were dropped.
+    pub const fn discards(&self) -> &Discards {
+        self.endpoint.discards()
+    }
+
+    /// Returns the statement about the sealing key of the day, which admissions carry.
+    pub const fn statement(&self) -> &peerage_wire::intro::KeyStatement {
+        self.endpoint.statement()
+    }
+
+    /// Returns the members in contact, and from where.
+    pub fn contacts(&self, now: Now) -> impl Iterator<Item = (NodeId, SocketAddr)> + '_ {
+        let live = move |c: &Contact| now.mono - c.heard_at <= CONTACT_LIFETIME;
+        self.contacts.iter().filter(move |(_, c)| live(c)).map(|(id, contact)| (*id, contact.remote))
+    }
+
+    /// Returns how many records are held.
+    pub fn records_held(&self) -> usize {
+        self.records.len()
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        self.endpoint.handle_timeout(&self.trust, now);
+        if self.announce_at <= now.mono {
+            self.announce(now);
+        }
+        if self.notify_at.is_some_and(|at| at <= now.mono) {
+            self.notify(now);
+        }
+        if self.sweep_at <= now.mono {
+            self.sweep(now);
+        }
+    }
+
+    fn sweep(&mut self, now: Now) {
+        self.sweep_at = now.mono.after(SWEEP_INTERVAL);
+        for gone in self.records.expire(self.endpoint.time(now)) {
+            self.heads.forget(gone.header().domain);
+        }
+        self.contacts.retain(|_, contact| now.mono - contact.heard_at <= CONTACT_LIFETIME);
+        self.notes.expire(now.mono);
+    }
+
+    fn committed(&mut self, records: Vec<Record>, now: Now) {
+        for record in records {
+            self.trust.learn(&record);
+            // After a restart with a clock that went back, Heads must still be newer than what they speak of.
+            self.heads.rise_above(record.header().version);
+            let domain = record.header().domain;
+            if self.records.insert(record) == Inserted::New {
+                self.touch(domain, now);
+            }
+        }
+    }
+
+    /// Notes that what a domain's Head states has changed. A change of the operators concerns every domain.
+    fn touch(&mut self, domain: Domain, now: Now) {
+        if domain == Domain::OPERATORS {
+            self.heads.forget_all();
+            self.changed.extend(self.facts.keys());
+        } else {
+            self.heads.forget(domain);
+            self.changed.insert(domain);
+        }
+        self.notify_at.get_or_insert(now.mono.after(NOTIFY_DELAY));
+    }
+
+    fn push(&mut self, domain: Option<Domain>, now: Now) {
+        match domain {
+            Some(domain) => self.touch(domain, now),
+            None => self.touch(Domain::OPERATORS, now),
+        }
+    }
+
+    /// Tells every member in contact with a changed domain about the new Head (Rule 6.22).
+    fn notify(&mut self, now: Now) {
+        self.notify_at = None;
+        let changed = std::mem::take(&mut self.changed);
+        let concerned: Vec<_> = self.contacts(now).filter(|(id, _)| changed.contains(&id.domain)).collect();
+        for (node, remote) in concerned {
+            let Some(head) = self.head(node.domain, now) else { continue };
+            let mut id = CommandId([0; CommandId::SIZE]);
+            self.endpoint.rng().fill_bytes(&mut id.0);
+            self.endpoint.request(node, remote, &Request::Notify { id, head }, now);
+        }
+    }
+
+    /// Returns a domain's Head, made anew if it is too old (Rule 6.20).
+    fn head(&mut self, domain: Domain, now: Now) -> Option<Bytes> {
+        let facts = self.facts.get(&domain)?;
+        self.heads.fresh(facts, &self.records, &self.endpoint, now)
+    }
+
+    /// Publishes the own sealing key and addresses.
+    fn announce(&mut self, now: Now) {
+        self.announce_at = now.mono.after(ANNOUNCE_INTERVAL);
+        let time = self.endpoint.time(now);
+        let version = time.as_millis().max(self.own_version.saturating_add(1));
+        self.own_version = version;
+        let id = self.endpoint.id();
+        let header = Header {
+            table: Table::NodeInfo,
+            domain: id.domain,
+            key: id.record_key(),
+            version,
+            expires: time.after(ANNOUNCE_INTERVAL * 2),
+            signer: id,
+            removed: false,
+        };
+        let statement = *self.endpoint.statement();
+        let public = NodeInfoPublic { statement, tags: Vec::new(), addresses: self.addresses.clone() };
+        let draft = Draft { header, public: public.write(), private: None };
+        let signed = draft.sign(self.endpoint.identity(), self.trust.network(), self.endpoint.crypto());
+        match signed {
+            Ok(record) => {
+                self.records.insert(record);
+            }
+            Err(_) => self.endpoint.discard(Discard::BadRecord),
+        }
+    }
+
+    fn drain_endpoint(&mut self, now: Now) {
+        while let Some(outcome) = self.endpoint.poll_outcome() {
+            match outcome {
+                Outcome::Request(incoming) => self.handle_request(*incoming, now),
+                // A member that does not answer a Notify asks by itself before long.
+                Outcome::Answered { .. } | Outcome::Failed { .. } | Outcome::ClockLearned(_) => {}
+            }
+        }
+        while let Some((remote, payload)) = self.endpoint.poll_transmit() {
+            self.outputs.push_back(Output::Transmit { remote, payload });
+        }
+    }
+
+    fn handle_request(&mut self, incoming: Incoming, now: Now) {
+        let Incoming { from, remote, request, reply_to } = incoming;
+        let answered = match request {
+            Request::GetHead => Ok(Some(Reply::Head(self.head(from.id.domain, now)))),
+            Request::Attach => Ok(Some(self.attach(&from, remote, now))),
+            Request::Store(record) => self.store(&from, &record, now).map(Some),
+            Request::DeviceSeen { id, key, location } => {
+                let node = from.id;
+                let permitted = from.roles.tunnel;
+                let output = Output::DeviceSeen { id, node, key, location };
+                if permitted {
+                    Ok(self.take_note(Note::DeviceSeen, (id, output), reply_to.clone(), now))
+                } else {
+                    Err(Discard::Forbidden)
+                }
+            }
+            Request::Leave(id) => {
+                let output = Output::Left { id, node: from.id };
+                Ok(self.take_note(Note::Leave, (id, output), reply_to.clone(), now))
+            }
+            read @ (Request::GetOperatorNodes { .. }
+            | Request::GetSuperNodes { .. }
+            | Request::GetNode(_)
+            | Request::GetNodeInfo(_)
+            | Request::GetTunnelNodes { .. }
+            | Request::Ping
+            | Request::GetDevices { .. }
+            | Request::GetRevocations { .. }
+            | Request::GetDomainKey) => {
+                let time = self.endpoint.time(now);
+                let asked = Asked { from: &from, remote, room: reply_to.room(), time };
+                responder::answer(&read, asked, &self.records).map(Some)
+            }
+            Request::TunnelRequest(_) | Request::Notify { .. } => Err(Discard::UnknownCommand),
+        };
+        match answered {
+            Ok(Some(reply)) => self.endpoint.reply(&reply_to, &reply),
+            Ok(None) => {}
+            Err(reason) => self.endpoint.discard(reason),
+        }
+        self.note_contact(from.id, remote, now);
+    }
+
+    fn attach(&mut self, from: &Member, remote: SocketAddr, now: Now) -> Reply {
+        Reply::Attached { observed: remote, head: self.head(from.id.domain, now) }
+    }
+
+    /// Remembers where a member was last heard: a NAT's mapping may carry a Notify back for a while.
+    fn note_contact(&mut self, node: NodeId, remote: SocketAddr, now: Now) {
+        let known = self.contacts.get(&node);
+        if known.is_none() && self.contacts.len() >= MAX_CONTACTS {
+            return;
+        }
+        let noted_at = known.map(|contact| contact.noted_at);
+        let due = noted_at.is_none_or(|at| now.mono - at >= CONTACT_NOTED_INTERVAL);
+        let noted_at = if due { now.mono } else { noted_at.unwrap_or(now.mono) };
+        self.contacts.insert(node, Contact { remote, heard_at: now.mono, noted_at });
+        if due {
+            self.outputs.push_back(Output::Contact { node, remote });
+        }
+    }
+
+    /// Keeps a record while the operator stands in for super-nodes: a member's own NodeInfo (Rule 6.23).
+    fn store(&mut self, from: &Member, bytes: &Bytes, now: Now) -> Result<Reply, Discard> {
+        let time = Some(self.endpoint.time(now));
+        let header = *UnverifiedRecord::parse(bytes).map_err(|_| Discard::BadRecord)?.header();
+        if header.table != Table::NodeInfo || subject(&header) != from.id {
+            return Err(Discard::Forbidden);
+        }
+        let record = self
+            .trust
+            .verify_node_info(bytes, from, time, self.endpoint.crypto())
+            .map_err(|_| Discard::BadRecord)?;
+        if NodeInfoPublic::read(&record).is_err() && !header.removed {
+            return Err(Discard::BadRecord);
+        }
+        let version = match self.records.insert(record) {
+            Inserted::New | Inserted::Same => header.version,
+            Inserted::Older(held) => held,
+            Inserted::Full => return Err(Discard::Full),
+        };
+        Ok(Reply::Stored { table: header.table, key: header.key, version })
+    }
+
+    /// Hands something with an effect to the ledger, once; a repetition of what is done is answered at once.
+    fn take_note(
+        &mut self,
+        note: Note,
+        (id, output): (CommandId, Output),
+        reply_to: ReplyTo,
+        now: Now,
+    ) -> Option<Reply> {
+        if self.notes.is_done(note, &id) {
+            return Some(note.reply(id));
+        }
+        if self.notes.begin(note, id, reply_to, now.mono) {
+            self.outputs.push_back(output);
+        }
+        None
+    }
+
+    fn noted(&mut self, id: CommandId, ok: bool, now: Now) {
+        if let Some((note, reply_to)) = self.notes.end(&id, ok, now.mono) {
+            self.endpoint.reply(&reply_to, &note.reply(id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

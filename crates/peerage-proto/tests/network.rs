@@ -1,0 +1,282 @@
+//! Scenarios of a small network: an operator, a tunnel-node at the device's site, a user elsewhere.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use peerage_proto::node::{Answer, Command, Event, Failure, Way};
+use peerage_wire::frame::Code;
+use peerage_wire::id::DeviceId;
+use support::{Decision, PRINTER, World, found, lan, printer};
+
+const SITE: &str = "45.10.0.1:7400";
+const USER: &str = "45.20.0.1:7400";
+
+/// A site with a printer at 192.168.1.77 and a user behind another router with the same prefix.
+fn office(seed: u64) -> (World, SocketAddr, SocketAddr) {
+    let mut world = World::new(seed);
+    let site = world.join(SITE, lan("192.168.1.10", 1));
+    let user = world.join(USER, lan("192.168.1.20", 2));
+    world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(1));
+    let via = world.host(site).id;
+    world.put_device(printer(via));
+    world.run(Duration::from_secs(2));
+    (world, site, user)
+}
+
+fn device() -> DeviceId {
+    DeviceId::new(PRINTER, None)
+}
+
+#[test]
+fn a_registered_device_is_found_reported_and_announced_by_the_named_node() {
+    let (mut world, site, _) = office(1);
+    let events = &world.host(site).events;
+    assert!(events.contains(&Event::DeviceReported(device())), "{events:?}");
+    assert!(events.contains(&Event::Serving(vec![device()])), "{events:?}");
+    assert!(events.contains(&Event::Announced(vec![device()])), "{events:?}");
+}
+
+#[test]
+fn a_user_elsewhere_finds_the_way_to_the_device_by_its_name() {
+    let (mut world, site, user) = office(2);
+    let site_id = world.host(site).id;
+    let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no route") };
+    let Way::Tunnel { peer, identity, candidates } = route.way else { panic!("not through a tunnel") };
+    assert_eq!(peer, site_id);
+    assert!(peer.is_of(&identity));
+    assert_eq!(candidates.first(), Some(&SITE.parse().unwrap()), "the advertised address comes first");
+    assert_eq!(route.service.port, 631);
+}
+
+#[test]
+fn the_tunnel_node_serves_a_member_and_dials_the_device_alone() {
+    let (mut world, site, user) = office(3);
+    let user_id = world.host(user).id;
+    let decision = world.open(site, 1, user_id, device(), "ipp");
+    assert_eq!(decision, Decision::Served("192.168.1.77:631".parse().unwrap()));
+    assert_eq!(world.open(site, 2, user_id, device(), "ssh"), Decision::Refused(Code::UnknownService));
+    let other = DeviceId([9; 32]);
+    assert_eq!(world.open(site, 3, user_id, other, "ipp"), Decision::Refused(Code::UnknownDevice));
+}
+
+#[test]
+fn a_node_of_another_domain_is_refused() {
+    let (mut world, site, user) = office(4);
+    let mut stranger = world.host(user).id;
+    stranger.domain = peerage_wire::id::Domain(1);
+    assert_eq!(world.open(site, 1, stranger, device(), "ipp"), Decision::Refused(Code::ForeignDomain));
+}
+
+#[test]
+fn a_node_that_the_operator_does_not_know_is_refused() {
+    let (mut world, site, _) = office(5);
+    let unknown = peerage_wire::id::NodeId { domain: support::DOMAIN, hash: [4; 32] };
+    assert_eq!(world.open(site, 1, unknown, device(), "ipp"), Decision::Refused(Code::NotMember));
+}
+
+/// Rule 6.9: new tunnels and open ones end within a minute of the revocation; here at once, by a Notify.
+#[test]
+fn a_revoked_node_loses_its_tunnels_and_gets_no_new_ones() {
+    let (mut world, site, user) = office(6);
+    let user_id = world.host(user).id;
+    assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+    world.revoke(user_id);
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.host(site).closed, [(peerage_proto::node::TunnelId(1), Code::Revoked)]);
+    assert_eq!(world.open(site, 2, user_id, device(), "ipp"), Decision::Refused(Code::Revoked));
+}
+
+/// Rule 6.9: without a Notify the next Head within the minute does it.
+#[test]
+fn a_revocation_is_in_force_within_a_minute_even_if_the_notification_is_lost() {
+    let (mut world, site, user) = office(7);
+    let user_id = world.host(user).id;
+    assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+    world.cut.insert(site);
+    world.revoke(user_id);
+    world.run(Duration::from_secs(8));
+    world.cut.clear();
+    world.run(Duration::from_secs(52));
+    assert_eq!(world.host(site).closed.first().map(|(_, code)| *code), Some(Code::Revoked));
+}
+
+#[test]
+fn after_a_revocation_the_others_go_on_with_the_keys_of_the_new_epoch() {
+    let (mut world, site, user) = office(8);
+    let third = world.join("45.30.0.1:7400", lan("10.1.1.5", 3));
+    let third_id = world.host(third).id;
+    world.run(Duration::from_secs(2));
+    world.revoke(third_id);
+    world.run(Duration::from_secs(20));
+    let Answer::Route(route) = world.route(user, "hp", Some("ipp")) else { panic!("no route") };
+    assert!(matches!(route.way, Way::Tunnel { .. }));
+    let user_id = world.host(user).id;
+    assert!(matches!(world.open(site, 9, user_id, device(), "ipp"), Decision::Served(_)));
+    // Nobody talks to the revoked node any more, not even to tell it why.
+    assert_eq!(world.route(third, "hp", None), Answer::Failed(Failure::Offline));
+}
+
+/// Rule 3.11: clocks hours off, in both directions, are corrected by the operator's StaleTime.
+#[test]
+fn clocks_that_are_hours_off_do_not_matter() {
+    for error in [-3 * 3_600_000, 7 * 3_600_000] {
+        let mut world = World::new(9);
+        let site = world.join_with(SITE, lan("192.168.1.10", 1), error, |_| {});
+        let user = world.join_with(USER, lan("192.168.1.20", 2), -error, |_| {});
+        world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+        world.run(Duration::from_secs(1));
+        let via = world.host(site).id;
+        world.put_device(printer(via));
+        world.run(Duration::from_secs(3));
+        assert!(world.host(site).events.contains(&Event::ClockLearned(-error)), "{error}");
+        let answer = world.route(user, "hp", None);
+        assert!(matches!(answer, Answer::Route(_)), "{error}: {answer:?}");
+        let user_id = world.host(user).id;
+        assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+    }
+}
+
+/// Rule 6.9: with every operator down, members go on opening tunnels.
+#[test]
+fn without_an_operator_tunnels_are_still_opened() {
+    let (mut world, site, user) = office(10);
+    let user_id = world.host(user).id;
+    assert!(matches!(world.route(user, "hp", None), Answer::Route(_)));
+    assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+    world.operator_up = false;
+    world.run(Duration::from_secs(600));
+    assert!(matches!(world.open(site, 2, user_id, device(), "ipp"), Decision::Served(_)));
+    assert!(world.host(site).events.contains(&Event::Offline));
+    assert_eq!(world.host(site).closed, []);
+}
+
+#[test]
+fn a_removed_device_is_reached_no_more_and_its_tunnels_end() {
+    let (mut world, site, user) = office(11);
+    let user_id = world.host(user).id;
+    assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+    world.remove_device(&device());
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.host(site).closed.first().map(|(_, code)| *code), Some(Code::UnknownDevice));
+    assert_eq!(world.route(user, "hp", None), Answer::Failed(Failure::UnknownDevice));
+}
+
+/// Rule 6.12: the device is found by its hardware address, wherever DHCP has put it.
+#[test]
+fn a_device_that_changed_its_address_is_dialled_at_the_new_one() {
+    let (mut world, site, user) = office(12);
+    let user_id = world.host(user).id;
+    world.open(site, 1, user_id, device(), "ipp");
+    world.host(site).lan.insert(PRINTER, found("192.168.1.99"));
+    let decision = world.open(site, 2, user_id, device(), "ipp");
+    assert_eq!(decision, Decision::Served("192.168.1.99:631".parse().unwrap()));
+    world.host(site).lan.clear();
+    assert_eq!(world.open(site, 3, user_id, device(), "ipp"), Decision::Refused(Code::DeviceUnreachable));
+}
+
+/// Rule 6.13: whatever answers to the device's hardware address, some addresses are never dialled.
+#[test]
+fn a_device_that_answers_at_a_forbidden_address_is_not_dialled() {
+    let (mut world, site, user) = office(13);
+    let user_id = world.host(user).id;
+    let forbidden = ["127.0.0.1", "192.168.1.10", "192.168.1.1", "169.254.169.254", "10.0.0.5", "224.0.0.1"];
+    for (n, address) in forbidden.into_iter().enumerate() {
+        world.host(site).lan.insert(PRINTER, found(address));
+        let decision = world.open(site, n as u64, user_id, device(), "ipp");
+        assert_eq!(decision, Decision::Refused(Code::DeviceUnreachable), "{address}");
+    }
+}
+
+#[test]
+fn a_device_with_another_certificate_is_not_served() {
+    let (mut world, site, user) = office(14);
+    let (via, user_id) = (world.host(site).id, world.host(user).id);
+    let mut pinned = printer(via);
+    pinned.pins = vec![[5; 32]];
+    pinned.services[0].tls = true;
+    pinned.site = world.devices.values().next().unwrap().site.clone();
+    world.put_device(pinned);
+    world.run(Duration::from_secs(5));
+    world.host(site).shown_pin = Some([6; 32]);
+    assert_eq!(world.open(site, 1, user_id, device(), "ipp"), Decision::Refused(Code::PinMismatch));
+    world.host(site).shown_pin = Some([5; 32]);
+    assert!(matches!(world.open(site, 2, user_id, device(), "ipp"), Decision::Served(_)));
+}
+
+/// Rule 6.19: on the device's own LAN, with the certificate as proof, no tunnel is needed.
+#[test]
+fn a_node_on_the_devices_lan_uses_it_without_a_tunnel_if_the_certificate_proves_it() {
+    let (mut world, site, _) = office(15);
+    let via = world.host(site).id;
+    let neighbour = world.join("45.10.0.2:7400", lan("192.168.1.11", 1));
+    world.host(neighbour).lan.insert(PRINTER, found("192.168.1.77"));
+    let mut pinned = printer(via);
+    pinned.pins = vec![[5; 32]];
+    pinned.services[0].tls = true;
+    pinned.site = world.devices.values().next().unwrap().site.clone();
+    world.put_device(pinned);
+    world.run(Duration::from_secs(20));
+    world.host(neighbour).shown_pin = Some([5; 32]);
+    let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
+    assert_eq!(route.way, Way::Local("192.168.1.77:631".parse().unwrap()));
+    world.host(neighbour).shown_pin = Some([6; 32]);
+    let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
+    assert!(matches!(route.way, Way::Tunnel { .. }), "an evil twin is not believed");
+}
+
+#[test]
+fn who_is_not_among_the_devices_users_is_refused_at_both_ends() {
+    let (mut world, site, user) = office(16);
+    let (via, user_id) = (world.host(site).id, world.host(user).id);
+    let mut closed = printer(via);
+    closed.users = vec![via];
+    closed.site = world.devices.values().next().unwrap().site.clone();
+    world.put_device(closed);
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.route(user, "hp", None), Answer::Failed(Failure::NotAllowed));
+    assert_eq!(world.open(site, 1, user_id, device(), "ipp"), Decision::Refused(Code::NotAllowed));
+}
+
+#[test]
+fn an_application_can_ask_for_the_devices_now() {
+    let (mut world, _, user) = office(17);
+    let task = world.command(user, Command::RefreshDevices);
+    assert_eq!(world.await_answer(user, task), Answer::Refreshed);
+    let now = world.now;
+    assert_eq!(world.host(user).node.status(now).devices.len(), 1);
+    world.operator_up = false;
+    let task = world.command(user, Command::RefreshDevices);
+    assert_eq!(world.await_answer(user, task), Answer::Failed(Failure::Offline));
+}
+
+/// Rule 3.5: an operator that restarts has forgotten every context, and members notice within one request.
+#[test]
+fn a_member_that_is_silent_for_a_day_is_understood_again() {
+    let (mut world, site, user) = office(18);
+    world.run(Duration::from_secs(2 * 86_400));
+    assert!(matches!(world.route(user, "hp", None), Answer::Route(_)));
+    let user_id = world.host(user).id;
+    assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+}
+
+#[test]
+fn a_membership_is_renewed_at_half_of_its_life() {
+    let (mut world, _, user) = office(19);
+    world.run(Duration::from_secs(11 * 86_400));
+    assert_eq!(world.host(user).renewals, 0);
+    world.run(Duration::from_secs(8 * 86_400));
+    assert!(world.host(user).renewals > 0);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_run() {
+    let run = || {
+        let (mut world, _, user) = office(20);
+        world.route(user, "hp", None);
+        world.log.iter().map(|flight| flight.payload.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
+}

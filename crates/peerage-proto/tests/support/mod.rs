@@ -1,0 +1,558 @@
+//! A small network in virtual time: one operator, some nodes, a ledger of a few lines, wires that deliver at once or not at all.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chacha20::ChaCha20Rng;
+use peerage_proto::endpoint;
+use peerage_proto::lan::{Gateway, Interface, InterfaceAddress, InterfaceKind};
+use peerage_proto::node::{self, Answer, Command, Event, Found, Node, PinProof, TaskId, TunnelId};
+use peerage_proto::operator::{self, DomainFacts, Operator};
+use peerage_wire::codec::{Protocol, Service};
+use peerage_wire::crypto::{Crypto, Real};
+use peerage_wire::id::{DeviceId, Domain, Mac, NetworkId, NodeId, RecordKey, SessionId};
+use peerage_wire::keys::{AgreementKey, DomainKeys, IdentityKey, SecretKey, network_id};
+use peerage_wire::open::Open;
+use peerage_wire::record::{
+    DomainKeyBody, Draft, EndDevice, Header, LocalPolicy, NodeBody, OperatorBody, OperatorState, Record,
+    RevocationBody, RevocationKind, Roles, Table,
+};
+use peerage_wire::time::{Instant, Now, UnixTime};
+use rand_core::{Rng as _, SeedableRng as _};
+
+pub const START: u64 = 1_800_000_000;
+pub const OPERATOR_ADDRESS: &str = "198.51.101.1:7400";
+pub const DOMAIN: Domain = Domain(0xdfe4_7365);
+pub const PRINTER: Mac = Mac([0xaa, 0xbb, 0xcc, 0, 0, 1]);
+
+/// One node with what surrounds it.
+pub struct Host {
+    pub node: Node,
+    pub address: SocketAddr,
+    /// What its clock shows beyond the true time, in milliseconds.
+    pub clock_error: i64,
+    pub identity: IdentityKey,
+    pub id: NodeId,
+    pub events: Vec<Event>,
+    pub answers: BTreeMap<TaskId, Answer>,
+    /// Where devices answer on its LAN.
+    pub lan: BTreeMap<Mac, Found>,
+    /// What a device's TLS shows.
+    pub shown_pin: Option<[u8; 32]>,
+    pub served: Vec<(TunnelId, SocketAddr)>,
+    pub closed: Vec<(TunnelId, peerage_wire::frame::Code)>,
+    pub stored: Vec<Record>,
+    pub renewals: usize,
+    next_task: u64,
+}
+
+/// A datagram under way.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub payload: Bytes,
+}
+
+pub struct World {
+    pub now: Now,
+    pub rng: ChaCha20Rng,
+    pub network: NetworkId,
+    pub root: IdentityKey,
+    pub operator_identity: IdentityKey,
+    pub operator_id: NodeId,
+    pub operator: Operator,
+    pub operator_record: Record,
+    pub operator_up: bool,
+    pub keys: DomainKeys,
+    pub hosts: BTreeMap<SocketAddr, Host>,
+    pub devices: BTreeMap<RecordKey, EndDevice>,
+    pub members: BTreeMap<NodeId, [u8; 32]>,
+    pub flights: VecDeque<Flight>,
+    /// Every datagram that was sent, for those who replay.
+    pub log: Vec<Flight>,
+    /// Addresses from and to which nothing is delivered.
+    pub cut: BTreeSet<SocketAddr>,
+    version: u64,
+}
+
+fn crypto() -> Arc<dyn Crypto> {
+    Arc::new(Real)
+}
+
+pub fn lan(address: &str, gateway: u8) -> Vec<Interface> {
+    let address: IpAddr = address.parse().unwrap();
+    let prefix = peerage_proto::lan::Prefix::new(address, 24).unwrap();
+    let IpAddr::V4(network) = prefix.network() else { panic!("IPv4 only") };
+    let router = IpAddr::V4(std::net::Ipv4Addr::from_bits(network.to_bits() + 1));
+    vec![Interface {
+        index: 2,
+        name: "eth0".to_owned(),
+        kind: InterfaceKind::Ethernet,
+        up: true,
+        mac: Some(Mac([2, 0, 0, 0, 0, gateway])),
+        addresses: vec![InterfaceAddress { address, prefix }],
+        gateways: vec![Gateway { metric: 0, address: router, mac: Some(Mac([2, 0, 0, 0, 1, gateway])) }],
+    }]
+}
+
+pub fn printer(via: NodeId) -> EndDevice {
+    EndDevice {
+        device: DeviceId::new(PRINTER, None),
+        name: "hp".to_owned(),
+        kind: "printer".to_owned(),
+        mac: PRINTER,
+        pins: vec![],
+        services: vec![Service { name: "ipp".to_owned(), port: 631, protocol: Protocol::Tcp, tls: false }],
+        site: vec![],
+        via: Some(via),
+        users: vec![],
+        servers: vec![],
+        local: LocalPolicy::WithTls,
+    }
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let root = IdentityKey::generate(&mut rng);
+        let operator_identity = IdentityKey::generate(&mut rng);
+        let network = network_id(&root.public());
+        let operator_id = operator_identity.node_id(Domain::OPERATORS);
+        let now = Now { mono: Instant::from_micros(1_000_000), unix: UnixTime::from_secs(START) };
+        let address: SocketAddr = OPERATOR_ADDRESS.parse().unwrap();
+        let enrolment = AgreementKey::generate(&mut rng);
+        let body = OperatorBody {
+            identity: operator_identity.public(),
+            enrolment: *enrolment.public(),
+            addresses: vec![address],
+            state: OperatorState::Active,
+        };
+        let header = Header {
+            table: Table::OperatorNode,
+            domain: Domain::OPERATORS,
+            key: operator_id.record_key(),
+            version: now.unix.as_millis(),
+            expires: now.unix.after(Duration::from_secs(80 * 86_400)),
+            signer: root.node_id(Domain::OPERATORS),
+            removed: false,
+        };
+        let record = Draft { header, public: body.write(), private: None }.sign(&root, &network, &Real).unwrap();
+        let config = operator::Config {
+            endpoint: endpoint::Config {
+                network,
+                crypto: crypto(),
+                identity: operator_identity.clone(),
+                id: operator_id,
+                record: record.bytes().clone(),
+                asks_introduction: true,
+            },
+            root: root.public(),
+            addresses: vec![address],
+        };
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let mut operator = Operator::new(config, seed, now);
+        let keys = DomainKeys {
+            epoch: 1,
+            epoch_key: SecretKey::generate(&mut rng),
+            previous: None,
+            location_key: SecretKey::generate(&mut rng),
+        };
+        let facts = DomainFacts { domain: DOMAIN, epoch: 1, offline_hours: None };
+        operator.handle(operator::Input::Domain(facts), now);
+        operator.handle(operator::Input::Committed(vec![record.clone()]), now);
+        let mut world = Self {
+            now,
+            rng,
+            network,
+            root,
+            operator_identity,
+            operator_id,
+            operator,
+            operator_record: record,
+            operator_up: true,
+            keys,
+            hosts: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            members: BTreeMap::new(),
+            flights: VecDeque::new(),
+            log: Vec::new(),
+            cut: BTreeSet::new(),
+            version: 0,
+        };
+        world.run(Duration::from_millis(100));
+        world
+    }
+
+    /// Signs a record as the operator's ledger would.
+    pub fn sign(&mut self, table: Table, domain: Domain, key: RecordKey, draft: impl FnOnce(Draft) -> Draft) -> Record {
+        self.version = self.now.unix.as_millis().max(self.version + 1);
+        let header = Header {
+            table,
+            domain,
+            key,
+            version: self.version,
+            expires: self.now.unix.after(table.max_life()),
+            signer: self.operator_id,
+            removed: false,
+        };
+        let empty = Draft { header, public: EndDevice::public(), private: None };
+        draft(empty).sign(&self.operator_identity, &self.network, &Real).unwrap()
+    }
+
+    pub fn commit(&mut self, records: Vec<Record>) {
+        self.operator.handle(operator::Input::Committed(records), self.now);
+        self.pump();
+    }
+
+    fn member_records(&mut self, id: NodeId, identity: [u8; 32], receiving: [u8; 32]) -> [Record; 2] {
+        let body = NodeBody { identity, receiving, roles: Roles { tunnel: true, super_node: true } };
+        let node = self.sign(Table::Node, id.domain, id.record_key(), |d| Draft { public: body.write(), ..d });
+        let keys = self.keys.clone();
+        let to = (&self.network.clone(), id, &receiving);
+        let sealed = DomainKeyBody::seal(&keys, to, &mut self.rng).unwrap();
+        let key = self.sign(Table::DomainKey, id.domain, id.record_key(), |d| Draft { public: sealed.write(), ..d });
+        [node, key]
+    }
+
+    /// Adds a member in [`DOMAIN`] that listens at `address` and stands on these networks.
+    pub fn join(&mut self, address: &str, interfaces: Vec<Interface>) -> SocketAddr {
+        self.join_with(address, interfaces, 0, |_| {})
+    }
+
+    pub fn join_with(
+        &mut self,
+        address: &str,
+        interfaces: Vec<Interface>,
+        clock_error: i64,
+        change: impl FnOnce(&mut node::Config),
+    ) -> SocketAddr {
+        let address: SocketAddr = address.parse().unwrap();
+        let identity = IdentityKey::generate(&mut self.rng);
+        let receiving = AgreementKey::generate(&mut self.rng);
+        let id = identity.node_id(DOMAIN);
+        let records = self.member_records(id, identity.public(), *receiving.public());
+        self.members.insert(id, *receiving.public());
+        self.commit(records.to_vec());
+        let operator_record = self.operator_record.clone();
+        let mut config = node::Config {
+            endpoint: endpoint::Config {
+                network: self.network,
+                crypto: crypto(),
+                identity: identity.clone(),
+                id,
+                record: records[0].bytes().clone(),
+                asks_introduction: false,
+            },
+            root: self.root.public(),
+            receiving,
+            keys: self.keys.clone(),
+            statements: vec![*self.operator.statement()],
+            records: vec![operator_record, records[0].clone(), records[1].clone()],
+            port: address.port(),
+            advertise: vec![address],
+            serves: true,
+            place: None,
+            one_machine: false,
+            bound: None,
+        };
+        change(&mut config);
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let now = shifted(self.now, clock_error);
+        let node = Node::new(config, seed, now);
+        let host = Host {
+            node,
+            address,
+            clock_error,
+            identity,
+            id,
+            events: vec![],
+            answers: BTreeMap::new(),
+            lan: BTreeMap::new(),
+            shown_pin: None,
+            served: vec![],
+            closed: vec![],
+            stored: vec![],
+            renewals: 0,
+            next_task: 1 << 32,
+        };
+        self.hosts.insert(address, host);
+        self.input(address, node::Input::Networks(interfaces));
+        address
+    }
+
+    /// Registers a device, or changes one.
+    pub fn put_device(&mut self, device: EndDevice) {
+        let key = self.keys.device_record_key(&device.device);
+        let (keys, mut salt) = (self.keys.clone(), [0; 16]);
+        self.rng.fill_bytes(&mut salt);
+        let body = device.write();
+        let record = self.sign(Table::EndDevice, DOMAIN, key, |d| d.with_private(&keys, salt, body));
+        self.devices.insert(key, device);
+        self.commit(vec![record]);
+    }
+
+    pub fn remove_device(&mut self, device: &DeviceId) {
+        let key = self.keys.device_record_key(device);
+        let record = self.sign(Table::EndDevice, DOMAIN, key, |mut d| {
+            d.header.removed = true;
+            d
+        });
+        self.devices.remove(&key);
+        self.commit(vec![record]);
+    }
+
+    /// Revokes a node: a new epoch for the others, as one transaction.
+    pub fn revoke(&mut self, node: NodeId) {
+        let body = RevocationBody { kind: RevocationKind::Node(node), at: self.now.unix, reason: 1 };
+        let revocation =
+            self.sign(Table::Revocation, node.domain, body.record_key(), |d| Draft { public: body.write(), ..d });
+        self.members.remove(&node);
+        let mut records = vec![revocation];
+        self.keys = DomainKeys {
+            epoch: self.keys.epoch + 1,
+            previous: Some(self.keys.epoch_key.clone()),
+            epoch_key: SecretKey::generate(&mut self.rng),
+            location_key: self.keys.location_key.clone(),
+        };
+        for (id, receiving) in self.members.clone() {
+            let (keys, network) = (self.keys.clone(), self.network);
+            let sealed = DomainKeyBody::seal(&keys, (&network, id, &receiving), &mut self.rng).unwrap();
+            records.push(self.sign(Table::DomainKey, id.domain, id.record_key(), |d| Draft { public: sealed.write(), ..d }));
+        }
+        let facts = DomainFacts { domain: DOMAIN, epoch: self.keys.epoch, offline_hours: None };
+        self.operator.handle(operator::Input::Domain(facts), self.now);
+        for (_, device) in self.devices.clone() {
+            let key = self.keys.device_record_key(&device.device);
+            let (keys, body) = (self.keys.clone(), device.write());
+            records.push(self.sign(Table::EndDevice, DOMAIN, key, |d| d.with_private(&keys, [9; 16], body)));
+        }
+        self.commit(records);
+    }
+
+    pub fn host(&mut self, address: SocketAddr) -> &mut Host {
+        self.hosts.get_mut(&address).expect("a host of this world")
+    }
+
+    pub fn input(&mut self, address: SocketAddr, input: node::Input) {
+        let now = self.now;
+        let host = self.host(address);
+        host.node.handle(input, shifted(now, host.clock_error));
+        self.pump();
+    }
+
+    pub fn command(&mut self, address: SocketAddr, command: Command) -> TaskId {
+        let host = self.host(address);
+        host.next_task += 1;
+        let task = TaskId(host.next_task);
+        self.input(address, node::Input::Command { task, command });
+        task
+    }
+
+    /// Asks for a way and runs until there is an answer.
+    pub fn route(&mut self, address: SocketAddr, device: &str, service: Option<&str>) -> Answer {
+        let command = Command::Route { device: device.to_owned(), service: service.map(str::to_owned) };
+        let task = self.command(address, command);
+        self.await_answer(address, task)
+    }
+
+    pub fn await_answer(&mut self, address: SocketAddr, task: TaskId) -> Answer {
+        for _ in 0..400 {
+            if let Some(answer) = self.host(address).answers.remove(&task) {
+                return answer;
+            }
+            self.run(Duration::from_millis(50));
+        }
+        panic!("no answer within 20 s");
+    }
+
+    /// Asks a tunnel-node for a tunnel, as a link of `peer` would, and runs until it has decided.
+    pub fn open(&mut self, at: SocketAddr, tunnel: u64, peer: NodeId, device: DeviceId, service: &str) -> Decision {
+        let open = Open { session: SessionId([1; 16]), device, service: service.to_owned() };
+        let tunnel = TunnelId(tunnel);
+        self.input(at, node::Input::OpenAsked { tunnel, peer, open });
+        for _ in 0..400 {
+            let host = self.host(at);
+            if let Some((_, address)) = host.served.iter().find(|(id, _)| *id == tunnel) {
+                return Decision::Served(*address);
+            }
+            if let Some((_, code)) = host.closed.iter().find(|(id, _)| *id == tunnel) {
+                return Decision::Refused(*code);
+            }
+            self.run(Duration::from_millis(50));
+        }
+        panic!("no decision within 20 s");
+    }
+
+    /// Lets time pass: timers fire and datagrams arrive at once.
+    pub fn run(&mut self, span: Duration) {
+        let end = self.now.mono.after(span);
+        self.pump();
+        loop {
+            let due = self.next_due().filter(|at| *at <= end);
+            let at = due.unwrap_or(end).max(self.now.mono);
+            self.now = self.now.after(at - self.now.mono);
+            if due.is_none() {
+                break;
+            }
+            self.fire();
+            self.pump();
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let operator = self.operator_up.then(|| self.operator.poll_timeout()).flatten().map(|(at, _)| at);
+        let hosts = self.hosts.values().filter_map(|host| host.node.poll_timeout()).map(|(at, _)| at);
+        hosts.chain(operator).min()
+    }
+
+    fn fire(&mut self) {
+        let now = self.now;
+        if self.operator_up && self.operator.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
+            self.operator.handle(operator::Input::Timeout, now);
+            let after = self.operator.poll_timeout().map(|(at, why)| (at > now.mono, why));
+            assert!(after.is_none_or(|(later, _)| later), "the operator's timer stands still: {after:?}");
+        }
+        for host in self.hosts.values_mut() {
+            if host.node.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
+                host.node.handle(node::Input::Timeout, shifted(now, host.clock_error));
+                let after = host.node.poll_timeout().map(|(at, why)| (at > now.mono, why));
+                assert!(after.is_none_or(|(later, _)| later), "a node's timer stands still: {after:?}");
+            }
+        }
+    }
+
+    /// Carries outputs to where they belong until nothing moves.
+    pub fn pump(&mut self) {
+        for _ in 0..10_000 {
+            let moved = self.pump_operator() | self.pump_hosts() | self.deliver();
+            if !moved {
+                return;
+            }
+        }
+        panic!("datagrams go round for ever");
+    }
+
+    fn pump_operator(&mut self) -> bool {
+        let from: SocketAddr = OPERATOR_ADDRESS.parse().unwrap();
+        let mut moved = false;
+        while let Some(output) = self.operator.poll_output() {
+            moved = true;
+            match output {
+                operator::Output::Transmit { remote, payload } => self.send(from, remote, payload),
+                operator::Output::DeviceSeen { id, key, location, .. } => {
+                    if let Some(mut device) = self.devices.get(&key).cloned() {
+                        device.site.push(location);
+                        self.put_device(device);
+                    }
+                    self.operator.handle(operator::Input::Noted { id, ok: true }, self.now);
+                }
+                operator::Output::Left { id, .. } => {
+                    self.operator.handle(operator::Input::Noted { id, ok: true }, self.now);
+                }
+                operator::Output::Contact { .. } => {}
+            }
+        }
+        moved
+    }
+
+    fn pump_hosts(&mut self) -> bool {
+        let mut outputs = Vec::new();
+        for (address, host) in &mut self.hosts {
+            while let Some(output) = host.node.poll_output() {
+                outputs.push((*address, output));
+            }
+        }
+        let moved = !outputs.is_empty();
+        for (address, output) in outputs {
+            self.host_output(address, output);
+        }
+        moved
+    }
+
+    fn host_output(&mut self, address: SocketAddr, output: node::Output) {
+        let host = self.hosts.get_mut(&address).expect("it has just spoken");
+        let back = match output {
+            node::Output::Transmit { remote, payload } => {
+                self.send(address, remote, payload);
+                return;
+            }
+            node::Output::Store { task, changes } => {
+                host.stored.extend(changes.into_iter().filter_map(|change| match change {
+                    node::Change::Put(record) => Some(record),
+                    node::Change::Delete { .. } => None,
+                }));
+                node::Input::Stored { task, ok: true }
+            }
+            node::Output::FindDevice { task, mac, .. } => {
+                node::Input::DeviceFound { task, found: host.lan.get(&mac).copied() }
+            }
+            node::Output::ProvePin { task, pins, .. } => {
+                let proof = match host.shown_pin {
+                    Some(pin) if pins.contains(&pin) => PinProof::Matches,
+                    Some(pin) => PinProof::Differs(pin),
+                    None => PinProof::NoAnswer,
+                };
+                node::Input::PinProven { task, proof }
+            }
+            node::Output::ServeTunnel { tunnel, address, .. } => return host.served.push((tunnel, address)),
+            node::Output::CloseTunnel { tunnel, code } => return host.closed.push((tunnel, code)),
+            node::Output::Answer { task, answer } => {
+                host.answers.insert(task, answer);
+                return;
+            }
+            node::Output::Renew => {
+                host.renewals += 1;
+                return;
+            }
+            node::Output::Event(event) => return host.events.push(event),
+        };
+        host.node.handle(back, shifted(self.now, host.clock_error));
+    }
+
+    pub fn send(&mut self, from: SocketAddr, to: SocketAddr, payload: Bytes) {
+        assert!(payload.len() <= peerage_wire::limits::MAX_DATAGRAM, "a datagram is too long");
+        let flight = Flight { from, to, payload };
+        self.log.push(flight.clone());
+        self.flights.push_back(flight);
+    }
+
+    fn deliver(&mut self) -> bool {
+        let Some(Flight { from, to, payload }) = self.flights.pop_front() else { return false };
+        if self.cut.contains(&from) || self.cut.contains(&to) {
+            return true;
+        }
+        let now = self.now;
+        if to == OPERATOR_ADDRESS.parse().unwrap() {
+            if self.operator_up {
+                self.operator.handle(operator::Input::Datagram { remote: from, payload }, now);
+            }
+        } else if let Some(host) = self.hosts.get_mut(&to) {
+            let input = node::Input::Datagram { remote: from, payload };
+            host.node.handle(input, shifted(now, host.clock_error));
+        }
+        true
+    }
+}
+
+/// What a tunnel-node decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Served(SocketAddr),
+    Refused(peerage_wire::frame::Code),
+}
+
+pub fn shifted(now: Now, millis: i64) -> Now {
+    Now { unix: now.unix.shifted(millis), ..now }
+}
+
+pub fn found(address: &str) -> Found {
+    Found { address: address.parse().unwrap(), interface: 2 }
+}

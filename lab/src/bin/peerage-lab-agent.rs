@@ -1,0 +1,80 @@
+//! What the tests run on simulated hosts, always with two arguments:
+//! `nat-server ADDRESS ADDRESS`, `nat-probe ADDRESS ADDRESS`, `device WEB RAW`, `fetch ENDPOINT MILLISECONDS`;
+//! `door SOCKET ENDPOINT`, `capture NEEDLES -`, which ends with its input;
+//! and outside of them `hold-lab MARK -`, a lab with one process inside, to be killed, and `try-lab - -`, which makes
+//! a small Internet and fetches a web page through a NAT.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use peerage_lab::netns::{self, Nat};
+use peerage_lab::{Lab, SiteConfig, capture, device::SampleDevice, probe};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [role, first, second] = arguments.as_slice() else { bail!("usage: ROLE ARGUMENT ARGUMENT") };
+    match role.as_str() {
+        "nat-server" => {
+            let server = probe::Server::bind(first.parse()?, second.parse()?)?;
+            say("ready")?;
+            server.run()
+        }
+        "nat-probe" => say(&probe::measure(first.parse()?, second.parse()?)?.to_json().to_string()),
+        "device" => {
+            let device = SampleDevice::start(first.parse()?, second.parse()?)?;
+            say(&format!("ready web={} raw={}", device.web(), device.raw()))?;
+            sleep_for_ever()
+        }
+        "capture" => {
+            let capture = capture::Capture::start(&capture::read_needles(first.as_ref())?)?;
+            say("ready")?;
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+            say(&capture.finish()?.to_json().to_string())
+        }
+        "door" => netns::serve_door(first.as_ref(), second.parse()?, || say("ready")),
+        "fetch" => say(&fetch(first.parse()?, Duration::from_millis(second.parse()?))?),
+        "hold-lab" => {
+            let lab = Lab::new()?;
+            let host = lab.public_host("host")?;
+            let _inside = host.command("sh").args(["-c", &format!("sleep 100000; : {first}")]).spawn()?;
+            say("ready")?;
+            sleep_for_ever()
+        }
+        "try-lab" => try_lab(),
+        other => bail!("there is no role {other}"),
+    }
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("nobody reads the output")
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+fn try_lab() -> Result<()> {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    let agent = std::env::current_exe()?;
+    let lab = Lab::new()?;
+    let server = lab.public_host("server")?;
+    let host = lab.site(SiteConfig::new("home").nat(Nat::EIM_EIF))?.host("pc")?;
+    let mut device = server.command(&agent).args(["device", "0.0.0.0:80", "0.0.0.0:0"]).spawn()?;
+    device.wait_for_line("it served", TIMEOUT, |line| line.starts_with("ready").then_some(()))?;
+    let from = format!("{}:80", server.address());
+    say(&host.command(&agent).args(["fetch", &from, "10000"]).output(TIMEOUT)?)
+}
+
+/// Fetches a web page.
+fn fetch(from: SocketAddr, timeout: Duration) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&from, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}

@@ -1,0 +1,33 @@
+//! Simulated networks on one Linux machine: an Internet with sites behind routers, and real devices in them.
+//!
+//! Everything runs in user namespaces, for root and for an ordinary user alike, and ends with the process that made it.
+//!
+//! - [`netns`]: computers and cables; translators and firewalls.
+//! - [`topology`]: the Internet, public hosts, sites, hosts.
+//! - [`device`]: a real IPP printer, addresses by DHCP, a small device of our own.
+//! - [`probe`]: measures what a NAT does.
+//! - [`capture`]: tells whether something readable crossed a network.
+//! - [`scenario`]: whole stories played with the real `peerage` program.
+
+pub mod capture;
+pub mod device;
+pub mod netns;
+pub mod probe;
+pub mod scenario;
+pub mod topology;
+
+pub use topology::{Host, Lab, Site, SiteConfig};
+
+/// Packages of Debian that bring the programs used here.
+pub const PACKAGES: &[&str] = &[
+    "avahi-daemon",
+    "cups-ipp-utils",
+    "dbus",
+    "dnsmasq-base",
+    "hostname",
+    "iproute2",
+    "mount",
+    "nftables",
+    "udhcpc",
+    "util-linux",
+];

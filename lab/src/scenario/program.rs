@@ -1,0 +1,132 @@
+//! Runs the `peerage` program on simulated hosts.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::netns::{MachineCommand, Process};
+use crate::topology::{Host, Lab};
+
+/// How long a command that only talks to a running node or operator may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a node or an operator may take until it serves; a node speaks to its operator first.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a node or an operator may take to end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The program together with a host and a data directory for it.
+#[derive(Debug)]
+pub struct Peerage<'a> {
+    binary: PathBuf,
+    host: &'a Host,
+    data: PathBuf,
+    data_outside: PathBuf,
+}
+
+impl<'a> Peerage<'a> {
+    /// Gives the program a data directory of its own on this host; the program has to make it.
+    ///
+    /// # Errors
+    /// When the directory above it cannot be made.
+    pub fn new(lab: &Lab, binary: &Path, host: &'a Host) -> Result<Self> {
+        let (inside, outside) = lab.directory(&format!("peerage-{}", host.name()))?;
+        let [data, data_outside] = [inside, outside].map(|directory| directory.join("data"));
+        Ok(Self { binary: binary.to_owned(), host, data, data_outside })
+    }
+
+    /// Returns a call of the program with `--data` and `--json`.
+    ///
+    /// Settings for a node of the real machine do not reach it, except for what it logs.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> MachineCommand {
+        let command =
+            self.host.command(&self.binary).args(arguments).arg("--data").arg(&self.data).arg("--json");
+        std::env::vars_os()
+            .map(|(key, _)| key)
+            .filter(|key| key.as_encoded_bytes().starts_with(b"PEERAGE_") && key != "PEERAGE_LOG")
+            .fold(command, |command, key| command.env_remove(key))
+    }
+
+    /// Runs the program to its end and returns what it printed as JSON, `null` if it printed nothing.
+    ///
+    /// # Errors
+    /// When it fails, or prints something else.
+    pub fn call(&self, arguments: &[&str]) -> Result<Value> {
+        let what = format!("peerage {} on {}", arguments.join(" "), self.host.name());
+        let output = self.command(arguments).run(COMMAND_TIMEOUT)?.success(&what)?.stdout;
+        if output.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&output).with_context(|| format!("{what} printed no JSON but:\n{output}"))
+    }
+
+    /// Starts the program and waits for its first line, an object whose `event` is as expected.
+    ///
+    /// # Errors
+    /// When it ends before, or prints something else.
+    pub fn start(&self, arguments: &[&str], event: &str) -> Result<Daemon> {
+        let mut process = self.command(arguments).spawn()?;
+        let line = process
+            .wait_for_line(&format!("it printed \"{event}\""), READY_TIMEOUT, |line| Some(line.to_owned()))?;
+        let first: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))?;
+        ensure!(
+            first.get("event").and_then(Value::as_str) == Some(event),
+            "expected the event {event}, not {line}"
+        );
+        Ok(Daemon { process, first })
+    }
+
+    /// Returns the ways that the tunnels of this host's node take, as its local API tells.
+    ///
+    /// # Errors
+    /// When the API does not answer as it should.
+    pub fn tunnels(&self) -> Result<Value> {
+        let socket = self.data_outside.join("api.sock");
+        let mut stream =
+            UnixStream::connect(&socket).with_context(|| format!("cannot reach {}", socket.display()))?;
+        stream.set_read_timeout(Some(COMMAND_TIMEOUT))?;
+        stream.write_all(b"GET /v1/tunnels HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not HTTP: {answer}"))?;
+        ensure!(head.starts_with("HTTP/1.1 200 "), "the local API answered\n{answer}");
+        serde_json::from_str(body).with_context(|| format!("the local API answered\n{answer}"))
+    }
+}
+
+/// A running operator, node or tunnel.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    first: Value,
+}
+
+impl Daemon {
+    /// Returns the object that it printed first.
+    #[must_use]
+    pub fn first(&self) -> &Value {
+        &self.first
+    }
+
+    /// Returns the process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Ends it with SIGTERM.
+    ///
+    /// # Errors
+    /// When it had ended before, does not end soon, or not with exit status 0.
+    pub fn stop(mut self) -> Result<()> {
+        ensure!(self.process.is_running(), "{} had ended by itself", self.process.name());
+        let status = self.process.terminate(STOP_TIMEOUT)?;
+        ensure!(status.success(), "{} ended with {status} after SIGTERM", self.process.name());
+        Ok(())
+    }
+}

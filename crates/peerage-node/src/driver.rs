@@ -1,0 +1,351 @@
+//! The loop around the node's state machine: one task owns it, feeds it what happens, and does what it asks.
+//!
+//! Everything slow (the disk, a device, an operator over HTTPS) is a job beside the loop whose result comes back as an
+//! input. Local work goes before timers, and timers before what strangers send.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerage_proto::lan::{Interface, InterfaceKind};
+use peerage_proto::node::{Answer, Command, Event, Found, Input, Node, Output, Status, TaskId, TunnelId};
+use peerage_wire::frame::Code;
+use peerage_wire::id::Mac;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time;
+
+use crate::clock::Clock;
+use crate::data::NodeKeys;
+use crate::enrol;
+use crate::lan::{FindDevice, Lan, LanChanges, LanError, Presence};
+use crate::link::{LinkEvent, Links, Stream};
+use crate::membership::Membership;
+use crate::store::{Batch, Store};
+use crate::tunnel::{Tunnels, pin, serve};
+use crate::udp::{Datagrams, MAX_BATCH};
+
+/// The most requests that wait for the node; whoever asks for more waits.
+const MAX_REQUESTS: usize = 1_024;
+
+/// Sleeps are cut to this, because timers of the runtime stand still while the computer sleeps.
+const MAX_SLEEP: Duration = Duration::from_secs(5);
+
+/// How long after the routing socket failed it is opened again.
+const WATCH_RETRY: Duration = Duration::from_secs(30);
+
+/// What the shell wants of the node.
+#[derive(Debug)]
+enum Request {
+    Tell(Input),
+    Command(Command, oneshot::Sender<Answer>),
+    Status(oneshot::Sender<Snapshot>),
+}
+
+/// The state of the node, and what only its shell knows.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The machine's view.
+    pub status: Status,
+    /// Datagrams that could not be sent, and errors in place of received ones.
+    pub socket_errors: u64,
+}
+
+/// The way to the task that owns the node.
+#[derive(Clone, Debug)]
+pub struct NodeHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+/// The other end of a [`NodeHandle`].
+#[derive(Debug)]
+pub struct Requests(mpsc::Receiver<Request>);
+
+impl NodeHandle {
+    /// Makes both ends.
+    pub fn new() -> (Self, Requests) {
+        let (requests, receiver) = mpsc::channel(MAX_REQUESTS);
+        (Self { requests }, Requests(receiver))
+    }
+
+    /// Lets the node know something.
+    pub fn tell(&self, input: Input) {
+        match self.requests.try_send(Request::Tell(input)) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            // From a `Drop`, nothing can be waited for; where there is a runtime, it waits instead.
+            Err(mpsc::error::TrySendError::Full(request)) => {
+                let requests = self.requests.clone();
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move { requests.send(request).await });
+                }
+            }
+        }
+    }
+
+    /// Gives a command and waits for what comes of it; `None` when the node shuts down.
+    pub async fn command(&self, command: Command) -> Option<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        self.requests.send(Request::Command(command, answer)).await.ok()?;
+        receiver.await.ok()
+    }
+
+    /// Asks for the state; `None` when the node shuts down.
+    pub async fn status(&self) -> Option<Snapshot> {
+        let (answer, receiver) = oneshot::channel();
+        self.requests.send(Request::Status(answer)).await.ok()?;
+        receiver.await.ok()
+    }
+}
+
+/// All that the loop works with.
+pub(crate) struct Driver {
+    pub(crate) node: Node,
+    pub(crate) clock: Clock,
+    pub(crate) datagrams: Datagrams,
+    pub(crate) store: Store,
+    pub(crate) links: Links,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) lan: Lan,
+    /// Where devices are if the whole network lives on this machine; then no other network is looked at.
+    pub(crate) one_machine: Option<BTreeMap<Mac, std::net::IpAddr>>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) keys: Arc<NodeKeys>,
+    /// Where operators are asked to renew.
+    pub(crate) operators: Vec<SocketAddr>,
+    pub(crate) on_event: Box<dyn Fn(Event) + Send>,
+    pub(crate) jobs: JoinSet<Option<Input>>,
+    pub(crate) asked: BTreeMap<TunnelId, Arc<Stream>>,
+    pub(crate) answers: BTreeMap<TaskId, oneshot::Sender<Answer>>,
+    pub(crate) next_task: u64,
+}
+
+impl Driver {
+    /// Runs until `shutdown` is ready; what was written is safe when it returns.
+    pub(crate) async fn run(
+        mut self,
+        mut requests: Requests,
+        mut link_events: mpsc::Receiver<LinkEvent>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut changes = Watch::new(&self.lan);
+        loop {
+            self.drain();
+            let left = self.node.poll_timeout().map_or(MAX_SLEEP, |(at, _reason)| at - self.clock.mono());
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(request) = requests.0.recv() => self.on_request(request),
+                Some(done) = self.jobs.join_next() => match done {
+                    Ok(Some(input)) => self.handle(input),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(%error, "a job of the node has failed"),
+                },
+                Some(event) = link_events.recv() => self.on_link_event(event),
+                () = changes.changed(&self.lan) => self.look_around(),
+                () = time::sleep(left.min(MAX_SLEEP)) => self.handle(Input::Timeout),
+                (remote, payload) = self.datagrams.receive() => {
+                    self.handle(Input::Datagram { remote, payload });
+                    for _ in 1..MAX_BATCH {
+                        let Some((remote, payload)) = self.datagrams.try_receive() else { break };
+                        self.handle(Input::Datagram { remote, payload });
+                    }
+                }
+            }
+        }
+        self.links.close().await;
+    }
+
+    fn handle(&mut self, input: Input) {
+        tracing::trace!(?input);
+        self.node.handle(input, self.clock.now());
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Tell(input) => self.handle(input),
+            Request::Command(command, answer) => {
+                let task = TaskId(self.next_task);
+                self.next_task += 1;
+                self.answers.insert(task, answer);
+                self.handle(Input::Command { task, command });
+            }
+            Request::Status(answer) => {
+                let status = self.node.status(self.clock.now());
+                // Whoever asked may be gone.
+                let _ = answer.send(Snapshot { status, socket_errors: self.datagrams.errors() });
+            }
+        }
+    }
+
+    fn on_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up(peer) => self.handle(Input::LinkUp(peer)),
+            LinkEvent::Down(peer) => self.handle(Input::LinkDown(peer)),
+            LinkEvent::OpenAsked { stream, open } => {
+                let stream = Arc::new(stream);
+                let (tunnel, peer) = (self.tunnels.add(&stream), stream.peer());
+                self.asked.insert(tunnel, stream);
+                self.handle(Input::OpenAsked { tunnel, peer, open });
+            }
+            // The node gets its Heads by messages; peers send none yet.
+            LinkEvent::Head(_record) => {}
+        }
+    }
+
+    /// Reads the networks anew.
+    fn look_around(&mut self) {
+        let lan = self.lan.clone();
+        let one_machine = self.one_machine.is_some();
+        self.jobs.spawn(async move {
+            match lan.snapshot().await {
+                Ok(interfaces) => Some(Input::Networks(usable(interfaces, one_machine))),
+                Err(error) => {
+                    tracing::warn!(%error, "the computer's networks are not known");
+                    None
+                }
+            }
+        });
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            tracing::trace!(?output);
+            self.on_output(output);
+        }
+    }
+
+    fn on_output(&mut self, output: Output) {
+        match output {
+            Output::Transmit { remote, payload } => self.datagrams.send(remote, payload),
+            Output::Store { task, changes } => {
+                let written = self.store.submit(Batch { changes, facts: Vec::new() });
+                self.jobs.spawn(async move {
+                    let ok = matches!(written.await, Ok(Ok(())));
+                    Some(Input::Stored { task, ok })
+                });
+            }
+            Output::FindDevice { task, mac, interfaces, .. } if self.one_machine.is_some() => {
+                let address = self.one_machine.as_ref().and_then(|known| known.get(&mac)).copied();
+                let interface = interfaces.first().copied();
+                let found = address.zip(interface).map(|(address, interface)| Found { address, interface });
+                self.jobs.spawn(async move { Some(Input::DeviceFound { task, found }) });
+            }
+            Output::FindDevice { task, mac, last, interfaces } => {
+                let lan = self.lan.clone();
+                self.jobs.spawn(async move {
+                    let found = find(&lan, mac, last, &interfaces).await;
+                    Some(Input::DeviceFound { task, found })
+                });
+            }
+            Output::ProvePin { task, address, pins } => {
+                self.jobs.spawn(async move {
+                    Some(Input::PinProven { task, proof: pin::prove(address, &pins).await })
+                });
+            }
+            Output::ServeTunnel { tunnel, address, protocol } => {
+                // Gone if its opener has given up meanwhile.
+                if let Some(stream) = self.asked.remove(&tunnel) {
+                    let tunnels = self.tunnels.clone();
+                    self.jobs.spawn(async move {
+                        serve::serve(stream, address, protocol).await;
+                        tunnels.forget(tunnel);
+                        Some(Input::TunnelEnded(tunnel))
+                    });
+                }
+            }
+            Output::CloseTunnel { tunnel, code } => self.close_tunnel(tunnel, code),
+            Output::Answer { task, answer } => {
+                if let Some(waiting) = self.answers.remove(&task) {
+                    // Whoever asked may be gone.
+                    let _ = waiting.send(answer);
+                }
+            }
+            Output::Renew => self.renew(),
+            Output::Event(event) => (self.on_event)(event),
+        }
+    }
+
+    fn close_tunnel(&mut self, tunnel: TunnelId, code: Code) {
+        match self.asked.remove(&tunnel) {
+            Some(stream) => {
+                stream.reset(code);
+                self.tunnels.forget(tunnel);
+            }
+            None => self.tunnels.close(tunnel, code),
+        }
+    }
+
+    fn renew(&mut self) {
+        let (membership, keys) = (Arc::clone(&self.membership), Arc::clone(&self.keys));
+        let operators = self.operators.clone();
+        self.jobs.spawn(async move {
+            let records = match enrol::renew(&membership, &keys, &operators).await {
+                Ok(Some(admitted)) => admitted.records.iter().map(|record| record.bytes().clone()).collect(),
+                Ok(None) => Vec::new(),
+                Err(error) => {
+                    tracing::warn!(%error, "the membership was not renewed");
+                    Vec::new()
+                }
+            };
+            Some(Input::Renewed(records))
+        });
+    }
+}
+
+/// Returns the networks that a node uses: on one machine the loopback interface alone, so that nothing leaves it and
+/// nodes with different places do not meet at the gateway that they share.
+pub(crate) fn usable(interfaces: Vec<Interface>, one_machine: bool) -> Vec<Interface> {
+    let is_used = |interface: &Interface| !one_machine || interface.kind == InterfaceKind::Loopback;
+    interfaces.into_iter().filter(is_used).collect()
+}
+
+/// Looks for a device on one interface after the other.
+async fn find(lan: &Lan, mac: Mac, last: Option<std::net::IpAddr>, interfaces: &[u32]) -> Option<Found> {
+    for interface in interfaces {
+        let request = FindDevice { interface: Some(*interface), last_address: last, ..FindDevice::new(mac) };
+        match lan.find(&request).await {
+            Ok(Presence::Found(found)) => {
+                return Some(Found { address: found.address, interface: found.interface });
+            }
+            Ok(Presence::Absent { .. } | Presence::Refused(_)) => {}
+            Err(error) => tracing::warn!(%error, "a device could not be looked for"),
+        }
+    }
+    None
+}
+
+/// Changes of the networks, as long as the system tells them.
+struct Watch {
+    changes: Result<LanChanges, LanError>,
+    retry_at: time::Instant,
+}
+
+impl Watch {
+    fn new(lan: &Lan) -> Self {
+        Self { changes: lan.watch(), retry_at: time::Instant::now() + WATCH_RETRY }
+    }
+
+    /// Waits for a change; the first comes at once. May be dropped while it waits.
+    async fn changed(&mut self, lan: &Lan) {
+        loop {
+            match &mut self.changes {
+                Ok(changes) => match changes.changed().await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "changes of the networks are not noticed");
+                        self.retry_at = time::Instant::now() + WATCH_RETRY;
+                        self.changes = Err(error);
+                    }
+                },
+                Err(LanError::Unsupported) => std::future::pending().await,
+                Err(_failed) => {
+                    time::sleep_until(self.retry_at).await;
+                    self.retry_at = time::Instant::now() + WATCH_RETRY;
+                    self.changes = lan.watch();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The shell around the Peerage state machines: sockets, TLS, SQLite, LAN facts, local API.
+
+mod backend;
+pub mod clock;
+pub mod data;
+pub mod driver;
+pub mod enrol;
+pub mod lan;
+pub mod link;
+pub mod local_api;
+pub mod membership;
+pub mod run;
+pub mod store;
+pub mod tls;
+pub mod tunnel;
+pub mod udp;

@@ -1,0 +1,249 @@
+//! TLS driven by hand over a TCP socket.
+//!
+//! A stream adapter would read and write one TLS record of 16 KiB at a time. Here a read takes what the socket has, a
+//! write hands over many records at once, and each record holds whole frames, so that no frame waits for the next record.
+
+use std::io::{self, BufRead as _, IoSlice, Write};
+
+use bytes::BytesMut;
+use peerage_wire::frame::Encoded;
+use rustls::Connection;
+use tokio::net::TcpStream;
+
+/// The room for received bytes of an idle link; an ordinary request and its answer fit.
+const READ_MIN: usize = 16 * 1_024;
+
+/// The room for received bytes of a busy link. Measured: 512 KiB take a tenth of the system calls of single records;
+/// more stays cold in the cache, less costs calls.
+const READ_MAX: usize = 512 * 1_024;
+
+/// The plaintext of one TLS record at most (RFC 8446, section 5.1).
+const MAX_RECORD: usize = 16 * 1_024;
+
+/// Why a channel cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The socket failed.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// The peer breaks the rules of TLS, or is another one than expected.
+    #[error("TLS failed: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The peer closed its side.
+    #[error("the other side closed the connection")]
+    Ended,
+}
+
+/// What a socket gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// Bytes to be opened.
+    Some,
+    /// Nothing at the moment.
+    Nothing,
+}
+
+/// One TLS connection and its socket.
+pub(super) struct Channel {
+    socket: TcpStream,
+    tls: Connection,
+    /// Received and not yet opened: `received[..filled]`.
+    received: Vec<u8>,
+    filled: usize,
+    /// Plaintext that arrived together with the end of the handshake.
+    early: BytesMut,
+}
+
+impl Channel {
+    pub(super) fn new(socket: TcpStream, mut tls: Connection) -> Self {
+        // What may wait is bounded by what `poll_output` of the link hands out at a time.
+        tls.set_buffer_limit(None);
+        Self { socket, tls, received: Vec::new(), filled: 0, early: BytesMut::new() }
+    }
+
+    pub(super) const fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    pub(super) const fn tls(&self) -> &Connection {
+        &self.tls
+    }
+
+    /// Completes the handshake. The caller limits the time.
+    pub(super) async fn handshake(&mut self) -> Result<(), ChannelError> {
+        loop {
+            while !self.flush()? {
+                self.socket.writable().await?;
+            }
+            if !self.tls.is_handshaking() {
+                return Ok(());
+            }
+            self.socket.readable().await?;
+            if self.fill()? == Filled::Some {
+                let mut early = std::mem::take(&mut self.early);
+                let opened = self.open(&mut early);
+                self.early = early;
+                if let Err(error) = opened {
+                    // The alert tells the peer why; whether it still arrives does not matter.
+                    let _ = self.flush();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Reads what the socket has, without waiting.
+    pub(super) fn fill(&mut self) -> Result<Filled, ChannelError> {
+        self.resize();
+        let room = self.received.get_mut(self.filled..).unwrap_or_default();
+        match self.socket.try_read(room) {
+            Ok(0) => Err(ChannelError::Ended),
+            Ok(count) => {
+                self.filled += count;
+                Ok(Filled::Some)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::Nothing),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Grows the buffer while reads fill it, and gives it back when they no longer come near.
+    fn resize(&mut self) {
+        let size = self.received.len();
+        if self.filled == size && size < READ_MAX {
+            self.received.resize((size * 4).clamp(READ_MIN, READ_MAX), 0);
+        }
+    }
+
+    /// Gives back the buffer of a link that has fallen silent.
+    pub(super) fn shrink(&mut self) {
+        if self.filled == 0 && self.received.len() > READ_MIN {
+            self.received = Vec::new();
+        }
+    }
+
+    /// Opens what was read and appends the plaintext.
+    pub(super) fn open(&mut self, plaintext: &mut BytesMut) -> Result<(), ChannelError> {
+        if !self.early.is_empty() && !self.tls.is_handshaking() {
+            plaintext.extend_from_slice(&std::mem::take(&mut self.early));
+        }
+        plaintext.reserve(self.filled);
+        let mut rest = self.received.get(..self.filled).unwrap_or_default();
+        let was_full = self.filled == self.received.len();
+        while !rest.is_empty() {
+            self.tls.read_tls(&mut rest)?;
+            let state = self.tls.process_new_packets()?;
+            drain(&mut self.tls, plaintext)?;
+            if state.peer_has_closed() {
+                return Err(ChannelError::Ended);
+            }
+        }
+        self.filled = 0;
+        if was_full {
+            let larger = (self.received.len() * 4).min(READ_MAX);
+            self.received.resize(larger, 0);
+        }
+        Ok(())
+    }
+
+    /// Seals frames, to be sent by [`flush`](Self::flush). Each record holds whole frames.
+    pub(super) fn seal(&mut self, frames: &[Encoded]) -> io::Result<()> {
+        let mut record: Vec<IoSlice<'_>> = Vec::new();
+        let mut bytes = 0;
+        for frame in frames {
+            if bytes + frame.size_bytes() > MAX_RECORD {
+                write_record(&mut self.tls, &record)?;
+                record.clear();
+                bytes = 0;
+            }
+            record.push(IoSlice::new(&frame.header));
+            if !frame.payload.is_empty() {
+                record.push(IoSlice::new(&frame.payload));
+            }
+            bytes += frame.size_bytes();
+        }
+        write_record(&mut self.tls, &record)
+    }
+
+    /// Says that nothing follows.
+    pub(super) fn finish(&mut self) {
+        self.tls.send_close_notify();
+    }
+
+    /// Ends this side and reads on, for nothing, until the peer has ended its side too.
+    pub(super) async fn end_and_discard(&mut self) -> Result<(), ChannelError> {
+        socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)?;
+        loop {
+            self.socket.readable().await?;
+            self.filled = 0;
+            match self.fill() {
+                Ok(_discarded) => {}
+                Err(ChannelError::Ended) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns whether everything sealed has gone to the socket.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.tls.wants_write()
+    }
+
+    /// Sends what the socket takes, without waiting; returns whether nothing is left.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut Socket(&self.socket)) {
+                Ok(_count) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Moves opened plaintext over.
+fn drain(tls: &mut Connection, plaintext: &mut BytesMut) -> io::Result<()> {
+    loop {
+        let mut reader = tls.reader();
+        let count = match reader.fill_buf() {
+            Ok(chunk) => {
+                plaintext.extend_from_slice(chunk);
+                chunk.len()
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        reader.consume(count);
+    }
+}
+
+fn write_record(tls: &mut Connection, slices: &[IoSlice<'_>]) -> io::Result<()> {
+    if slices.is_empty() {
+        return Ok(());
+    }
+    let size: usize = slices.iter().map(|slice| slice.len()).sum();
+    let written = tls.writer().write_vectored(slices)?;
+    debug_assert_eq!(written, size, "without a limit, TLS takes everything");
+    Ok(())
+}
+
+/// A socket that never waits.
+struct Socket<'a>(&'a TcpStream);
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! Links over real sockets: who gets one, and what strangers achieve.
+
+use peerage_proto::session::Budget;
+use peerage_wire::id::Domain;
+use peerage_wire::keys::IdentityKey;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::*;
+
+const DOMAIN: Domain = Domain(7);
+
+#[tokio::test]
+async fn many_at_once_share_one_dial_and_the_link_is_told() {
+    let server = Node::serving(2).await;
+    let mut client = Node::new(1, DOMAIN);
+    let dials = (0..20).map(|_| client.dial(&server));
+    for link in futures_util::future::join_all(dials).await {
+        assert_eq!(link.unwrap().remote(), server.address);
+    }
+    assert_eq!(client.links.count(), 1);
+    assert!(matches!(client.events.recv().await, Some(LinkEvent::Up(peer)) if peer == server.id()));
+    server.links.close().await;
+    assert!(matches!(client.events.recv().await, Some(LinkEvent::Down(peer)) if peer == server.id()));
+}
+
+#[tokio::test]
+async fn a_peer_with_another_key_is_not_the_one_that_was_dialled() {
+    let server = Node::serving(2).await;
+    let client = Node::new(1, DOMAIN);
+    let wanted = key(3);
+    let result = client.links.connect(wanted.node_id(DOMAIN), wanted.public(), &[server.address]).await;
+    assert!(matches!(result, Err(DialError::Failed { source: ChannelError::Tls(_), .. })), "{result:?}");
+    assert_eq!(client.links.count(), 0);
+    assert!(client.links.inner.peers().is_empty());
+}
+
+#[tokio::test]
+async fn the_next_candidate_is_tried_when_one_is_dead_or_another_node() {
+    let (server, other) = (Node::serving(2).await, Node::serving(3).await);
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = closed.local_addr().unwrap();
+    drop(closed);
+    let client = Node::new(1, DOMAIN);
+    let candidates = [dead, other.address, server.address];
+    let link = client.links.connect(server.id(), server.key.public(), &candidates).await.unwrap();
+    assert_eq!(link.remote(), server.address);
+}
+
+#[tokio::test]
+async fn without_candidates_a_link_that_ended_is_dialled_where_it_led_only_while_it_is_remembered() {
+    let server = Node::serving(2).await;
+    let client = Node::new(1, DOMAIN);
+    let result = client.links.connect(server.id(), server.key.public(), &[]).await;
+    assert!(matches!(result, Err(DialError::NoCandidate)));
+    client.dial(&server).await.unwrap();
+    let link = client.links.connect(server.id(), server.key.public(), &[]).await.unwrap();
+    assert_eq!(link.remote(), server.address);
+}
+
+#[tokio::test]
+async fn a_node_of_another_domain_gets_no_tunnel() {
+    let mut server = Node::serving(2).await;
+    let foreign = Node::new(1, Domain(8));
+    let link = foreign.links.connect(server.id(), server.key.public(), &[server.address]).await.unwrap();
+    let stream = link.open(&open()).unwrap();
+    assert_eq!(stream.opened().await, Err(Code::WrongPeer));
+    assert!(server.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn garbage_instead_of_tls_ends_its_connection_and_nothing_else() {
+    let server = Node::serving(2).await;
+    for garbage in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 5_000], &[0x16, 0x03, 0x01, 0xff, 0xff, 0xff], b"\x80"]
+    {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        // The other side may have closed before all of it was sent.
+        let _ = socket.write_all(garbage).await;
+        let _ = socket.shutdown().await;
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+    }
+    Node::new(1, DOMAIN).dial(&server).await.unwrap();
+}
+
+#[tokio::test]
+async fn garbage_frames_close_the_link_with_the_reason_and_nothing_else() {
+    let mut server = Node::serving(2).await;
+    let identity = key(1);
+    let tls = Tls::new(&identity).unwrap();
+    for garbage in [vec![0xff; 64], vec![0; 70_000], b"\x01\x00\x00\x4a\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()] {
+        let (mut channel, _) = dial::dial(&tls, server.key.public(), &[server.address]).await.unwrap();
+        let frame = peerage_wire::frame::Encoded { header: [0xee; 16], payload: garbage.into() };
+        channel.seal(&[frame]).unwrap();
+        channel.finish();
+        let mut answer = bytes::BytesMut::new();
+        let ended = loop {
+            if !channel.flush().unwrap() {
+                channel.socket().writable().await.unwrap();
+            }
+            channel.socket().readable().await.unwrap();
+            let filled = channel.fill();
+            if let Err(error) = filled.and_then(|_| channel.open(&mut answer)) {
+                break error;
+            }
+        };
+        assert!(matches!(ended, ChannelError::Ended | ChannelError::Io(_)), "{ended}");
+    }
+    assert!(server.events.try_recv().is_err());
+    Node::new(4, DOMAIN).dial(&server).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_opening_that_nobody_answers_for_is_refused_when_it_is_dropped() {
+    let mut server = Node::serving(2).await;
+    let client = Node::new(1, DOMAIN);
+    let stream = client.dial(&server).await.unwrap().open(&open()).unwrap();
+    let Some(LinkEvent::OpenAsked { stream: asked, open: wanted }) = server.events.recv().await else {
+        panic!()
+    };
+    assert_eq!((asked.peer(), wanted.service.as_str()), (client.id(), "ipp"));
+    drop(asked);
+    assert_eq!(stream.opened().await, Err(Code::ApplicationReset));
+}
+
+struct Node {
+    key: IdentityKey,
+    domain: Domain,
+    links: Links,
+    events: mpsc::Receiver<LinkEvent>,
+    address: SocketAddr,
+}
+
+impl Node {
+    fn new(seed: u8, domain: Domain) -> Self {
+        let key = key(seed);
+        let (links, events) = Links::new(LinkConfig {
+            local: key.node_id(domain),
+            tls: Tls::new(&key).unwrap(),
+            session: session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(1 << 20) },
+            clock: Clock::new(),
+        });
+        Self { key, domain, links, events, address: ([127, 0, 0, 1], 0).into() }
+    }
+
+    async fn serving(seed: u8) -> Self {
+        let mut node = Self::new(seed, DOMAIN);
+        let listener = TcpListener::bind(node.address).await.unwrap();
+        node.address = listener.local_addr().unwrap();
+        node.links.serve(listener);
+        node
+    }
+
+    fn id(&self) -> NodeId {
+        self.key.node_id(self.domain)
+    }
+
+    async fn dial(&self, to: &Self) -> Result<PeerLink, DialError> {
+        self.links.connect(to.id(), to.key.public(), &[to.address]).await
+    }
+}
+
+fn key(seed: u8) -> IdentityKey {
+    IdentityKey::from_seed(&[seed; 32])
+}
+
+fn open() -> Open {
+    use peerage_wire::id::{DeviceId, SessionId};
+    Open { session: SessionId([9; 16]), device: DeviceId([3; 32]), service: "ipp".to_owned() }
+}

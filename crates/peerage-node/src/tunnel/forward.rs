@@ -1,0 +1,335 @@
+//! The user's side: from a connection of an application to the device.
+//!
+//! Each connection asks the node for a way. Where that leads through a tunnel-node, a link to it is used or dialled, and
+//! where the device has a registered certificate, it is verified through the tunnel before the first byte of an
+//! application goes there. A way that fails is reported, so that the next one the node gives is another; the
+//! application sees nothing but a delay.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use peerage_proto::node::{Answer, Command, Failure, Input, PinProof, Route, TunnelId, Way};
+use peerage_wire::codec::Service;
+use peerage_wire::frame::Code;
+use peerage_wire::id::{DeviceId, NodeId, SessionId};
+use peerage_wire::open::Open;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time;
+
+use super::serve::CONNECT_TIMEOUT;
+use super::{Counters, Tunnels, pin, pump};
+use crate::driver::NodeHandle;
+use crate::link::{DialError, Links, OpenFailed, PeerLink, Stream};
+
+/// The most ways that are tried for one connection. More makes an application wait for a site that is in trouble.
+const MAX_WAYS: usize = 3;
+
+/// How long a tunnel-node may take to grant a session: it looks for the device on its LAN first.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The most ways of which it is remembered that the device's certificate was right; beyond, all are verified anew.
+const MAX_VERIFIED: usize = 1_024;
+
+/// Why a device cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The node knows no way.
+    #[error(transparent)]
+    NoWay(#[from] Failure),
+    /// No tunnel-node could be dialled.
+    #[error("the computer at the device's site cannot be reached: {0}")]
+    Dial(#[from] DialError),
+    /// The link took no more.
+    #[error(transparent)]
+    Open(#[from] OpenFailed),
+    /// The tunnel-node has refused.
+    #[error("the computer at the device's site refused: {0}")]
+    Refused(Code),
+    /// What answers is not the device.
+    #[error("the device showed another certificate than the registered one; nothing was sent to it")]
+    PinMismatch,
+    /// The device has a registered certificate and showed none.
+    #[error("the device did not show its certificate")]
+    NoCertificate,
+    /// On this LAN, it does not answer.
+    #[error("the device at {address} does not answer: {source}")]
+    Local {
+        /// Where it was found.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// A way that was proven.
+#[derive(Debug)]
+pub struct Reached {
+    /// What the node has said.
+    pub route: Route,
+    /// The link, if it leads through a tunnel.
+    pub link: Option<PeerLink>,
+    /// Whether the device's certificate was verified.
+    pub is_verified: bool,
+}
+
+/// A connection to a device.
+#[derive(Debug)]
+pub enum Opened {
+    /// Without a tunnel.
+    Local(SocketAddr),
+    /// Through a tunnel, which the node watches.
+    Tunnel(Watch),
+}
+
+/// A tunnel that the node watches until the value is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    /// The tunnel.
+    pub stream: Arc<Stream>,
+    id: TunnelId,
+    tunnels: Tunnels,
+    node: NodeHandle,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.tunnels.forget(self.id);
+        self.node.tell(Input::TunnelEnded(self.id));
+    }
+}
+
+/// Finds ways and opens tunnels. Clones share what they have learned.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    node: NodeHandle,
+    links: Links,
+    tunnels: Tunnels,
+    verified: Arc<Mutex<BTreeSet<(NodeId, DeviceId, String)>>>,
+}
+
+impl Dialer {
+    /// Makes the value.
+    pub fn new(node: NodeHandle, links: Links, tunnels: Tunnels) -> Self {
+        Self { node, links, tunnels, verified: Arc::default() }
+    }
+
+    /// Finds a way to a service of a device, and proves as much of it as can be proven without an application.
+    ///
+    /// # Errors
+    /// If there is none, or none of those that were tried works.
+    pub async fn reach(&self, device: &str, service: Option<&str>) -> Result<Reached, ForwardError> {
+        let mut last = None;
+        for _way in 0..MAX_WAYS {
+            let route = match self.ask(device, service).await {
+                Ok(route) => route,
+                // What happened to the way before says more than that there is no other.
+                Err(error) => return Err(last.unwrap_or(error)),
+            };
+            match self.try_way(&route).await {
+                Ok((link, is_verified)) => return Ok(Reached { route, link, is_verified }),
+                Err(error) => {
+                    self.report(&route, &error);
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or(ForwardError::NoWay(Failure::NoTunnelNode)))
+    }
+
+    /// Opens a connection to a service of a device.
+    ///
+    /// # Errors
+    /// If no way works.
+    pub async fn open(&self, device: &str, service: &str) -> Result<Opened, ForwardError> {
+        let mut last = ForwardError::NoWay(Failure::NoTunnelNode);
+        for _way in 0..MAX_WAYS {
+            let reached = self.reach(device, Some(service)).await?;
+            let link = match (&reached.route.way, &reached.link) {
+                (Way::Local(address), _) => return Ok(Opened::Local(*address)),
+                (Way::Tunnel { .. }, Some(link)) => link.clone(),
+                (Way::Tunnel { .. }, None) => return Err(last),
+            };
+            match open_on(&link, &reached.route).await {
+                Ok(stream) => return Ok(Opened::Tunnel(self.watch(stream, &reached.route))),
+                Err(error) => {
+                    self.report(&reached.route, &error);
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask(&self, device: &str, service: Option<&str>) -> Result<Route, ForwardError> {
+        let (device, service) = (device.to_owned(), service.map(str::to_owned));
+        match self.node.command(Command::Route { device, service }).await {
+            Some(Answer::Route(route)) => Ok(*route),
+            Some(Answer::Failed(failure)) => Err(failure.into()),
+            Some(Answer::Refreshed | Answer::Left { .. }) | None => Err(ForwardError::ShuttingDown),
+        }
+    }
+
+    async fn try_way(&self, route: &Route) -> Result<(Option<PeerLink>, bool), ForwardError> {
+        let wants_proof = route.service.tls && !route.pins.is_empty();
+        let (peer, identity, candidates) = match &route.way {
+            // The node has proven the place itself.
+            Way::Local(_) => return Ok((None, wants_proof)),
+            Way::Tunnel { peer, identity, candidates } => (*peer, *identity, candidates),
+        };
+        let link = self.links.connect(peer, identity, candidates).await?;
+        if !wants_proof {
+            return Ok((Some(link), false));
+        }
+        let way = (peer, route.device, route.service.name.clone());
+        if !self.verified().contains(&way) {
+            let stream = open_on(&link, route).await?;
+            match pin::prove_through(&stream, &route.pins).await {
+                PinProof::Matches => {}
+                PinProof::Differs(_) => return Err(ForwardError::PinMismatch),
+                PinProof::NoAnswer => return Err(ForwardError::NoCertificate),
+            }
+            let mut verified = self.verified();
+            if verified.len() >= MAX_VERIFIED {
+                verified.clear();
+            }
+            verified.insert(way);
+        }
+        Ok((Some(link), true))
+    }
+
+    fn report(&self, route: &Route, error: &ForwardError) {
+        let Way::Tunnel { peer, .. } = route.way else { return };
+        let code = match error {
+            ForwardError::Refused(code) => Some(*code),
+            ForwardError::PinMismatch | ForwardError::NoCertificate => Some(Code::PinMismatch),
+            ForwardError::NoWay(_)
+            | ForwardError::Dial(_)
+            | ForwardError::Open(_)
+            | ForwardError::Local { .. }
+            | ForwardError::ShuttingDown => None,
+        };
+        tracing::debug!(?peer, %error, "a way has failed");
+        self.node.tell(Input::RouteFailed { device: route.device, peer, code });
+    }
+
+    fn watch(&self, stream: Arc<Stream>, route: &Route) -> Watch {
+        let id = self.tunnels.add(&stream);
+        let (peer, device, service) = (stream.peer(), route.device, route.service.name.clone());
+        self.node.tell(Input::TunnelOpened { tunnel: id, peer, device, service });
+        Watch { stream, id, tunnels: self.tunnels.clone(), node: self.node.clone() }
+    }
+
+    fn verified(&self) -> std::sync::MutexGuard<'_, BTreeSet<(NodeId, DeviceId, String)>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn open_on(link: &PeerLink, route: &Route) -> Result<Arc<Stream>, ForwardError> {
+    let mut session = SessionId([0; 16]);
+    rand_core::Rng::fill_bytes(&mut crate::enrol::rng(), &mut session.0);
+    let Service { name, .. } = &route.service;
+    let stream = link.open(&Open { session, device: route.device, service: name.clone() })?;
+    match time::timeout(OPEN_TIMEOUT, stream.opened()).await {
+        Ok(Ok(())) => Ok(Arc::new(stream)),
+        Ok(Err(code)) => Err(ForwardError::Refused(code)),
+        Err(_elapsed) => Err(ForwardError::Refused(Code::DeviceUnreachable)),
+    }
+}
+
+/// Serves one connection of an application; if no way works, it is reset.
+pub(crate) async fn serve_connection(
+    dialer: &Dialer,
+    (device, service): (&str, &str),
+    application: TcpStream,
+    counters: &Counters,
+) -> Result<(), ForwardError> {
+    // What matters is the application's rhythm, not the network's.
+    let _ = application.set_nodelay(true);
+    let opened = dialer.open(device, service).await;
+    match opened {
+        Ok(Opened::Tunnel(watch)) => {
+            pump::pump(application, &watch.stream, counters).await.map_err(ForwardError::Refused)
+        }
+        Ok(Opened::Local(address)) => {
+            let copied = copy_local(&application, address, counters).await;
+            copied.map_err(|source| {
+                pump::reset(&application);
+                ForwardError::Local { address, source }
+            })
+        }
+        Err(error) => {
+            pump::reset(&application);
+            Err(error)
+        }
+    }
+}
+
+/// Copies between an application and a device on the same LAN.
+async fn copy_local(application: &TcpStream, address: SocketAddr, counters: &Counters) -> io::Result<()> {
+    let connected = time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let device = connected.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
+    let up = copy_one_way(application, &device, |count| counters.add_sent(count));
+    let down = copy_one_way(&device, application, |count| counters.add_received(count));
+    let result = tokio::try_join!(up, down);
+    if result.is_err() {
+        pump::reset(&device);
+    }
+    result.map(|_ends| ())
+}
+
+/// The room for bytes of one direction without a tunnel.
+const COPY_BYTES: usize = 64 * 1_024;
+
+async fn copy_one_way(from: &TcpStream, to: &TcpStream, count: impl Fn(usize)) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        from.readable().await?;
+        let length = match from.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        count(length);
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        while !rest.is_empty() {
+            to.writable().await?;
+            match to.try_write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    // Whoever has closed already needs no end.
+    let _ = socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write);
+    Ok(())
+}
+
+/// Serves the datagrams of one application.
+pub(crate) async fn serve_flow(
+    dialer: &Dialer,
+    (device, service): (&str, &str),
+    flow: super::datagrams::Flow<'_>,
+    counters: &Counters,
+) -> Result<(), ForwardError> {
+    match dialer.open(device, service).await? {
+        Opened::Tunnel(watch) => {
+            let pumped = super::datagrams::pump_flow(flow, &watch.stream, counters).await;
+            pumped.map_err(ForwardError::Refused)
+        }
+        Opened::Local(address) => {
+            let failed = |source| ForwardError::Local { address, source };
+            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).await.map_err(failed)?;
+            socket.connect(address).await.map_err(failed)?;
+            super::datagrams::copy_local(flow, &socket, counters).await.map_err(failed)
+        }
+    }
+}

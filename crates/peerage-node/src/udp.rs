@@ -1,0 +1,246 @@
+//! The sockets of a node: one UDP port for messages, and the TCP port of the same number for links.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+
+/// How often a free port is looked for whose number is free for UDP and TCP both.
+const MAX_PORT_ATTEMPTS: usize = 32;
+
+/// The most datagrams that are taken at a time before other work has its turn.
+pub(crate) const MAX_BATCH: usize = 64;
+
+/// The most datagrams that wait to be sent; beyond, they are dropped as a full network would drop them.
+const MAX_SENDING: usize = 1_024;
+
+/// The room for a received datagram. What is longer than 1,200 bytes is not ours; the reader sees that it is too long.
+const RECEIVE_BYTES: usize = 1_536;
+
+/// The room that the system keeps for datagrams that wait, so that a burst survives a busy moment.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
+
+/// The connections that the system keeps until they are accepted.
+const BACKLOG: i32 = 1_024;
+
+/// Why the node cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another program has the port.
+    #[error("{address} is in use by another program; stop it, or choose another port with --listen")]
+    InUse {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The address is not this computer's, the port needs privileges, or the system refuses otherwise.
+    #[error("cannot listen on {address}: {source}")]
+    Io {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Both sockets.
+#[derive(Debug)]
+pub struct Ports {
+    /// For messages.
+    pub udp: UdpSocket,
+    /// For links.
+    pub tcp: TcpListener,
+    /// Where both listen.
+    pub local: SocketAddr,
+}
+
+impl Ports {
+    /// Binds both; without an address any free port, on all addresses of both families.
+    ///
+    /// # Errors
+    /// If the address is in use or cannot be had.
+    pub fn bind(listen: Option<SocketAddr>) -> Result<Self, BindError> {
+        match listen {
+            Some(address) => bind_both(address),
+            None => bind_both((Ipv6Addr::UNSPECIFIED, 0).into())
+                // Systems without IPv6.
+                .or_else(|_| bind_both((Ipv4Addr::UNSPECIFIED, 0).into())),
+        }
+    }
+}
+
+fn bind_both(address: SocketAddr) -> Result<Ports, BindError> {
+    let failed = |source: io::Error| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            return BindError::InUse { address };
+        }
+        BindError::Io { address, source }
+    };
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _attempt in 0..MAX_PORT_ATTEMPTS {
+        match try_bind(address) {
+            // Chosen by the system for TCP, and taken for UDP by somebody else: choose again.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 => last = error,
+            result => return result.map_err(failed),
+        }
+    }
+    Err(failed(last))
+}
+
+fn try_bind(address: SocketAddr) -> io::Result<Ports> {
+    let tcp = socket(address, Type::STREAM, Protocol::TCP)?;
+    // Without it, a restart would have to wait for the connections of the last run.
+    tcp.set_reuse_address(true)?;
+    tcp.bind(&address.into())?;
+    tcp.listen(BACKLOG)?;
+    let tcp = TcpListener::from_std(tcp.into())?;
+    let local = tcp.local_addr()?;
+    let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
+    // Less is no error: the system gives what it allows.
+    let _ = udp.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    udp.bind(&SocketAddr::new(address.ip(), local.port()).into())?;
+    Ok(Ports { udp: UdpSocket::from_std(udp.into())?, tcp, local })
+}
+
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        // The unspecified address of IPv6 then stands for both families.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Datagrams in and out, with plain addresses of either family whatever the socket is.
+#[derive(Debug)]
+pub(crate) struct Datagrams {
+    socket: Arc<UdpSocket>,
+    sending: mpsc::Sender<(SocketAddr, Bytes)>,
+    errors: Arc<AtomicU64>,
+    buffer: Box<[u8]>,
+}
+
+impl Datagrams {
+    /// Begins to send what is handed over; the task ends with the value.
+    pub(crate) fn new(socket: UdpSocket) -> Self {
+        let socket = Arc::new(socket);
+        let (sending, mut waiting) = mpsc::channel::<(SocketAddr, Bytes)>(MAX_SENDING);
+        let errors = Arc::new(AtomicU64::new(0));
+        let (sender, failed) = (Arc::clone(&socket), Arc::clone(&errors));
+        tokio::spawn(async move {
+            let is_v6 = sender.local_addr().is_ok_and(|address| address.is_ipv6());
+            while let Some((remote, payload)) = waiting.recv().await {
+                let remote = if is_v6 { mapped(remote) } else { remote };
+                if let Err(error) = sender.send_to(&payload, remote).await {
+                    // No route, a closed port: what was lost is asked for again.
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::trace!(%error, "a datagram could not be sent");
+                }
+            }
+        });
+        Self { socket, sending, errors, buffer: vec![0; RECEIVE_BYTES].into() }
+    }
+
+    /// Sends a datagram, or drops it if too many wait.
+    pub(crate) fn send(&self, remote: SocketAddr, payload: Bytes) {
+        if self.sending.try_send((remote, payload)).is_err() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how many datagrams could not be sent, or errors came in place of one.
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the next datagram. May be dropped while it waits without losing one.
+    pub(crate) async fn receive(&mut self) -> (SocketAddr, Bytes) {
+        loop {
+            match self.socket.recv_from(&mut self.buffer).await {
+                Ok((count, remote)) => return self.take(count, remote),
+                // An ICMP message that answers an earlier datagram, as a rule.
+                Err(error) => self.note(&error),
+            }
+        }
+    }
+
+    /// Takes a datagram that is there already.
+    pub(crate) fn try_receive(&mut self) -> Option<(SocketAddr, Bytes)> {
+        match self.socket.try_recv_from(&mut self.buffer) {
+            Ok((count, remote)) => Some(self.take(count, remote)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => {
+                self.note(&error);
+                None
+            }
+        }
+    }
+
+    fn note(&self, error: &io::Error) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        tracing::trace!(%error, "an error came in place of a datagram");
+    }
+
+    fn take(&self, count: usize, remote: SocketAddr) -> (SocketAddr, Bytes) {
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+        (remote, Bytes::copy_from_slice(self.buffer.get(..count).unwrap_or_default()))
+    }
+}
+
+/// Returns an IPv4 address as sockets of IPv6 want it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddrV6::new(ip.to_ipv6_mapped(), address.port(), 0, 0).into(),
+        IpAddr::V6(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_protocols_have_the_same_port() {
+        let ports = Ports::bind(Some("127.0.0.1:0".parse().unwrap())).unwrap();
+        assert_eq!(ports.udp.local_addr().unwrap(), ports.tcp.local_addr().unwrap());
+        assert_eq!(ports.local, ports.tcp.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named_whichever_protocol_has_it() {
+        let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = Ports::bind(Some(address)).unwrap_err();
+        assert!(matches!(error, BindError::InUse { address: named } if named == address), "{error}");
+        assert!(error.to_string().contains("--listen"), "{error}");
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        assert!(matches!(Ports::bind(Some(address)), Err(BindError::InUse { .. })));
+    }
+
+    #[tokio::test]
+    async fn datagrams_cross_with_plain_addresses_and_a_closed_port_harms_nothing() {
+        let mut here = Datagrams::new(Ports::bind(None).unwrap().udp);
+        let port = here.socket.local_addr().unwrap().port();
+        let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let other_address = other.local_addr().unwrap();
+        let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let closed_address = closed.local_addr().unwrap();
+        drop(closed);
+        here.send(closed_address, Bytes::from_static(b"nobody"));
+        here.send(other_address, Bytes::from_static(b"hello"));
+        let mut buffer = [0; 16];
+        let (count, _) = other.recv_from(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..count], b"hello");
+        other.send_to(b"", ("127.0.0.1", port)).await.unwrap();
+        other.send_to(b"answer", ("127.0.0.1", port)).await.unwrap();
+        assert_eq!(here.receive().await, (other_address, Bytes::new()));
+        assert_eq!(here.receive().await, (other_address, Bytes::from_static(b"answer")));
+        assert_eq!(here.try_receive(), None);
+    }
+}

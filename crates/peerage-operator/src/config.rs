@@ -1,0 +1,82 @@
+//! What the operator is told when it is made and when it is started, and what it tells.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use peerage_wire::id::{NetworkId, NodeId};
+
+/// What [`init`](fn@crate::init) needs.
+#[derive(Clone, Debug)]
+pub struct InitConfig {
+    /// The data directory; made if it does not exist. It must not hold an operator yet.
+    pub data: PathBuf,
+    /// The address for messages (UDP) and joining (TCP), kept for [`run`](fn@crate::run). Port 0 is replaced by one that
+    /// is free for both now.
+    pub listen: SocketAddr,
+    /// The addresses at which nodes reach the operator, at most [`MAX_ADDRESSES`](peerage_wire::limits::MAX_ADDRESSES);
+    /// empty: `listen`, which then must not be an unspecified address.
+    pub advertise: Vec<SocketAddr>,
+    /// A certificate for the port where nodes join; `None`: one is made, which no browser trusts and no node needs.
+    pub certificate: Option<CertificateFiles>,
+}
+
+/// Where a certificate is. The files are read at each start, so a renewed certificate needs a restart only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain in PEM, the operator's own certificate first.
+    pub chain: PathBuf,
+    /// Its private key in PEM.
+    pub key: PathBuf,
+}
+
+/// What [`init`](fn@crate::init) has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitReport {
+    /// The operator's node id.
+    pub id: NodeId,
+    /// The network id.
+    pub network: NetworkId,
+    /// Where it will listen.
+    pub listen: SocketAddr,
+    /// Where nodes will look for it.
+    pub advertised: Vec<SocketAddr>,
+}
+
+/// What [`run`](fn@crate::run) needs.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// The data directory that [`init`](fn@crate::init) has made.
+    pub data: PathBuf,
+    /// Where to listen this time; `None`: as `init` was told. Port 0 is replaced by a free one. If nothing but the
+    /// old address was advertised, the new one is from now on.
+    pub listen: Option<SocketAddr>,
+    /// Where nodes reach the operator; empty: as before. A change is signed with the root key, which must be in the
+    /// data directory then.
+    pub advertise: Vec<SocketAddr>,
+    /// The loopback address of the admin API; `None`: any free port of 127.0.0.1.
+    pub admin_listen: Option<SocketAddr>,
+    /// A certificate instead of the one that `init` was told of or has made.
+    pub certificate: Option<CertificateFiles>,
+}
+
+impl RunConfig {
+    /// Runs the operator as `init` was told.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self { data: data.into(), listen: None, advertise: Vec::new(), admin_listen: None, certificate: None }
+    }
+}
+
+/// What [`run`](fn@crate::run) says when it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// The operator's node id.
+    pub id: NodeId,
+    /// The network id.
+    pub network: NetworkId,
+    /// Where it listens, for messages over UDP and for joining over TCP.
+    pub listen: SocketAddr,
+    /// Where nodes look for it.
+    pub advertised: Vec<SocketAddr>,
+    /// Where the admin API is.
+    pub admin: SocketAddr,
+}

@@ -1,0 +1,269 @@
+//! The loop that owns the state machine: datagrams, timers and committed records in; datagrams and questions to the
+//! ledger out.
+//!
+//! Nothing in it waits for the ledger. What the machine asks of the ledger comes back through a set of tasks, and what
+//! was committed, by whomever, through a channel that is emptied first.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_node::clock::Clock;
+use peerage_proto::operator::{Input, Operator, Output};
+use peerage_wire::id::{CommandId, Domain, NodeId};
+use peerage_wire::limits::MAX_DATAGRAM;
+use peerage_wire::record::{Record, Table};
+use peerage_wire::time::{Instant, UnixTime};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time;
+
+use crate::enrol::Published;
+use crate::http::until_true;
+use crate::ledger::{Change, LedgerError, LedgerHandle, Tx};
+
+/// Most datagrams that are read before something else has a turn.
+const MAX_BATCH: usize = 64;
+
+/// Longest sleep. The machine's clock goes on while the computer sleeps, the runtime's does not; so after a suspend
+/// timers are at most this late.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+/// How long contacts are collected before they are written down together. Longer loses more at a crash, which only
+/// makes `last seen` older than it was.
+const CONTACT_DELAY: Duration = Duration::from_secs(5);
+
+/// Most contacts that are collected; then they are written down at once.
+const MAX_CONTACTS: usize = 4_096;
+
+/// Most questions of other tasks that wait.
+pub(crate) const MAX_ASKED: usize = 16;
+
+/// What other tasks ask of the machine.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Offer the devices of a domain to all in contact.
+    Push(Domain),
+    /// Tell how many datagrams were dropped, by reason.
+    Discards(oneshot::Sender<BTreeMap<String, u64>>),
+}
+
+/// The state machine and what connects it with the world.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) machine: Operator,
+    pub(crate) id: NodeId,
+    pub(crate) socket: UdpSocket,
+    /// Whether the socket is one of IPv6, which also serves IPv4 where the system lets it.
+    pub(crate) is_ipv6: bool,
+    pub(crate) clock: Clock,
+    pub(crate) ledger: LedgerHandle,
+    pub(crate) changes: mpsc::Receiver<Change>,
+    pub(crate) asked: mpsc::Receiver<Ask>,
+    pub(crate) published: watch::Sender<Published>,
+    pub(crate) notes: JoinSet<(CommandId, bool)>,
+    pub(crate) contacts: BTreeMap<NodeId, (SocketAddr, UnixTime)>,
+    pub(crate) contacts_due_at: Option<Instant>,
+    /// Datagrams that the system did not take, and errors while receiving.
+    pub(crate) failed_sends: u64,
+    pub(crate) failed_receives: u64,
+}
+
+/// What woke the loop.
+enum Wake {
+    Ended,
+    Changed(Change),
+    Asked(Ask),
+    Noted(CommandId, bool),
+    Readable,
+    Timer,
+}
+
+impl Driver {
+    /// Serves until `ending` says so.
+    pub(crate) async fn run(mut self, mut ending: watch::Receiver<bool>) {
+        loop {
+            self.drain().await;
+            match self.wait(&mut ending).await {
+                Wake::Ended => break,
+                Wake::Changed(change) => self.take(change),
+                Wake::Asked(ask) => self.answer(ask),
+                Wake::Noted(id, ok) => self.machine.handle(Input::Noted { id, ok }, self.clock.now()),
+                Wake::Readable => self.receive(),
+                Wake::Timer => {}
+            }
+            self.handle_timers();
+        }
+        self.write_contacts();
+    }
+
+    async fn wait(&mut self, ending: &mut watch::Receiver<bool>) -> Wake {
+        let sleep = time::sleep(self.until_due());
+        // In this order: a datagram is answered with what was committed before it came.
+        tokio::select! {
+            biased;
+            () = until_true(ending) => Wake::Ended,
+            Some(change) = self.changes.recv() => Wake::Changed(change),
+            Some(noted) = self.notes.join_next() => match noted {
+                Ok((id, ok)) => Wake::Noted(id, ok),
+                // A task that only waits does not panic; should it, the member asks again.
+                Err(_) => Wake::Timer,
+            },
+            Some(ask) = self.asked.recv() => Wake::Asked(ask),
+            readable = self.socket.readable() => match readable {
+                Ok(()) => Wake::Readable,
+                Err(_) => Wake::Timer,
+            },
+            () = sleep => Wake::Timer,
+        }
+    }
+
+    fn until_due(&self) -> Duration {
+        let machine = self.machine.poll_timeout().map(|(at, _reason)| at);
+        let due = machine.into_iter().chain(self.contacts_due_at).min();
+        due.map_or(MAX_SLEEP, |at| at.since(self.clock.mono()).min(MAX_SLEEP))
+    }
+
+    fn handle_timers(&mut self) {
+        let now = self.clock.now();
+        if self.machine.poll_timeout().is_some_and(|(at, _reason)| at <= now.mono) {
+            self.machine.handle(Input::Timeout, now);
+            self.publish(None);
+        }
+        if self.contacts_due_at.is_some_and(|at| at <= now.mono) {
+            self.write_contacts();
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        let now = self.clock.now();
+        for facts in change.facts {
+            self.machine.handle(Input::Domain(facts), now);
+        }
+        let own = |record: &&Record| {
+            let header = record.header();
+            header.table == Table::OperatorNode && header.key == self.id.record_key()
+        };
+        let own = change.records.iter().rfind(own).map(|record| record.bytes().clone());
+        self.machine.handle(Input::Committed(change.records), now);
+        self.publish(own);
+    }
+
+    /// Lets the enrolment server know what it tells strangers.
+    fn publish(&self, operator: Option<Bytes>) {
+        let statement = *self.machine.statement();
+        self.published.send_if_modified(|published| {
+            let new =
+                Published { statement, operator: operator.unwrap_or_else(|| published.operator.clone()) };
+            let modified = *published != new;
+            *published = new;
+            modified
+        });
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Push(domain) => self.machine.handle(Input::Push(Some(domain)), self.clock.now()),
+            Ask::Discards(answer) => {
+                let counted = self.machine.discards().iter().map(|(name, n)| (name.to_owned(), n));
+                let mut all: BTreeMap<_, _> = counted.filter(|(_, n)| *n > 0).collect();
+                let own = [("not_sent", self.failed_sends), ("not_received", self.failed_receives)];
+                all.extend(own.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)));
+                // Whoever asked may have gone away.
+                let _ = answer.send(all);
+            }
+        }
+    }
+
+    /// Reads what has arrived, up to a batch, before anything is answered.
+    fn receive(&mut self) {
+        // One byte more than is allowed, so that a longer one is seen to be longer.
+        let mut buffer = [0; MAX_DATAGRAM + 1];
+        for _ in 0..MAX_BATCH {
+            match self.socket.try_recv_from(&mut buffer) {
+                Ok((length, remote)) => {
+                    // A socket of both families shows IPv4 addresses as IPv6; members know them as IPv4.
+                    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                    let payload = Bytes::copy_from_slice(buffer.get(..length).unwrap_or(&[]));
+                    self.machine.handle(Input::Datagram { remote, payload }, self.clock.now());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Such as the news that an earlier datagram did not reach anybody.
+                Err(_) => self.failed_receives += 1,
+            }
+        }
+    }
+
+    async fn drain(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Transmit { remote, payload } => {
+                    if self.socket.send_to(&payload, self.as_seen_by_socket(remote)).await.is_err() {
+                        self.failed_sends += 1;
+                    }
+                }
+                Output::DeviceSeen { id, node, key, location } => {
+                    self.note(id, move |tx| tx.device_seen(node, key, location));
+                }
+                Output::Left { id, node } => self.note(id, move |tx| tx.leave(node).map(|()| true)),
+                Output::Contact { node, remote } => self.contact(node, remote),
+            }
+        }
+    }
+
+    /// Undoes what [`receive`](Self::receive) does to IPv4 addresses.
+    fn as_seen_by_socket(&self, remote: SocketAddr) -> SocketAddr {
+        match remote.ip() {
+            IpAddr::V4(v4) if self.is_ipv6 => SocketAddr::new(v4.to_ipv6_mapped().into(), remote.port()),
+            IpAddr::V4(_) | IpAddr::V6(_) => remote,
+        }
+    }
+
+    /// Has the ledger do something, and the machine told how it ended.
+    fn note(
+        &mut self,
+        id: CommandId,
+        action: impl FnOnce(&mut Tx<'_>) -> Result<bool, LedgerError> + Send + 'static,
+    ) {
+        match self.ledger.begin(action) {
+            Ok(answer) => {
+                self.notes.spawn(async move {
+                    match answer.await {
+                        Ok(Ok(ok)) => (id, ok),
+                        Ok(Err(error)) => {
+                            tracing::error!(%error, "what a member reported cannot be written down");
+                            (id, false)
+                        }
+                        Err(_ended) => (id, false),
+                    }
+                });
+            }
+            Err(_busy) => self.machine.handle(Input::Noted { id, ok: false }, self.clock.now()),
+        }
+    }
+
+    fn contact(&mut self, node: NodeId, remote: SocketAddr) {
+        let now = self.clock.now();
+        self.contacts.insert(node, (remote, now.unix));
+        let at = self.contacts_due_at.get_or_insert(now.mono.after(CONTACT_DELAY));
+        if self.contacts.len() >= MAX_CONTACTS {
+            *at = now.mono;
+        }
+    }
+
+    fn write_contacts(&mut self) {
+        self.contacts_due_at = None;
+        let contacts = std::mem::take(&mut self.contacts);
+        if contacts.is_empty() {
+            return;
+        }
+        let contacts: Vec<_> = contacts.into_iter().map(|(id, (remote, at))| (id, remote, at)).collect();
+        // When members were last seen is for people to look at; if the ledger is busy, the next contact tells.
+        if self.ledger.begin(move |tx| tx.seen(&contacts)).is_err() {
+            tracing::debug!("the ledger is too busy to write down who was seen");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The server through which nodes join and renew: HTTPS on the TCP port of the same number as the message port.
+//!
+//! TLS carries, it does not protect (chapter 5 of the protocol): a request is opened with the operator's enrolment key,
+//! decided in the ledger, and the answer, refusals included, is sealed to whoever signed the request. What does not
+//! open gets status 400 and nothing else.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use peerage_node::clock::Clock;
+use peerage_proto::limiter::{Limiter, Rate};
+use peerage_wire::enrol::{
+    Admission, ENROL_PATH, EnrolAnswer, EnrolRequest, HELLO_PATH, MAX_ENROL_BODY, Refusal,
+};
+use peerage_wire::id::{NetworkId, NodeId};
+use peerage_wire::intro::KeyStatement;
+use peerage_wire::keys::AgreementKey;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time;
+use tokio_rustls::TlsAcceptor;
+
+use crate::http::{self, Limits};
+use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
+
+const LIMITS: Limits = Limits {
+    // Each holds some 40 KiB of TLS buffers while it lasts; fewer, and a few slow clients keep others waiting.
+    connections: 512,
+    head_timeout: Duration::from_secs(10),
+    // Two small requests over a bad mobile network take ten seconds; longer serves only those who want to hold places.
+    lifetime: Duration::from_secs(30),
+};
+
+/// Longest TLS handshake; three round trips of a bad mobile network.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often one address, or one IPv6 site, may ask. A whole department that starts on Monday morning behind one
+/// address passes, as each computer asks twice; guessing 128-bit secrets at this rate is hopeless.
+const REQUEST_RATE: Rate = Rate { per_second: 10, burst: 240 };
+
+/// How often one address may connect: a handshake costs about a millisecond of one core.
+const CONNECTION_RATE: Rate = Rate { per_second: 20, burst: 480 };
+
+/// After how many seconds somebody who asked too often may ask again.
+const RETRY_AFTER_SECONDS: &str = "2";
+
+/// What changes while the operator runs and is told to strangers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// The sealing key of the day.
+    pub(crate) statement: KeyStatement,
+    /// The operator's own record.
+    pub(crate) operator: Bytes,
+}
+
+/// What the server needs.
+#[derive(Debug)]
+pub(crate) struct Enroller {
+    pub(crate) network: NetworkId,
+    pub(crate) root: [u8; 32],
+    pub(crate) id: NodeId,
+    pub(crate) enrolment: AgreementKey,
+    pub(crate) ledger: LedgerHandle,
+    pub(crate) published: watch::Receiver<Published>,
+    pub(crate) clock: Clock,
+}
+
+#[derive(Debug)]
+struct Shared {
+    enroller: Enroller,
+    requests: Mutex<Limiter>,
+}
+
+impl Shared {
+    fn may_ask(&self, remote: SocketAddr) -> bool {
+        let now = self.enroller.clock.mono();
+        // A panic elsewhere leaves a limiter that still limits.
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take(remote, now)
+    }
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+struct Remote(SocketAddr);
+
+/// Serves joining nodes until `ending` says so.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    enroller: Enroller,
+    ending: watch::Receiver<bool>,
+) {
+    let clock = enroller.clock.clone();
+    let shared = Shared { enroller, requests: Mutex::new(Limiter::new(REQUEST_RATE)) };
+    let router = router(Arc::new(shared));
+    let connections = Mutex::new(Limiter::new(CONNECTION_RATE));
+    http::accept(listener, LIMITS, ending.clone(), |stream, remote| {
+        let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
+        let router = router.clone().layer(Extension(Remote(remote)));
+        welcome.then(|| serve_connection(stream, tls.clone(), router, ending.clone()))
+    })
+    .await;
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    router: Router,
+    ending: watch::Receiver<bool>,
+) {
+    match time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => http::serve_stream(stream, router, LIMITS, ending).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route(HELLO_PATH, get(hello))
+        .route(ENROL_PATH, post(enrol))
+        .fallback(async || StatusCode::NOT_FOUND)
+        .layer(DefaultBodyLimit::max(MAX_ENROL_BODY))
+        .with_state(shared)
+}
+
+async fn hello(State(shared): State<Arc<Shared>>, Extension(Remote(remote)): Extension<Remote>) -> Response {
+    if !shared.may_ask(remote) {
+        return too_often();
+    }
+    let operator = shared.enroller.published.borrow().operator.clone();
+    binary(crate::init::hello(shared.enroller.root, operator))
+}
+
+async fn enrol(
+    State(shared): State<Arc<Shared>>,
+    Extension(Remote(remote)): Extension<Remote>,
+    body: Bytes,
+) -> Response {
+    if !shared.may_ask(remote) {
+        return too_often();
+    }
+    let enroller = &shared.enroller;
+    let Ok(request) = EnrolRequest::open(&body, &enroller.network, enroller.id, &enroller.enrolment) else {
+        tracing::debug!("an enrolment does not open");
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let receiving = request.receiving;
+    let Some(answer) = enroller.decide(request, remote).await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match answer.seal(&enroller.network, &receiving, &body, &mut rng()) {
+        Ok(sealed) => binary(sealed),
+        // Its receiving key is none: nothing can be told to it.
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+impl Enroller {
+    /// Decides about a request; `None` if its keys are not usable.
+    async fn decide(&self, request: EnrolRequest, remote: SocketAddr) -> Option<EnrolAnswer> {
+        match self
+            .ledger
+            .act(move |tx| tx.enrol(&request, remote.ip()).map(|outcome| (outcome, tx.now())))
+            .await
+        {
+            Ok((Enrolment::Admitted(admitted), time)) => {
+                let statement = self.published.borrow().statement;
+                Some(EnrolAnswer::Admitted(Box::new(Admission {
+                    node: admitted.node.bytes().clone(),
+                    domain_key: admitted.domain_key.bytes().clone(),
+                    operators: admitted.operators,
+                    statement,
+                    domain_name: admitted.domain_name,
+                    time,
+                })))
+            }
+            Ok((Enrolment::Pending, _)) => Some(EnrolAnswer::Pending),
+            Ok((Enrolment::Refused(refusal), _)) => Some(EnrolAnswer::Refused(refusal)),
+            Err(LedgerError::Crypto(_)) => None,
+            Err(error) => {
+                tracing::error!(%error, "nobody can be admitted");
+                Some(EnrolAnswer::Refused(Refusal::Unavailable))
+            }
+        }
+    }
+}
+
+fn binary(body: Vec<u8>) -> Response {
+    let headers: [(HeaderName, &str); 2] =
+        [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "no-store")];
+    (headers, body).into_response()
+}
+
+fn too_often() -> Response {
+    (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, RETRY_AFTER_SECONDS)]).into_response()
+}

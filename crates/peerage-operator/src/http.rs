@@ -1,0 +1,170 @@
+//! What both HTTP servers of the operator share: accepting connections within limits, and ending.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time;
+
+/// How long to wait after the system could not accept a connection, most likely for want of descriptors. Shorter
+/// burns time while the want lasts.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long requests that are under way may take when the operator ends. Longer delays the end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest head of a request, in bytes; ours have a few hundred. hyper takes no less than 8 KiB.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// What one client may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Connections at a time; further ones wait in the system's queue.
+    pub(crate) connections: usize,
+    /// For the head of a request, and for silence between two.
+    pub(crate) head_timeout: Duration,
+    /// For one connection, whatever it does.
+    pub(crate) lifetime: Duration,
+}
+
+/// Accepts connections until `ending` says so, and serves each by `serve`, within the limits.
+pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    limits: Limits,
+    mut ending: watch::Receiver<bool>,
+    serve: impl Fn(TcpStream, std::net::SocketAddr) -> Option<F>,
+) {
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        tokio::select! {
+            () = until_true(&mut ending) => break,
+            Some(_ended) = connections.join_next() => {}
+            (permit, accepted) = accepted => match accepted {
+                Ok((stream, remote)) => {
+                    let Some(connection) = serve(stream, remote) else { continue };
+                    connections.spawn(async move {
+                        if time::timeout(limits.lifetime, connection).await.is_err() {
+                            tracing::debug!("a connection took too long");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a connection");
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+    drop(listener);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if time::timeout(END_TIMEOUT, all_ended).await.is_err() {
+        tracing::debug!("connections are cut off");
+    }
+}
+
+/// Serves HTTP/1.1 on a stream until the client or the operator ends it.
+pub(crate) async fn serve_stream<S>(
+    stream: S,
+    router: Router,
+    limits: Limits,
+    mut ending: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    );
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = until_true(&mut ending) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// Waits until the operator ends.
+pub(crate) async fn until_true(ending: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same. The guard inside the result must not live on in a caller's future.
+    drop(ending.wait_for(|ending| *ending).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const LIMITS: Limits =
+        Limits { connections: 1, head_timeout: Duration::from_secs(10), lifetime: Duration::from_secs(30) };
+
+    /// Sends something, one byte every `pause`, and returns the answer once the connection is closed.
+    async fn slowly(request: &[u8], pause: Duration) -> String {
+        let (mut client, server) = tokio::io::duplex(4_096);
+        let (_end, ending) = watch::channel(false);
+        let router = Router::new().route("/", get(async || "here"));
+        let server = tokio::spawn(serve_stream(server, router, LIMITS, ending));
+        for byte in request {
+            time::advance(pause).await;
+            if client.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+        }
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        server.await.unwrap();
+        answer
+    }
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_cut_off() {
+        assert_eq!(slowly(b"", Duration::ZERO).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_drips_its_request_is_cut_off_and_one_on_a_slow_line_is_not() {
+        assert!(slowly(REQUEST, Duration::from_millis(100)).await.ends_with("here"));
+        assert!(!slowly(REQUEST, Duration::from_secs(1)).await.contains("here"));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_operator_ends_idle_connections_and_frees_the_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, ending) = watch::channel(false);
+        let serving = tokio::spawn(accept(listener, LIMITS, ending.clone(), move |stream, _| {
+            Some(serve_stream(stream, Router::new(), LIMITS, ending.clone()))
+        }));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'H');
+        end.send_replace(true);
+        serving.await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        TcpListener::bind(address).await.unwrap();
+    }
+}

@@ -1,0 +1,389 @@
+//! Running an operator: what has to be there first, the tasks, and the end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use peerage_client::admin::ADMIN_FILE;
+use peerage_node::clock::Clock;
+use peerage_node::udp::{BindError, Ports};
+use peerage_proto::endpoint;
+use peerage_proto::operator::{Config, Input, Operator};
+use peerage_wire::crypto::Real;
+use peerage_wire::id::{NetworkId, NodeId, from_hex};
+use peerage_wire::keys::network_id;
+use peerage_wire::record::{OperatorBody, Record};
+use peerage_wire::time::UnixTime;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time;
+use tokio_rustls::TlsAcceptor;
+
+use crate::admin::{self, Admin};
+use crate::config::{CertificateFiles, Ready, RunConfig};
+use crate::data::{DataDir, DataError, LEDGER, OPERATOR_KEY, OperatorKeys, ROOT_KEY};
+use crate::driver::{Driver, MAX_ASKED};
+use crate::enrol::{self, Enroller, Published};
+use crate::http::until_true;
+use crate::init::{AddressError, advertised, free_port, keep_advertised, setting};
+use crate::ledger::{
+    Change, Ledger, LedgerError, LedgerHandle, LedgerThread, MAX_CHANGES, OperatorDraft, OperatorRecordError,
+    Signer, Tx, Upkeep, random,
+};
+use crate::tls::{self, CertificateError};
+
+/// How often to look for records at half of their life. They live for a month, so once an hour is often enough.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// How long tasks may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why an operator cannot run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory is not usable.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The certificate is not usable.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The addresses to advertise are not usable.
+    #[error(transparent)]
+    Addresses(#[from] AddressError),
+    /// The ledger is not usable.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// `init` did not come to its end.
+    #[error(
+        "the ledger is unfinished: `operator init` was interrupted; make a new operator in another directory"
+    )]
+    Unfinished,
+    /// The ledger's thread cannot start.
+    #[error("cannot start the ledger's thread: {0}")]
+    Thread(std::io::Error),
+    /// The port for messages and joining cannot be had.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// The admin API cannot listen.
+    #[error("the admin API cannot listen on {address}: {source}")]
+    AdminListen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The address of the admin API is not on this computer.
+    #[error("the admin API listens on loopback addresses only, and {0} is none")]
+    AdminNotLoopback(SocketAddr),
+    /// The operator's record must be signed anew, and the root key is not there.
+    #[error(
+        "{why}, so its record must be signed by the root; put {ROOT_KEY} back into the data directory for this start"
+    )]
+    RootNeeded {
+        /// Why it must be.
+        why: &'static str,
+    },
+    /// A task ended by itself.
+    #[error("the {0} has ended unexpectedly; the log says why")]
+    Stopped(&'static str),
+}
+
+/// What the ledger says about the operator itself.
+struct Settings {
+    network: NetworkId,
+    root: [u8; 32],
+    operator: NodeId,
+    listen: SocketAddr,
+    advertised: Vec<SocketAddr>,
+    certificate: Option<CertificateFiles>,
+}
+
+/// Everything that is needed before the first task starts.
+struct Prepared {
+    data: DataDir,
+    keys: OperatorKeys,
+    signer: Signer,
+    ledger: Ledger,
+    settings: Settings,
+    record: Record,
+    tls: Arc<ServerConfig>,
+    start: Change,
+}
+
+/// Runs an operator until `shutdown` is ready. Calls `ready` once, when messages, joining nodes and the admin API are
+/// served. Must be called within a tokio runtime with I/O and time enabled.
+///
+/// # Errors
+/// If something that it needs is missing, damaged, in use or readable by others, or if a part of it ends by itself.
+pub async fn run(
+    config: RunConfig,
+    ready: impl FnOnce(Ready) + Send,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
+    let admin_listen = config.admin_listen;
+    let prepare = tokio::task::spawn_blocking(move || prepare(&config));
+    let prepared = prepare.await.map_err(|_| RunError::Stopped("start"))??;
+    let ports = Ports::bind(Some(prepared.settings.listen))?;
+    let admin = bind_admin(admin_listen).await?;
+    serve(prepared, Sockets { ports, admin }, ready, shutdown).await
+}
+
+struct Sockets {
+    ports: Ports,
+    admin: TcpListener,
+}
+
+async fn bind_admin(listen: Option<SocketAddr>) -> Result<TcpListener, RunError> {
+    let address = listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    if !address.ip().is_loopback() {
+        return Err(RunError::AdminNotLoopback(address));
+    }
+    TcpListener::bind(address).await.map_err(|source| RunError::AdminListen { address, source })
+}
+
+fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
+    let data = DataDir::open(&config.data)?;
+    let keys = data.read_operator_keys()?;
+    let root = data.read_root_key()?;
+    let path = data.file(LEDGER);
+    let mut settings = read_settings(&path, &keys)?;
+    if root.as_ref().is_some_and(|root| root.public() != settings.root) {
+        return Err(DataError::ForeignKey { path: data.file(ROOT_KEY) }.into());
+    }
+    let signer = Signer::new(settings.network, keys.identity.clone(), root);
+    if signer.id != settings.operator {
+        return Err(DataError::ForeignKey { path: data.file(OPERATOR_KEY) }.into());
+    }
+    settings.move_to(config)?;
+    let mut ledger = Ledger::open(&path, signer.clone())?;
+    let record = own_record(&mut ledger, &settings, &data, &keys)?;
+    let certificate = config.certificate.as_ref().or(settings.certificate.as_ref());
+    let tls = tls::server_config(&data, certificate)?;
+    let read = |tx: &mut Tx<'_>| Ok::<_, LedgerError>(Change { facts: tx.facts()?, records: tx.records()? });
+    let (start, _) = ledger.act(unix_now(), read)?;
+    Ok(Prepared { data, keys, signer, ledger, settings, record, tls, start })
+}
+
+fn read_settings(path: &std::path::Path, keys: &OperatorKeys) -> Result<Settings, RunError> {
+    let nobody = Signer::new(NetworkId([0; 32]), keys.identity.clone(), None);
+    let mut ledger = Ledger::open(path, nobody)?;
+    let read = |tx: &mut Tx<'_>| {
+        let get = |name| tx.meta(name);
+        Ok::<_, LedgerError>((
+            get(setting::ROOT)?.and_then(|text| from_hex(&text).ok()),
+            get(setting::OPERATOR)?.and_then(|text| text.parse().ok()),
+            get(setting::LISTEN)?.and_then(|text| text.parse().ok()),
+            get(setting::ADVERTISED)?.and_then(|text| text.split(' ').map(|one| one.parse().ok()).collect()),
+            get(setting::CERTIFICATE_CHAIN)?.zip(get(setting::CERTIFICATE_KEY)?),
+        ))
+    };
+    let ((root, operator, listen, advertised, certificate), _) = ledger.act(unix_now(), read)?;
+    let root: [u8; 32] = root.ok_or(RunError::Unfinished)?;
+    let certificate =
+        certificate.map(|(chain, key)| CertificateFiles { chain: chain.into(), key: key.into() });
+    Ok(Settings {
+        network: network_id(&root),
+        root,
+        operator: operator.ok_or(RunError::Unfinished)?,
+        listen: listen.ok_or(RunError::Unfinished)?,
+        advertised: advertised.ok_or(RunError::Unfinished)?,
+        certificate,
+    })
+}
+
+impl Settings {
+    /// Takes over what this start is told about addresses.
+    fn move_to(&mut self, config: &RunConfig) -> Result<(), RunError> {
+        let asked = config.listen.unwrap_or(self.listen);
+        let listen = free_port(asked).map_err(|source| BindError::Io { address: asked, source })?;
+        let follows = self.advertised == [self.listen];
+        if !config.advertise.is_empty() || (follows && listen != self.listen) {
+            self.advertised = advertised(&config.advertise, listen)?;
+        }
+        self.listen = listen;
+        Ok(())
+    }
+}
+
+/// Returns the operator's own record, signed anew if it has ended or what it says has changed.
+fn own_record(
+    ledger: &mut Ledger,
+    settings: &Settings,
+    data: &DataDir,
+    keys: &OperatorKeys,
+) -> Result<Record, RunError> {
+    let (kept, _) = ledger.act(unix_now(), |tx| tx.own_operator_record())?;
+    let body = kept.as_ref().map(OperatorBody::read).transpose().map_err(LedgerError::from)?;
+    let foreign = |body: &OperatorBody| body.enrolment != *keys.enrolment.public();
+    if body.as_ref().is_some_and(foreign) {
+        return Err(DataError::ForeignKey { path: data.file(OPERATOR_KEY) }.into());
+    }
+    let why = match (kept, body) {
+        (Some(record), Some(body)) if body.addresses == settings.advertised => return Ok(record),
+        (Some(_), _) => "the advertised addresses have changed",
+        (None, _) => "the operator's record has ended",
+    };
+    let draft = OperatorDraft { enrolment: *keys.enrolment.public(), addresses: settings.advertised.clone() };
+    let remake = |tx: &mut Tx<'_>| {
+        keep_advertised(tx, &draft.addresses)?;
+        tx.make_operator_record(&draft)
+    };
+    match ledger.act(unix_now(), remake) {
+        Ok((record, _)) => Ok(record),
+        Err(OperatorRecordError::NoRoot) => Err(RunError::RootNeeded { why }),
+        Err(OperatorRecordError::Ledger(error)) => Err(error.into()),
+    }
+}
+
+/// What the tasks share.
+struct Parts {
+    driver: Driver,
+    enroller: Enroller,
+    admin: Admin,
+    ledger: LedgerHandle,
+    thread: LedgerThread,
+    ready: Ready,
+}
+
+fn assemble(
+    prepared: Prepared,
+    udp: UdpSocket,
+    ready: Ready,
+) -> Result<(Parts, DataDir, TlsAcceptor), RunError> {
+    let Prepared { data, keys, signer, ledger, settings, record, tls, start } = prepared;
+    let clock = Clock::new();
+    let now = clock.now();
+    let endpoint = endpoint::Config {
+        network: settings.network,
+        crypto: Arc::new(Real),
+        identity: keys.identity,
+        id: signer.id,
+        record: record.bytes().clone(),
+        asks_introduction: true,
+    };
+    let config = Config { endpoint, root: settings.root, addresses: ready.advertised.clone() };
+    let mut machine = Operator::new(config, random(), now);
+    for facts in start.facts {
+        machine.handle(Input::Domain(facts), now);
+    }
+    machine.handle(Input::Committed(start.records), now);
+    let (committed, changes) = mpsc::channel(MAX_CHANGES);
+    let (ask, asked) = mpsc::channel(MAX_ASKED);
+    let (ledger, thread) = LedgerHandle::start(ledger, unix_now, committed).map_err(RunError::Thread)?;
+    let (published, strangers) =
+        watch::channel(Published { statement: *machine.statement(), operator: record.bytes().clone() });
+    let driver = Driver {
+        machine,
+        id: signer.id,
+        socket: udp,
+        is_ipv6: ready.listen.is_ipv6(),
+        clock: clock.clone(),
+        ledger: ledger.clone(),
+        changes,
+        asked,
+        published,
+        notes: JoinSet::new(),
+        contacts: std::collections::BTreeMap::new(),
+        contacts_due_at: None,
+        failed_sends: 0,
+        failed_receives: 0,
+    };
+    let enroller = Enroller {
+        network: settings.network,
+        root: settings.root,
+        id: signer.id,
+        enrolment: keys.enrolment,
+        ledger: ledger.clone(),
+        published: strangers,
+        clock,
+    };
+    let admin = Admin {
+        ledger: ledger.clone(),
+        machine: ask,
+        ready: ready.clone(),
+        started_at: unix_now(),
+        token: peerage_wire::id::to_hex(&random::<32>()),
+    };
+    Ok((Parts { driver, enroller, admin, ledger, thread, ready }, data, TlsAcceptor::from(tls)))
+}
+
+fn describe(prepared: &Prepared, sockets: &Sockets) -> Result<Ready, RunError> {
+    let unknown = |source| RunError::AdminListen { address: (Ipv4Addr::LOCALHOST, 0).into(), source };
+    Ok(Ready {
+        id: prepared.signer.id,
+        network: prepared.settings.network,
+        listen: sockets.ports.local,
+        advertised: OperatorBody::read(&prepared.record).map_err(LedgerError::from)?.addresses,
+        admin: sockets.admin.local_addr().map_err(unknown)?,
+    })
+}
+
+async fn serve(
+    prepared: Prepared,
+    sockets: Sockets,
+    ready: impl FnOnce(Ready) + Send,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
+    let described = describe(&prepared, &sockets)?;
+    let (parts, data, tls) = assemble(prepared, sockets.ports.udp, described)?;
+    let Parts { driver, enroller, admin, ledger, mut thread, ready: told } = parts;
+    data.replace(ADMIN_FILE, &admin.file_content())?;
+    let (end, ending) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let named = |name, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
+        task.await;
+        name
+    };
+    tasks.spawn(named("message port", Box::pin(driver.run(ending.clone()))));
+    tasks.spawn(named(
+        "enrolment server",
+        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, ending.clone())),
+    ));
+    tasks.spawn(named("admin API", Box::pin(admin::serve(sockets.admin, admin, ending.clone()))));
+    tasks.spawn(named("upkeep", Box::pin(upkeep(ledger, ending))));
+    tracing::info!("the operator serves");
+    ready(told);
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        Some(ended) = tasks.join_next() => Err(RunError::Stopped(ended.unwrap_or("operator"))),
+        () = thread.ended() => Err(RunError::Stopped("ledger")),
+    };
+    end.send_replace(true);
+    let all_ended = async { while tasks.join_next().await.is_some() {} };
+    if time::timeout(END_TIMEOUT, all_ended).await.is_err() {
+        tasks.shutdown().await;
+    }
+    data.remove(ADMIN_FILE);
+    // The lock goes last, when nothing uses the ledger any more.
+    let closed = tokio::task::spawn_blocking(move || {
+        thread.join();
+        drop(data);
+    });
+    closed.await.map_err(|_| RunError::Stopped("ledger"))?;
+    ended
+}
+
+async fn upkeep(ledger: LedgerHandle, mut ending: watch::Receiver<bool>) {
+    loop {
+        let pause = match ledger.act(|tx| tx.upkeep()).await {
+            Ok(Upkeep::More) => Duration::ZERO,
+            Ok(Upkeep::Done) => UPKEEP_INTERVAL,
+            Err(error) => {
+                tracing::error!(%error, "records cannot be renewed");
+                UPKEEP_INTERVAL
+            }
+        };
+        tokio::select! {
+            () = until_true(&mut ending) => return,
+            () = time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Reads the date.
+pub(crate) fn unix_now() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,30 @@
+//! One module for each group of commands.
+
+mod admin;
+mod connect;
+mod life;
+pub(crate) mod manual;
+mod operator;
+mod show;
+
+use crate::{Context, args::Command, failure::Result};
+
+/// Runs a command in the runtime.
+pub(crate) async fn run(command: Command, context: Context) -> Result {
+    match command {
+        Command::Operator(command) => operator::run(command, context).await,
+        Command::Domain(command) => admin::domain(command, &context).await,
+        Command::Token(command) => admin::token(command, &context).await,
+        Command::Device(command) => admin::device(command, &context).await,
+        Command::Node(command) => admin::node(command, &context).await,
+        Command::Join(args) => life::join(args, context).await,
+        Command::Leave => life::leave(context).await,
+        Command::Up(args) => life::up(args, context).await,
+        Command::Down => life::down(&context).await,
+        Command::Status => show::status(&context).await,
+        Command::Devices(args) => show::devices(&args, &context).await,
+        Command::Connect(args) => connect::run(args, &context).await,
+        // Run without a runtime.
+        Command::Demo(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+    }
+}

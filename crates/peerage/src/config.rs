@@ -1,0 +1,156 @@
+//! The configuration file, and how it is merged with flags and environment.
+//!
+//! clap has already put flags before environment variables; the file fills in what neither gives.
+
+use crate::{
+    args::{LogFormat, RoleName},
+    failure::{Failure, Result},
+};
+use serde::Deserialize;
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// The name of the file in the data directory.
+pub(crate) const CONFIG_FILE: &str = "peerage.toml";
+
+/// The whole file. Every key may be absent; an unknown one is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) log: Option<String>,
+    pub(crate) log_format: Option<LogFormat>,
+    #[serde(default)]
+    pub(crate) node: NodeConfig,
+    #[serde(default)]
+    pub(crate) operator: OperatorConfig,
+    #[serde(default)]
+    pub(crate) admin: AdminConfig,
+}
+
+/// For `join` and `up`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NodeConfig {
+    pub(crate) name: Option<String>,
+    pub(crate) listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub(crate) advertise: Vec<SocketAddr>,
+    #[serde(default)]
+    pub(crate) roles: Vec<RoleName>,
+}
+
+/// For `operator init` and `operator run`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OperatorConfig {
+    pub(crate) listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub(crate) advertise: Vec<SocketAddr>,
+    pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) certificate: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// For the commands that administer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AdminConfig {
+    pub(crate) domain: Option<String>,
+}
+
+impl Config {
+    /// Reads the file that was named, which must exist, or else that in the data directory, if it does.
+    pub(crate) fn load(named: Option<&Path>, data: &Path) -> Result<Self> {
+        let path = named.map_or_else(|| data.join(CONFIG_FILE), Path::to_owned);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                return Err(Failure::usage(format!("cannot read the configuration file {}", path.display()))
+                    .why(error.to_string()));
+            }
+            Ok(text) => text,
+        };
+        let mut config = Self::parse(&text).map_err(|error| {
+            // Its message has the line, the place in it and the keys that are known.
+            Failure::usage(format!("the configuration file {} is not valid", path.display()))
+                .why(error.to_string())
+        })?;
+        // What the file names is relative to the file, wherever the command is run.
+        let base = path.parent().unwrap_or(Path::new(""));
+        for file in [&mut config.operator.certificate, &mut config.operator.key].into_iter().flatten() {
+            *file = base.join(&*file);
+        }
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> std::result::Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+/// Takes what was given before, if anything was.
+pub(crate) fn first<T>(given: Vec<T>, configured: Vec<T>) -> Vec<T> {
+    if given.is_empty() { configured } else { given }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../docs/peerage.example.toml");
+
+    #[test]
+    fn the_example_is_valid_as_it_is_and_with_every_key_in_use() {
+        Config::parse(EXAMPLE).unwrap();
+        let in_use: Vec<&str> = EXAMPLE.lines().map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
+        let settings: Vec<&str> = in_use
+            .into_iter()
+            .filter(|line| !line.starts_with(' ') && (line.contains('=') || line.starts_with('[')))
+            .collect();
+        let config = Config::parse(&settings.join("\n")).unwrap();
+        let Config { log, log_format, node, operator, admin } = config;
+        assert!(log.is_some() && log_format.is_some() && admin.domain.is_some());
+        let NodeConfig { name, listen, advertise, roles } = node;
+        assert!(name.is_some() && listen.is_some() && !advertise.is_empty() && !roles.is_empty());
+        let OperatorConfig { listen, advertise, admin_listen, certificate, key } = operator;
+        assert!(listen.is_some() && !advertise.is_empty() && admin_listen.is_some());
+        assert!(certificate.is_some() && key.is_some());
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_shown_with_its_line() {
+        for (text, line, word) in [
+            ("log = \"info\"\nlogformat = \"text\"\n", "line 2", "logformat"),
+            ("[node]\nlisten = \"0.0.0.0:1\"\n\nadvertize = []\n", "line 4", "advertize"),
+            ("[node]\nlisten = \"localhost\"\n", "line 2", "socket address"),
+            ("[node]\nroles = [\"operator\"]\n", "line 2", "operator"),
+            ("[nodes]\n", "line 1", "nodes"),
+        ] {
+            let message = Config::parse(text).unwrap_err().to_string();
+            assert!(message.contains(line) && message.contains(word), "{message}");
+        }
+    }
+
+    #[test]
+    fn files_are_found_beside_the_configuration_file() {
+        let data = tempfile::tempdir().unwrap();
+        fs::write(data.path().join(CONFIG_FILE), "[operator]\ncertificate = \"c.pem\"\nkey = \"/k.pem\"\n")
+            .unwrap();
+        let config = Config::load(None, data.path()).unwrap();
+        assert_eq!(config.operator.certificate.unwrap(), data.path().join("c.pem"));
+        assert_eq!(config.operator.key.unwrap(), Path::new("/k.pem"));
+    }
+
+    #[test]
+    fn only_a_file_that_was_named_must_exist() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(Config::load(None, data.path()).is_ok());
+        let named = data.path().join("other.toml");
+        assert!(Config::load(Some(&named), data.path()).unwrap_err().to_text().contains("other.toml"));
+    }
+}

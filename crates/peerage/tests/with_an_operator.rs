@@ -1,0 +1,261 @@
+//! The commands that administer, against an admin API whose answers the test knows: what they ask, and what they show.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse as _, Response},
+};
+use peerage_client::{PROBLEM_MEDIA_TYPE, Problem, ProblemKind};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    process::Output,
+    sync::{Arc, Mutex},
+};
+use tokio::{net::TcpListener, process::Command};
+
+#[tokio::test]
+async fn a_device_is_registered_with_everything_that_was_said_of_it() {
+    let operator = TestOperator::start(device()).await;
+    let pin = "AB:".repeat(32);
+    let output = operator
+        .run(&[
+            "device",
+            "add",
+            "--domain",
+            "acme",
+            "--name",
+            "hp",
+            "--kind",
+            "printer",
+            "--mac",
+            "02-00-00-00-00-0A",
+            "--via",
+            "n1",
+            "--service",
+            "ipp=631",
+            "--service",
+            "https=443/tls",
+            "--service",
+            "snmp=161/udp",
+            "--tls-pin",
+            pin.trim_end_matches(':'),
+            "--allow",
+            "n2",
+        ])
+        .await;
+    assert_eq!(
+        operator.asked(),
+        (
+            "POST /v1/domains/acme/devices".to_owned(),
+            json!({
+                "name": "hp", "kind": "printer", "mac": "02:00:00:00:00:0a", "via": "n1",
+                "services": [
+                    {"name": "ipp", "port": 631, "protocol": "tcp", "tls": false},
+                    {"name": "https", "port": 443, "protocol": "tcp", "tls": true},
+                    {"name": "snmp", "port": 161, "protocol": "udp", "tls": false},
+                ],
+                "tls_pins": ["ab".repeat(32)], "allowed": ["n2"],
+            })
+        )
+    );
+    let text = text(&output);
+    for line in [
+        "MAC        02:00:00:00:00:0a",
+        "services   ipp=631, snmp=161/udp",
+        "allowed    every node of the domain",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_out_of_a_device_is_not_sent() {
+    let operator = TestOperator::start(device()).await;
+    let args = [
+        "device",
+        "add",
+        "--domain",
+        "acme",
+        "--name",
+        "hp",
+        "--mac",
+        "02:00:00:00:00:0a",
+        "--service",
+        "ipp=631",
+    ];
+    text(&operator.run(&args).await);
+    let (_, body) = operator.asked();
+    assert!(body.get("via").is_none() && body.get("allowed").is_none(), "{body}");
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_in_seconds_and_shown_with_the_command_to_use_it() {
+    let operator = TestOperator::start(json!({
+        "token": "peerage-secret", "id": "0123456789abcdef", "state": "open", "uses": 5, "used": 0,
+        "roles": ["user"], "approval": true, "created_at_ms": 0, "expires_at_ms": u64::MAX / 2,
+    }))
+    .await;
+    let args = [
+        "token",
+        "add",
+        "--domain",
+        "acme",
+        "--uses",
+        "5",
+        "--expires",
+        "1d12h",
+        "--role",
+        "user",
+        "--approval",
+    ];
+    let shown = text(&operator.run(&args).await);
+    assert!(shown.ends_with("\n\n  peerage join peerage-secret\n"), "{shown}");
+    let asked = json!({"uses": 5, "expires_s": 129_600, "roles": ["user"], "approval": true});
+    assert_eq!(operator.asked(), ("POST /v1/domains/acme/tokens".to_owned(), asked));
+
+    let output = operator.run(&["token", "add", "--domain", "acme", "--json"]).await;
+    let new: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(new["token"], "peerage-secret");
+    let (_, body) = operator.asked();
+    assert_eq!(
+        body,
+        json!({"uses": 1, "expires_s": 604_800, "roles": ["user", "tunnel"], "approval": false})
+    );
+}
+
+#[tokio::test]
+async fn lists_are_tables_for_people_and_arrays_for_programs() {
+    let operator = TestOperator::start(json!([device()])).await;
+    let shown = text(&operator.run(&["device", "list", "--domain", "acme"]).await);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[0], "DEVICE  KIND     MAC                SERVICES               STATE    LOCATIONS");
+    assert_eq!(lines[1], "hp      printer  02:00:00:00:00:0a  ipp=631, snmp=161/udp  located  1");
+    let output = operator.run(&["device", "list", "--domain", "acme", "--json"]).await;
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&list[0]["sites"], &list[0]["state"]), (&json!(1), &json!("located")));
+
+    let none = TestOperator::start(json!([])).await;
+    assert_eq!(text(&none.run(&["node", "list", "--domain", "acme"]).await), "No nodes.\n");
+}
+
+#[tokio::test]
+async fn the_domain_may_come_from_the_environment_or_the_file() {
+    let operator = TestOperator::start(json!([])).await;
+    fs::write(operator.data.path().join("peerage.toml"), "[admin]\ndomain = \"from-file\"\n").unwrap();
+    text(&operator.run(&["node", "list"]).await);
+    assert_eq!(operator.asked().0, "GET /v1/domains/from-file/nodes");
+    let mut command = operator.command(&["node", "list"]);
+    text(&command.env("PEERAGE_DOMAIN", "from-environment").output().await.unwrap());
+    assert_eq!(operator.asked().0, "GET /v1/domains/from-environment/nodes");
+}
+
+#[tokio::test]
+async fn orders_about_one_thing_name_it_in_the_path() {
+    let node = json!({
+        "id": "n1", "name": "front-desk", "fingerprint": "0000 0000", "state": "revoked", "roles": ["user"],
+        "token": "0123456789abcdef", "joined_at_ms": 0, "expires_at_ms": 0, "revoked_at_ms": 0,
+        "revocation_reason": "key-compromise",
+    });
+    let operator = TestOperator::start(node).await;
+    let args = ["node", "revoke", "n1", "--domain", "acme", "--reason", "key-compromise"];
+    let shown = text(&operator.run(&args).await);
+    assert!(shown.contains("reason       key-compromise"), "{shown}");
+    let asked = operator.asked();
+    assert_eq!(
+        asked,
+        ("POST /v1/domains/acme/nodes/n1/revoke".to_owned(), json!({"reason": "key-compromise"}))
+    );
+    text(&operator.run(&["node", "approve", "n1", "--domain", "acme"]).await);
+    assert_eq!(operator.asked().0, "POST /v1/domains/acme/nodes/n1/approve");
+
+    let operator = TestOperator::start(device()).await;
+    assert_eq!(
+        text(&operator.run(&["device", "remove", "hp", "--domain", "acme"]).await),
+        "hp is removed.\n"
+    );
+    assert_eq!(operator.asked().0, "DELETE /v1/domains/acme/devices/hp");
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_the_operators_words() {
+    let operator = TestOperator::start(Value::Null).await;
+    let output = operator.run(&["domain", "add", "acme"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "error: The name is taken\n  Choose another.\n");
+}
+
+/// An operator that has one answer to everything, or refuses everything if that is null.
+struct TestOperator {
+    data: tempfile::TempDir,
+    asked: Asked,
+}
+
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+impl TestOperator {
+    async fn start(answer: Value) -> Self {
+        let asked = Asked::default();
+        let router = Router::new().fallback(respond).with_state((Arc::clone(&asked), answer));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("admin.json");
+        let content = json!({"address": listener.local_addr().unwrap(), "token": "secret"});
+        fs::write(&file, content.to_string()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        tokio::spawn(axum::serve(listener, router).into_future());
+        Self { data, asked }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_peerage"));
+        command.env_clear().args(args).arg("--data").arg(self.data.path()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().await.unwrap()
+    }
+
+    /// Returns the latest request and its body.
+    fn asked(&self) -> (String, Value) {
+        self.asked.lock().unwrap().pop().unwrap()
+    }
+}
+
+async fn respond(
+    State((asked, answer)): State<(Asked, Value)>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+    asked.lock().unwrap().push((format!("{method} {uri}"), body));
+    if answer.is_null() {
+        let problem = Problem::new(ProblemKind::NameTaken, "Choose another.");
+        return (StatusCode::CONFLICT, [("content-type", PROBLEM_MEDIA_TYPE)], Json(problem)).into_response();
+    }
+    Json(answer).into_response()
+}
+
+fn device() -> Value {
+    json!({
+        "id": "d1", "name": "hp", "kind": "printer", "mac": "02:00:00:00:00:0a",
+        "services": [
+            {"name": "ipp", "port": 631, "protocol": "tcp", "tls": false},
+            {"name": "snmp", "port": 161, "protocol": "udp", "tls": false},
+        ],
+        "tls_pins": [], "state": "located", "sites": 1, "version": 1, "registered_at_ms": 0, "expires_at_ms": 0,
+    })
+}
+
+fn text(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}

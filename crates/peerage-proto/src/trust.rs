@@ -127,8 +127,8 @@ impl Trust {
     }
 
     /// Returns the key that may have signed a record of this header, if its signer may sign that table
-    /// (Rule 2.9): the root for operators, an operator for everything but NodeInfo.
-    fn signer_key(&self, record: &UnverifiedRecord) -> Option<[u8; 32]> {
+    /// (Rule 2.9): the root for operators, an operator whose own record is valid for everything but NodeInfo.
+    fn signer_key(&self, record: &UnverifiedRecord, time: Option<UnixTime>) -> Option<[u8; 32]> {
         let header = record.header();
         if header.table == Table::OperatorNode {
             let root = NodeId::new(Domain::OPERATORS, &self.root);
@@ -138,7 +138,14 @@ impl Trust {
             return None;
         }
         let operator = self.operators.get(&header.signer)?;
-        (operator.body.state != OperatorState::Compromised).then_some(operator.body.identity)
+        let signs = match operator.body.state {
+            OperatorState::Active => true,
+            // What it signs after its retirement is not the network's any more (Rule 2.15).
+            OperatorState::Retired => header.version <= operator.record.header().version,
+            OperatorState::Compromised => false,
+        };
+        let valid = time.is_none_or(|time| operator.record.is_valid_at(time));
+        (signs && valid).then_some(operator.body.identity)
     }
 
     /// Verifies a record that the root or an operator signed. Without a `time` neither version nor expiry is judged.
@@ -155,7 +162,7 @@ impl Trust {
         if let Some(time) = time {
             record.check_time(time)?;
         }
-        let key = self.signer_key(&record).ok_or(RecordError::Signature)?;
+        let key = self.signer_key(&record, time).ok_or(RecordError::Signature)?;
         record.verify(&self.network, &key, crypto)
     }
 

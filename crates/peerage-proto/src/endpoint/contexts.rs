@@ -105,10 +105,6 @@ impl Contexts {
         }
         self.oldest.retain(|id| self.all.contains_key(id));
     }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[cfg(test)]

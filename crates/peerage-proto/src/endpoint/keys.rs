@@ -5,7 +5,7 @@ use peerage_wire::id::KeyHint;
 use peerage_wire::intro::{Introduction, KeyStatement};
 use peerage_wire::keys::AgreementKey;
 use peerage_wire::limits::{SEALING_KEY_LIFETIME, SEALING_KEY_OVERLAP, TIME_WINDOW};
-use peerage_wire::time::{Instant, UnixTime};
+use peerage_wire::time::{Instant, Now, UnixTime};
 
 use super::Config;
 
@@ -41,9 +41,9 @@ pub(super) struct SealingKeys {
 }
 
 impl SealingKeys {
-    pub(super) fn new(config: &Config, time: UnixTime, rng: &mut ChaCha20Rng) -> Self {
-        let current = SealingKey::generate(config, time, rng);
-        Self { current, previous: None, rotate_at: Instant::default().after(SEALING_KEY_LIFETIME) }
+    pub(super) fn new(config: &Config, now: Now, rng: &mut ChaCha20Rng) -> Self {
+        let current = SealingKey::generate(config, now.unix, rng);
+        Self { current, previous: None, rotate_at: now.mono.after(SEALING_KEY_LIFETIME) }
     }
 
     /// Makes a new key; the old one is kept for those who have not heard of it yet.

@@ -150,7 +150,7 @@ impl Endpoint {
     /// Makes an endpoint with a fresh sealing key.
     pub fn new(config: Config, seed: [u8; 32], now: Now) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
-        let keys = SealingKeys::new(&config, now.unix, &mut rng);
+        let keys = SealingKeys::new(&config, now, &mut rng);
         let cookie_key = SecretKey::generate(&mut rng);
         let mut clock = WallClock::new();
         clock.observe(now);
@@ -249,6 +249,11 @@ impl Endpoint {
         self.peers.learn(member, statement, time, now.mono);
     }
 
+    /// Forgets a peer: what it sends next is that of a stranger, and its record must be valid then.
+    pub fn forget_peer(&mut self, node: &NodeId) {
+        self.peers.forget(node);
+    }
+
     /// Returns what is known of a peer.
     pub fn peer(&self, node: &NodeId) -> Option<&Member> {
         self.peers.get(node).map(|peer| &peer.member)
@@ -281,16 +286,18 @@ impl Endpoint {
         self.observe_clock(now);
         if self.keys.rotate_at() <= now.mono {
             self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
+            // A context ends with the key it was agreed with; introductions state the new one from now on.
+            self.peers.drop_contexts();
             self.contexts.forget_expired(self.clock.time(now));
         }
         self.retransmit(trust, now);
     }
 
     /// Notices a suspend, a restored snapshot or a date that was set: then no context may be used any more, since a
-    /// copy of this machine may be using them too (Rule 3.5).
+    /// copy of this machine may be using them too (Rule 3.5). The contexts that others opened stay: they hold the memory of
+    /// what was executed already.
     fn observe_clock(&mut self, now: Now) {
         if self.clock.observe(now) {
-            self.contexts.clear();
             self.peers.drop_contexts();
             self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
         }

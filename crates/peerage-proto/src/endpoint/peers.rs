@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use peerage_wire::id::{KeyHint, NodeId};
+use peerage_wire::id::NodeId;
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::packet::COOKIE_SIZE;
 use peerage_wire::seal::SendContext;
@@ -90,18 +90,34 @@ impl Peers {
         }
     }
 
-    /// Notes the hash of an introduction that was verified, and that the peer is in use.
-    pub(super) fn verified(&mut self, node: &NodeId, fingerprint: [u8; 32], now: Instant) {
-        if let Some(peer) = self.all.get_mut(node) {
+    /// Takes the introduction of a member that has just shown that it holds the stated key. That counts whatever its date
+    /// says: a clock that was set back dates a new key earlier than the old one.
+    pub(super) fn introduced(
+        &mut self,
+        member: Member,
+        statement: KeyStatement,
+        fingerprint: [u8; 32],
+        now: Instant,
+    ) {
+        self.restate(member, statement, now);
+        if let Some(peer) = self.all.get_mut(&member.id) {
             peer.introduction = Some(fingerprint);
-            peer.used_at = now;
         }
     }
 
-    /// Returns the sealing key of a peer, if it is the one that a message names.
-    pub(super) fn sealing_key(&self, node: &NodeId, hint: KeyHint) -> Option<[u8; 32]> {
-        let peer = self.all.get(node)?;
-        (peer.statement.hint() == hint).then_some(peer.statement.key)
+    /// Takes a member's statement in place of the known one.
+    pub(super) fn restate(&mut self, member: Member, statement: KeyStatement, now: Instant) {
+        self.learn(member, statement, None, now);
+        if let Some(peer) = self.all.get_mut(&member.id)
+            && peer.statement != statement
+        {
+            peer.statement = statement;
+            peer.opened = None;
+        }
+    }
+
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.all.remove(node);
     }
 
     pub(super) fn drop_contexts(&mut self) {

@@ -36,6 +36,15 @@ struct SealedRequest<'a> {
     sealed: &'a [u8],
 }
 
+/// Who sent a request, as far as that is known before the seal has shown it.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    member: Member,
+    statement: KeyStatement,
+    /// The hash of an introduction that is believed once the seal has opened.
+    introduction: Option<[u8; 32]>,
+}
+
 impl Endpoint {
     /// Takes a datagram. What comes of it are transmits and outcomes; whatever is wrong with it is counted.
     pub fn handle_datagram(&mut self, remote: SocketAddr, datagram: &[u8], trust: &Trust, now: Now) {
@@ -63,8 +72,8 @@ impl Endpoint {
         match packet {
             Packet::Long { header, aad, sealed } => {
                 let request = SealedRequest { class: header.class, nonce: header.nonce, aad, sealed };
-                let (context, member) = self.accept(&header, &request, origin, trust, now)?;
-                self.open(&context, &member, &request, origin, trust, now)
+                let (context, sender) = self.accept(&header, &request, origin, trust, now)?;
+                self.open(&context, &sender, &request, origin, trust, now)
             }
             Packet::Short { header, aad, sealed } => self.short(header, (aad, sealed), origin, trust, now),
             Packet::Reply { header, aad, sealed } => self.answered(header, aad, sealed, trust, now),
@@ -80,30 +89,37 @@ impl Endpoint {
         origin: Origin,
         trust: &Trust,
         now: Now,
-    ) -> Result<(Arc<ReceiveContext>, Member), Discard> {
+    ) -> Result<(Arc<ReceiveContext>, Sender), Discard> {
         if header.receiver != self.config.id {
             return Err(Discard::Misaddressed);
         }
         let time = self.clock.time(now);
         self.check_start(request.nonce.time(), time, now)?;
         if let Some(context) = self.contexts.get(ContextId::of(&header.enc))
-            && let Some(peer) = self.peers.get(&context.sender())
+            && let Some(sender) = self.known_sender(&context.sender())
         {
-            return Ok((context, peer.member));
+            return Ok((context, sender));
         }
         if self.keys.named(header.receiver_key, time).is_none() {
             let statement = self.keys.statement().to_bytes();
             return Err(self.hint(HintReason::StaleKey(statement), origin, Discard::UnknownKey, now));
         }
         self.admit_work(header, origin, now)?;
-        let member = self.introduced(header, origin, trust, now)?;
-        let sender_key =
-            self.peers.sealing_key(&member.id, header.sender_key).ok_or(Discard::BadStatement)?;
+        let sender = self.introduced(header, origin, trust, now)?;
+        if sender.statement.hint() != header.sender_key {
+            return Err(Discard::BadStatement);
+        }
+        let sender_key = sender.statement.key;
         let own_key = self.keys.named(header.receiver_key, time).ok_or(Discard::UnknownKey)?;
         let network = self.config.network;
         let context = ReceiveContext::accept(network, header, own_key, &sender_key, &*self.config.crypto)
             .map_err(|_| Discard::BadSeal)?;
-        Ok((Arc::new(context), member))
+        Ok((Arc::new(context), sender))
+    }
+
+    fn known_sender(&self, node: &NodeId) -> Option<Sender> {
+        let peer = self.peers.get(node)?;
+        Some(Sender { member: peer.member, statement: peer.statement, introduction: None })
     }
 
     /// Drops what was stamped before this process started but within the window: this process cannot know whether it
@@ -149,11 +165,11 @@ impl Endpoint {
         origin: Origin,
         trust: &Trust,
         now: Now,
-    ) -> Result<Member, Discard> {
+    ) -> Result<Sender, Discard> {
         let Some(introduction) = &header.introduction else {
-            let known = self.peers.get(&header.sender);
-            if let Some(peer) = known.filter(|peer| peer.statement.hint() == header.sender_key) {
-                return Ok(peer.member);
+            let known = self.known_sender(&header.sender);
+            if let Some(sender) = known.filter(|sender| sender.statement.hint() == header.sender_key) {
+                return Ok(sender);
             }
             let reason = HintReason::NeedIntroduction;
             return Err(if self.config.asks_introduction {
@@ -162,11 +178,11 @@ impl Endpoint {
                 Discard::UnknownSender
             });
         };
-        let fingerprint = introduction.fingerprint();
+        let (fingerprint, statement) = (introduction.fingerprint(), introduction.statement);
         if let Some(peer) = self.peers.get(&header.sender)
             && peer.introduction == Some(fingerprint)
         {
-            return Ok(peer.member);
+            return Ok(Sender { member: peer.member, statement, introduction: Some(fingerprint) });
         }
         let time = self.judging_time(now);
         let member = trust.verify_introduction(introduction, time, &*self.config.crypto)?;
@@ -176,9 +192,7 @@ impl Endpoint {
         if trust.is_revoked(&member.id) {
             return Err(Discard::Revoked);
         }
-        self.peers.learn(member, introduction.statement, time, now.mono);
-        self.peers.verified(&member.id, fingerprint, now.mono);
-        Ok(member)
+        Ok(Sender { member, statement, introduction: Some(fingerprint) })
     }
 
     fn short(
@@ -190,19 +204,20 @@ impl Endpoint {
         now: Now,
     ) -> Result<(), Discard> {
         let known = self.contexts.get(header.context);
-        let known = known.and_then(|c| self.peers.get(&c.sender()).map(|peer| (c, peer.member)));
-        let Some((context, member)) = known else {
+        let known = known.and_then(|c| self.known_sender(&c.sender()).map(|sender| (c, sender)));
+        let Some((context, sender)) = known else {
             return Err(self.hint(HintReason::NeedLong, origin, Discard::UnknownContext, now));
         };
         let request = SealedRequest { class: header.class, nonce: header.nonce, aad, sealed };
-        self.open(&context, &member, &request, origin, trust, now)
+        self.open(&context, &sender, &request, origin, trust, now)
     }
 
-    /// Opens a request and hands it out; only now is the context remembered.
+    /// Opens a request and hands it out; only now are the context and the introduction remembered, so that nobody can
+    /// displace what is current by repeating what once was (Rules 3.8 and 3.12).
     fn open(
         &mut self,
         context: &Arc<ReceiveContext>,
-        member: &Member,
+        sender: &Sender,
         request: &SealedRequest<'_>,
         origin: Origin,
         trust: &Trust,
@@ -212,7 +227,6 @@ impl Endpoint {
         let plaintext = context
             .open_request(&request.nonce, request.aad, request.sealed, crypto)
             .map_err(|_| Discard::BadSeal)?;
-        self.contexts.insert(context);
         let time = self.clock.time(now);
         let stamped = request.nonce.time();
         let reply_to = ReplyTo {
@@ -231,31 +245,34 @@ impl Endpoint {
         if !context.covers(stamped) {
             return Err(Discard::SpentContext);
         }
-        self.check_member(member, trust, now)?;
+        self.check_sender(sender, trust, now)?;
+        self.contexts.insert(context);
         if !self.contexts.first_time(context.id(), &request.nonce) {
             return Err(Discard::Replayed);
+        }
+        if let Some(fingerprint) = sender.introduction {
+            self.peers.introduced(sender.member, sender.statement, fingerprint, now.mono);
         }
         let decoded = Request::decode(&plaintext).map_err(bad_message)?;
         if decoded.class() != request.class {
             return Err(Discard::WrongClass);
         }
-        let incoming = Incoming { from: *member, remote: origin.remote, request: decoded, reply_to };
+        let from = self.peers.get(&sender.member.id).map_or(sender.member, |peer| peer.member);
+        let incoming = Incoming { from, remote: origin.remote, request: decoded, reply_to };
         self.outcomes.push_back(Outcome::Request(Box::new(incoming)));
         Ok(())
     }
 
     /// Checks again what may have changed since the context was made: expiry and revocation.
-    fn check_member(&self, member: &Member, trust: &Trust, now: Now) -> Result<(), Discard> {
+    fn check_sender(&self, sender: &Sender, trust: &Trust, now: Now) -> Result<(), Discard> {
+        let member = &sender.member;
         if trust.is_revoked(&member.id) || (member.is_operator && !trust.is_operator(&member.id)) {
             return Err(Discard::Revoked);
         }
         if self.judging_time(now).is_some_and(|time| member.expires <= time) {
             return Err(Discard::Expired);
         }
-        let statement = self.peers.get(&member.id).map(|peer| &peer.statement);
-        let valid = statement.is_some_and(|s| {
-            self.judging_time(now).is_none_or(|time| s.is_valid_at(time))
-        });
+        let valid = self.judging_time(now).is_none_or(|time| sender.statement.is_valid_at(time));
         if valid { Ok(()) } else { Err(Discard::BadStatement) }
     }
 
@@ -355,8 +372,9 @@ impl Endpoint {
         if !genuine {
             return Err(Discard::BadStatement);
         }
-        let time = self.judging_time(now);
-        self.peers.learn(member, statement, time, now.mono);
+        // The echo shows that this is an answer to what was sent just now, so it counts even if its date is earlier: the
+        // node's clock may have been set back since it made the key before.
+        self.peers.restate(member, statement, now.mono);
         Ok(())
     }
 

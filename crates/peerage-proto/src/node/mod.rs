@@ -9,6 +9,7 @@ mod io;
 mod lookup;
 mod places;
 mod queries;
+mod reach;
 mod route;
 mod serve;
 mod status;
@@ -38,10 +39,11 @@ pub use io::{
     Way,
 };
 pub use lookup::{REDUNDANCY, SECOND_ANSWER_TIMEOUT, Server};
-pub use status::{DeviceStatus, HeadStatus, ServerStatus, Status};
+pub use status::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status};
 
 use places::Places;
 use queries::{QueryId, Running};
+use reach::Reach;
 use route::Routing;
 pub use serve::{MAX_SERVED, MAX_SERVED_PER_PEER};
 use serve::{Opening, Serving};
@@ -112,6 +114,7 @@ pub struct Node {
     serving: Serving,
     openings: BTreeMap<TunnelId, Opening>,
     routing: Routing,
+    reach: Reach,
     watched: BTreeMap<TunnelId, Watched>,
     links: BTreeSet<NodeId>,
 
@@ -158,6 +161,7 @@ impl Node {
             serving: Serving::new(now.mono),
             openings: BTreeMap::new(),
             routing: Routing::default(),
+            reach: Reach::default(),
             watched: BTreeMap::new(),
             links: BTreeSet::new(),
             sweep_at: now.mono.after(SWEEP_INTERVAL),
@@ -323,7 +327,10 @@ impl Node {
     fn handle_request(&mut self, incoming: Incoming, now: Now) {
         let Incoming { from, remote, request, reply_to } = incoming;
         let reply = match request {
-            Request::Ping => Ok(Reply::Reping { observed: remote }),
+            Request::Ping if from.is_operator || from.id.domain == self.me.id.domain => {
+                Ok(Reply::Reping { observed: remote })
+            }
+            Request::Ping => Err(Discard::Forbidden),
             Request::Notify { id, head } if from.is_operator => {
                 self.take_head(&head, now);
                 Ok(Reply::Notified(id))
@@ -352,7 +359,7 @@ impl Node {
 
     fn command(&mut self, task: TaskId, command: Command, now: Now) {
         match command {
-            Command::RefreshDevices => self.refresh_devices(task, now),
+            Command::RefreshDevices => self.refresh_devices(task),
             Command::Route { device, service } => self.route(task, device, service, now),
             Command::Leave => self.leave(task, now),
         }
@@ -457,6 +464,8 @@ impl Node {
         self.sweep_at = now.mono.after(SWEEP_INTERVAL);
         let Some(time) = self.endpoint.judging_time(now) else { return };
         let gone = self.records.expire(time);
+        // Memberships end also while nobody can be asked for a Head.
+        self.review_watched(now);
         if gone.is_empty() {
             return;
         }
@@ -529,7 +538,10 @@ impl Node {
             if EndDevice::check_public(record).is_err() {
                 continue;
             }
-            if let Ok(device) = record.read_private(&self.keys, self.endpoint.crypto(), EndDevice::read) {
+            let body = record.read_private(&self.keys, self.endpoint.crypto(), EndDevice::read);
+            if let Ok(device) = body
+                && record.header().key == self.keys.device_record_key(&device.device)
+            {
                 devices.insert(device.device, (record.header().key, device));
             }
         }

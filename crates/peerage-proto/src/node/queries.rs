@@ -198,31 +198,22 @@ impl Node {
             }
             Query::DomainKey => self.domain_key_looked_up(now),
             Query::Node(_) => {}
-            Query::TunnelNodes(_) => {
+            Query::TunnelNodes(tags) => {
                 let found: Vec<_> = running.found.into_values().collect();
-                for task in &running.waiting {
-                    self.tunnel_nodes_found(*task, &found, verdict);
+                for task in running.waiting {
+                    if self.routing.is_route(task) {
+                        self.tunnel_nodes_found(task, &found, verdict);
+                    } else {
+                        let answered = verdict != Verdict::Silence;
+                        self.site_looked_up(task, &tags, answered.then_some(found.len()));
+                    }
                 }
                 return;
             }
         }
+        // Only refreshes wait for these; routes look at what is known each time anything was learned.
         for task in running.waiting {
-            self.query_ended(task, verdict);
-        }
-    }
-
-    /// A look-up that a command waits for has ended.
-    fn query_ended(&mut self, task: TaskId, verdict: Verdict) {
-        let answer = match verdict {
-            Verdict::Found | Verdict::NotFound => super::Answer::Refreshed,
-            Verdict::Silence => super::Answer::Failed(super::Failure::Offline),
-        };
-        self.answer(task, answer);
-    }
-
-    pub(super) fn refresh_devices(&mut self, task: TaskId, _now: Now) {
-        if !self.look_up(Query::Devices, Some(task)) {
-            self.answer(task, super::Answer::Failed(super::Failure::Busy));
+            self.devices_refreshed(task, verdict, now);
         }
     }
 }

@@ -306,7 +306,8 @@ impl Node {
     fn use_standing_link(&mut self, task: TaskId, device: &EndDevice) -> bool {
         let Some(peer) = self.routing.sticky.get(&device.device).copied() else { return false };
         let failed = self.routing.failed_at.contains_key(&(device.device, peer));
-        if failed || !self.links.contains(&peer) || self.trust.is_revoked(&peer) {
+        let permitted = device.servers.is_empty() || device.servers.contains(&peer);
+        if failed || !permitted || !self.links.contains(&peer) || self.trust.is_revoked(&peer) {
             return false;
         }
         let Some(identity) = self.endpoint.peer(&peer).map(|member| member.identity) else { return false };

@@ -67,6 +67,7 @@ const MAX_ANNOUNCED_LOCATIONS: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attachment {
+    pub(super) since: Instant,
     next_at: Instant,
     misses: u32,
     pub(super) observed: Option<SocketAddr>,
@@ -246,6 +247,7 @@ impl Node {
             return;
         }
         let Some(server) = self.servers().into_iter().next() else { return };
+        self.serving.reported_at.retain(|_, at| at.after(REPORT_INTERVAL) > now.mono);
         self.serving.reported_at.insert((device, location), now.mono);
         let request = Request::DeviceSeen { id: self.command_id(), key, location };
         self.ask(server, &request, Purpose::Report(device), now);
@@ -278,7 +280,7 @@ impl Node {
             if self.serving.attachments.len() >= MAX_ATTACHMENTS {
                 return;
             }
-            let new = Attachment { next_at: at, misses: 0, observed: None };
+            let new = Attachment { since: at, next_at: at, misses: 0, observed: None };
             self.serving.attachments.entry(server.node).or_insert(new);
         }
     }
@@ -336,6 +338,11 @@ impl Node {
         self.serving.announce_at = Some(self.serving.announce_at.map_or(at, |planned| planned.min(at)));
     }
 
+    /// Returns the own NodeInfo of the last announcement.
+    pub(super) fn own_info(&self) -> Option<&peerage_wire::record::Record> {
+        self.records.get(Table::NodeInfo, self.me.id.domain, self.me.id.record_key())
+    }
+
     /// Makes a new NodeInfo and writes it to disk; it is sent once that is safe, so that no version is used twice.
     fn announce(&mut self, now: Now) {
         self.serving.announce_at = Some(now.mono.after(self.jittered(ANNOUNCE_INTERVAL)));
@@ -366,8 +373,7 @@ impl Node {
         now: Now,
     ) -> Option<peerage_wire::record::Record> {
         let (id, time) = (self.me.id, self.endpoint.time(now));
-        let last = self.records.get(Table::NodeInfo, id.domain, id.record_key());
-        let last = last.map_or(0, |record| record.header().version).max(self.serving.version_held);
+        let last = self.own_info().map_or(0, |record| record.header().version).max(self.serving.version_held);
         let header = Header {
             table: Table::NodeInfo,
             domain: id.domain,
@@ -418,9 +424,7 @@ impl Node {
 
     pub(super) fn announced(&mut self, reply: Reply, now: Now) {
         let Reply::Stored { table: Table::NodeInfo, version, .. } = reply else { return };
-        let id = self.me.id;
-        let own = self.records.get(Table::NodeInfo, id.domain, id.record_key());
-        let own = own.map_or(0, |record| record.header().version);
+        let own = self.own_info().map_or(0, |record| record.header().version);
         if version > own {
             // Somebody holds a newer one: this machine's clock went back, or it was cloned. The next one has to be
             // above that (Rule 6.6).

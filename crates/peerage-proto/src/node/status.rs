@@ -36,8 +36,10 @@ pub struct Status {
     pub locations: Vec<(LocationId, Option<Interface>)>,
     /// The domain's devices.
     pub devices: Vec<DeviceStatus>,
-    /// To whom it is attached, and how it is seen from there.
-    pub attachments: Vec<(NodeId, Option<SocketAddr>)>,
+    /// To whom it is attached.
+    pub attachments: Vec<AttachmentStatus>,
+    /// When its last announcement ends.
+    pub info_expires: Option<UnixTime>,
     /// Whether its announcement was acknowledged.
     pub announced: bool,
     /// The open tunnels of both ends.
@@ -74,6 +76,17 @@ pub struct HeadStatus {
     pub stale: bool,
 }
 
+/// A standing contact.
+#[derive(Clone, Copy, Debug)]
+pub struct AttachmentStatus {
+    /// With whom.
+    pub node: NodeId,
+    /// How this node is seen from there; `None` until the first answer.
+    pub observed: Option<SocketAddr>,
+    /// For how long.
+    pub lasted: Duration,
+}
+
 /// A device of the domain.
 #[derive(Clone, Debug)]
 pub struct DeviceStatus {
@@ -83,6 +96,8 @@ pub struct DeviceStatus {
     pub served: bool,
     /// Whether this computer is at one of its locations.
     pub here: bool,
+    /// How many tunnel-nodes have announced themselves at its site; `None` if that was not asked for.
+    pub announced: Option<usize>,
 }
 
 impl Node {
@@ -104,7 +119,8 @@ impl Node {
             head: self.head_status(now),
             locations: self.location_status(),
             devices: self.device_status(),
-            attachments: self.serving.attachments.iter().map(|(node, a)| (*node, a.observed)).collect(),
+            attachments: self.attachment_status(now),
+            info_expires: self.own_info().map(|record| record.header().expires),
             announced: self.serving.announced,
             tunnels: self.watched.values().cloned().collect(),
             discards: *self.endpoint.discards(),
@@ -127,6 +143,16 @@ impl Node {
             }
         };
         self.trust.operators().map(status).collect()
+    }
+
+    fn attachment_status(&self, now: Now) -> Vec<AttachmentStatus> {
+        let attachments = self.serving.attachments.iter();
+        let status = attachments.map(|(node, attachment)| AttachmentStatus {
+            node: *node,
+            observed: attachment.observed,
+            lasted: now.mono - attachment.since,
+        });
+        status.collect()
     }
 
     fn head_status(&self, now: Now) -> Option<HeadStatus> {
@@ -153,6 +179,7 @@ impl Node {
             device: device.clone(),
             served: self.serving.served.contains(&device.device),
             here: !self.places.interfaces_at(&device.site).is_empty(),
+            announced: self.reach.announced(&device.device),
         };
         self.devices.values().map(|(_, device)| status(device)).collect()
     }

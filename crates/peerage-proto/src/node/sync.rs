@@ -33,6 +33,8 @@ pub(super) struct Freshness {
     poll_at: Instant,
     /// Whether a set that was fetched is not what the Head states.
     disputed: bool,
+    /// Whether the revocations and operators were all there that the Head states; they may expire later.
+    complete: bool,
     stale: bool,
 }
 
@@ -56,6 +58,7 @@ impl Freshness {
             retry_at: now,
             poll_at: now,
             disputed: false,
+            complete: false,
             stale: false,
         }
     }
@@ -96,6 +99,7 @@ impl Node {
             self.freshness.head = Some((record, body));
             self.freshness.received_at = now.mono;
             self.freshness.disputed = false;
+            self.freshness.complete = false;
             self.freshness.poll_at = now.mono.after(self.jittered(POLL_INTERVAL));
             self.compare_sets(now);
             self.review_watched(now);
@@ -124,6 +128,14 @@ impl Node {
         for query in self.differing_sets() {
             self.look_up(query, None);
         }
+        self.note_completeness();
+    }
+
+    /// Notes whether the sets that say who is to be believed are those that the Head states (Rule 6.8).
+    fn note_completeness(&mut self) {
+        let lacking = self.differs(Table::Revocation, self.me.id.domain)
+            || self.differs(Table::OperatorNode, Domain::OPERATORS);
+        self.freshness.complete |= self.freshness.head.is_some() && !lacking;
     }
 
     /// Returns the look-ups of those sets that are not what the Head states.
@@ -141,6 +153,7 @@ impl Node {
     /// A set was looked up. If it is still not what the Head states, one of the two is old: ask for a newer Head soon.
     pub(super) fn set_looked_up(&mut self) {
         self.freshness.disputed = !self.differing_sets().is_empty();
+        self.note_completeness();
     }
 
     /// Decides whether a tunnel may be opened that was asked for at `since` (Rule 6.9).
@@ -155,7 +168,8 @@ impl Node {
         if self.freshness.silent_at.is_none_or(|at| at < since) {
             return Gate::Wait;
         }
-        if self.freshness.head.is_none() || self.is_stale(now) { Gate::Stale } else { Gate::Open }
+        // Somebody may let the Head through and hold back what it states, then cut the line.
+        if self.freshness.complete && !self.is_stale(now) { Gate::Open } else { Gate::Stale }
     }
 
     /// Returns whether the last word of an operator is older than the domain allows.

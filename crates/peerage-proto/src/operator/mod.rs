@@ -190,7 +190,15 @@ impl Operator {
             self.trust.learn(&record);
             // After a restart with a clock that went back, Heads must still be newer than what they speak of.
             self.heads.rise_above(record.header().version);
-            let domain = record.header().domain;
+            let header = *record.header();
+            if header.table == Table::Node && header.removed {
+                // Who has left is no longer answered.
+                self.endpoint.forget_peer(&subject(&header));
+            }
+            if header.table == Table::OperatorNode && subject(&header) == self.endpoint.id() {
+                self.endpoint.set_record(record.bytes().clone());
+            }
+            let domain = header.domain;
             if self.records.insert(record) == Inserted::New {
                 self.touch(domain, now);
             }
@@ -278,9 +286,16 @@ impl Operator {
 
     fn handle_request(&mut self, incoming: Incoming, now: Now) {
         let Incoming { from, remote, request, reply_to } = incoming;
+        // Who has left may ask once more whether that is done.
+        let from = match self.current(from) {
+            Some(current) => current,
+            None if matches!(request, Request::Leave(_)) => from,
+            None => return self.endpoint.discard(Discard::Expired),
+        };
         let answered = match request {
             Request::GetHead => Ok(Some(Reply::Head(self.head(from.id.domain, now)))),
-            Request::Attach => Ok(Some(self.attach(&from, remote, now))),
+            Request::Attach if from.roles.tunnel => Ok(Some(self.attach(&from, remote, now))),
+            Request::Attach => Err(Discard::Forbidden),
             Request::Store(record) => self.store(&from, &record, now).map(Some),
             Request::DeviceSeen { id, key, location } => {
                 let node = from.id;
@@ -317,6 +332,13 @@ impl Operator {
             Err(reason) => self.endpoint.discard(reason),
         }
         self.note_contact(from.id, remote, now);
+    }
+
+    /// Returns a member as the ledger knows it; the record in its introduction may be older (Rule 2.21). `None` if the
+    /// ledger has removed it.
+    fn current(&self, from: Member) -> Option<Member> {
+        let held = self.records.get(Table::Node, from.id.domain, from.id.record_key());
+        held.map_or(Some(from), Trust::member)
     }
 
     fn attach(&mut self, from: &Member, remote: SocketAddr, now: Now) -> Reply {

@@ -28,6 +28,8 @@ use rand_core::{Rng as _, SeedableRng as _};
 pub const START: u64 = 1_800_000_000;
 pub const OPERATOR_ADDRESS: &str = "198.51.101.1:7400";
 pub const DOMAIN: Domain = Domain(0xdfe4_7365);
+pub const SITE: &str = "45.10.0.1:7400";
+pub const USER: &str = "45.20.0.1:7400";
 pub const PRINTER: Mac = Mac([0xaa, 0xbb, 0xcc, 0, 0, 1]);
 
 /// One node with what surrounds it.
@@ -48,6 +50,9 @@ pub struct Host {
     pub closed: Vec<(TunnelId, peerage_wire::frame::Code)>,
     pub stored: Vec<Record>,
     pub renewals: usize,
+    /// What it was started with, for a restart.
+    pub config: node::Config,
+    interfaces: Vec<Interface>,
     next_task: u64,
 }
 
@@ -58,6 +63,20 @@ pub struct Flight {
     pub to: SocketAddr,
     pub payload: Bytes,
 }
+
+/// What the wires do to datagrams besides carrying them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// How many of 100 are lost.
+    pub lost: u32,
+    /// How many of 100 arrive twice.
+    pub doubled: u32,
+    /// For how many milliseconds at most one is under way; each draws its own time, so that they overtake each other.
+    pub delay_millis: u64,
+}
+
+/// Whoever answers at the operator's address in its place.
+pub type StandIn = Box<dyn FnMut(&Flight, Now) -> Vec<Bytes>>;
 
 pub struct World {
     pub now: Now,
@@ -78,6 +97,19 @@ pub struct World {
     pub log: Vec<Flight>,
     /// Addresses from and to which nothing is delivered.
     pub cut: BTreeSet<SocketAddr>,
+    pub faults: Faults,
+    /// Everything that the operator has committed, the newest of each.
+    pub ledger: BTreeMap<(Table, Domain, RecordKey), Record>,
+    pub facts: DomainFacts,
+    pub stand_in: Option<StandIn>,
+    /// What members told the operator's ledger.
+    pub told: Vec<operator::Output>,
+    pub operator_config: operator::Config,
+    /// Datagrams that arrive later, in the order of arrival.
+    under_way: BTreeMap<(Instant, u64), Flight>,
+    /// The size of each request by the nonce and the tag by which it is answered, and who sent it.
+    asked: BTreeMap<(SocketAddr, Vec<u8>), usize>,
+    sent: u64,
     version: u64,
 }
 
@@ -142,7 +174,8 @@ impl World {
             signer: root.node_id(Domain::OPERATORS),
             removed: false,
         };
-        let record = Draft { header, public: body.write(), private: None }.sign(&root, &network, &Real).unwrap();
+        let record =
+            Draft { header, public: body.write(), private: None }.sign(&root, &network, &Real).unwrap();
         let config = operator::Config {
             endpoint: endpoint::Config {
                 network,
@@ -157,7 +190,7 @@ impl World {
         };
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let mut operator = Operator::new(config, seed, now);
+        let operator = Operator::new(config.clone(), seed, now);
         let keys = DomainKeys {
             epoch: 1,
             epoch_key: SecretKey::generate(&mut rng),
@@ -165,8 +198,6 @@ impl World {
             location_key: SecretKey::generate(&mut rng),
         };
         let facts = DomainFacts { domain: DOMAIN, epoch: 1, offline_hours: None };
-        operator.handle(operator::Input::Domain(facts), now);
-        operator.handle(operator::Input::Committed(vec![record.clone()]), now);
         let mut world = Self {
             now,
             rng,
@@ -175,7 +206,7 @@ impl World {
             operator_identity,
             operator_id,
             operator,
-            operator_record: record,
+            operator_record: record.clone(),
             operator_up: true,
             keys,
             hosts: BTreeMap::new(),
@@ -184,14 +215,31 @@ impl World {
             flights: VecDeque::new(),
             log: Vec::new(),
             cut: BTreeSet::new(),
+            faults: Faults::default(),
+            ledger: BTreeMap::new(),
+            facts,
+            stand_in: None,
+            told: Vec::new(),
+            operator_config: config,
+            under_way: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            sent: 0,
             version: 0,
         };
+        world.operator.handle(operator::Input::Domain(facts), now);
+        world.commit(vec![record]);
         world.run(Duration::from_millis(100));
         world
     }
 
     /// Signs a record as the operator's ledger would.
-    pub fn sign(&mut self, table: Table, domain: Domain, key: RecordKey, draft: impl FnOnce(Draft) -> Draft) -> Record {
+    pub fn sign(
+        &mut self,
+        table: Table,
+        domain: Domain,
+        key: RecordKey,
+        draft: impl FnOnce(Draft) -> Draft,
+    ) -> Record {
         self.version = self.now.unix.as_millis().max(self.version + 1);
         let header = Header {
             table,
@@ -207,17 +255,72 @@ impl World {
     }
 
     pub fn commit(&mut self, records: Vec<Record>) {
+        self.ledger.extend(records.iter().map(|record| (record.header().id(), record.clone())));
         self.operator.handle(operator::Input::Committed(records), self.now);
         self.pump();
     }
 
-    fn member_records(&mut self, id: NodeId, identity: [u8; 32], receiving: [u8; 32]) -> [Record; 2] {
-        let body = NodeBody { identity, receiving, roles: Roles { tunnel: true, super_node: true } };
-        let node = self.sign(Table::Node, id.domain, id.record_key(), |d| Draft { public: body.write(), ..d });
+    /// Makes an operator anew from what it has committed, as after a crash: all that was in memory is gone.
+    pub fn restart_operator(&mut self) {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        self.operator = Operator::new(self.operator_config.clone(), seed, self.now);
+        self.operator.handle(operator::Input::Domain(self.facts), self.now);
+        let records = self.ledger.values().cloned().collect();
+        self.operator.handle(operator::Input::Committed(records), self.now);
+        self.operator_up = true;
+        self.pump();
+    }
+
+    /// Makes a node anew from what it has stored.
+    pub fn restart(&mut self, address: SocketAddr) {
+        let (mut seed, now) = ([0; 32], self.now);
+        self.rng.fill_bytes(&mut seed);
+        let host = self.host(address);
+        let mut config = host.config.clone();
+        config.records.extend(host.stored.iter().cloned());
+        host.node = Node::new(config, seed, shifted(now, host.clock_error));
+        let interfaces = host.interfaces.clone();
+        self.input(address, node::Input::Networks(interfaces));
+    }
+
+    /// Changes what the operator says of the domain besides its records.
+    pub fn set_facts(&mut self, facts: DomainFacts) {
+        self.facts = facts;
+        self.operator.handle(operator::Input::Domain(facts), self.now);
+        self.pump();
+    }
+
+    /// Changes a computer's clock without time passing.
+    pub fn step_clock(&mut self, address: SocketAddr, millis: i64) {
+        self.host(address).clock_error += millis;
+    }
+
+    /// Writes a member into the ledger that runs nowhere.
+    pub fn admit(&mut self, domain: Domain, roles: Roles) -> (IdentityKey, AgreementKey, [Record; 2]) {
+        let identity = IdentityKey::generate(&mut self.rng);
+        let receiving = AgreementKey::generate(&mut self.rng);
+        let id = identity.node_id(domain);
+        let records = self.member_records(id, identity.public(), *receiving.public(), roles);
+        self.commit(records.to_vec());
+        (identity, receiving, records)
+    }
+
+    fn member_records(
+        &mut self,
+        id: NodeId,
+        identity: [u8; 32],
+        receiving: [u8; 32],
+        roles: Roles,
+    ) -> [Record; 2] {
+        let body = NodeBody { identity, receiving, roles };
+        let node =
+            self.sign(Table::Node, id.domain, id.record_key(), |d| Draft { public: body.write(), ..d });
         let keys = self.keys.clone();
         let to = (&self.network.clone(), id, &receiving);
         let sealed = DomainKeyBody::seal(&keys, to, &mut self.rng).unwrap();
-        let key = self.sign(Table::DomainKey, id.domain, id.record_key(), |d| Draft { public: sealed.write(), ..d });
+        let key = self
+            .sign(Table::DomainKey, id.domain, id.record_key(), |d| Draft { public: sealed.write(), ..d });
         [node, key]
     }
 
@@ -234,12 +337,9 @@ impl World {
         change: impl FnOnce(&mut node::Config),
     ) -> SocketAddr {
         let address: SocketAddr = address.parse().unwrap();
-        let identity = IdentityKey::generate(&mut self.rng);
-        let receiving = AgreementKey::generate(&mut self.rng);
+        let (identity, receiving, records) = self.admit(DOMAIN, Roles { tunnel: true, super_node: true });
         let id = identity.node_id(DOMAIN);
-        let records = self.member_records(id, identity.public(), *receiving.public());
         self.members.insert(id, *receiving.public());
-        self.commit(records.to_vec());
         let operator_record = self.operator_record.clone();
         let mut config = node::Config {
             endpoint: endpoint::Config {
@@ -266,7 +366,7 @@ impl World {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let now = shifted(self.now, clock_error);
-        let node = Node::new(config, seed, now);
+        let node = Node::new(config.clone(), seed, now);
         let host = Host {
             node,
             address,
@@ -281,6 +381,8 @@ impl World {
             closed: vec![],
             stored: vec![],
             renewals: 0,
+            config,
+            interfaces: interfaces.clone(),
             next_task: 1 << 32,
         };
         self.hosts.insert(address, host);
@@ -312,8 +414,8 @@ impl World {
     /// Revokes a node: a new epoch for the others, as one transaction.
     pub fn revoke(&mut self, node: NodeId) {
         let body = RevocationBody { kind: RevocationKind::Node(node), at: self.now.unix, reason: 1 };
-        let revocation =
-            self.sign(Table::Revocation, node.domain, body.record_key(), |d| Draft { public: body.write(), ..d });
+        let revocation = self
+            .sign(Table::Revocation, node.domain, body.record_key(), |d| Draft { public: body.write(), ..d });
         self.members.remove(&node);
         let mut records = vec![revocation];
         self.keys = DomainKeys {
@@ -325,10 +427,13 @@ impl World {
         for (id, receiving) in self.members.clone() {
             let (keys, network) = (self.keys.clone(), self.network);
             let sealed = DomainKeyBody::seal(&keys, (&network, id, &receiving), &mut self.rng).unwrap();
-            records.push(self.sign(Table::DomainKey, id.domain, id.record_key(), |d| Draft { public: sealed.write(), ..d }));
+            records.push(self.sign(Table::DomainKey, id.domain, id.record_key(), |d| Draft {
+                public: sealed.write(),
+                ..d
+            }));
         }
-        let facts = DomainFacts { domain: DOMAIN, epoch: self.keys.epoch, offline_hours: None };
-        self.operator.handle(operator::Input::Domain(facts), self.now);
+        self.facts.epoch = self.keys.epoch;
+        self.operator.handle(operator::Input::Domain(self.facts), self.now);
         for (_, device) in self.devices.clone() {
             let key = self.keys.device_record_key(&device.device);
             let (keys, body) = (self.keys.clone(), device.write());
@@ -374,7 +479,14 @@ impl World {
     }
 
     /// Asks a tunnel-node for a tunnel, as a link of `peer` would, and runs until it has decided.
-    pub fn open(&mut self, at: SocketAddr, tunnel: u64, peer: NodeId, device: DeviceId, service: &str) -> Decision {
+    pub fn open(
+        &mut self,
+        at: SocketAddr,
+        tunnel: u64,
+        peer: NodeId,
+        device: DeviceId,
+        service: &str,
+    ) -> Decision {
         let open = Open { session: SessionId([1; 16]), device, service: service.to_owned() };
         let tunnel = TunnelId(tunnel);
         self.input(at, node::Input::OpenAsked { tunnel, peer, open });
@@ -410,7 +522,8 @@ impl World {
     fn next_due(&self) -> Option<Instant> {
         let operator = self.operator_up.then(|| self.operator.poll_timeout()).flatten().map(|(at, _)| at);
         let hosts = self.hosts.values().filter_map(|host| host.node.poll_timeout()).map(|(at, _)| at);
-        hosts.chain(operator).min()
+        let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
+        hosts.chain(operator).chain(arrival).min()
     }
 
     fn fire(&mut self) {
@@ -445,12 +558,17 @@ impl World {
         let mut moved = false;
         while let Some(output) = self.operator.poll_output() {
             moved = true;
+            if !matches!(output, operator::Output::Transmit { .. } | operator::Output::Contact { .. }) {
+                self.told.push(output.clone());
+            }
             match output {
                 operator::Output::Transmit { remote, payload } => self.send(from, remote, payload),
                 operator::Output::DeviceSeen { id, key, location, .. } => {
                     if let Some(mut device) = self.devices.get(&key).cloned() {
-                        device.site.push(location);
-                        self.put_device(device);
+                        if !device.site.contains(&location) {
+                            device.site.push(location);
+                            self.put_device(device);
+                        }
                     }
                     self.operator.handle(operator::Input::Noted { id, ok: true }, self.now);
                 }
@@ -517,21 +635,99 @@ impl World {
         host.node.handle(back, shifted(self.now, host.clock_error));
     }
 
+    /// Puts a datagram on the wire, which loses, doubles and delays it as [`Faults`] say.
     pub fn send(&mut self, from: SocketAddr, to: SocketAddr, payload: Bytes) {
         assert!(payload.len() <= peerage_wire::limits::MAX_DATAGRAM, "a datagram is too long");
         let flight = Flight { from, to, payload };
+        self.check_size(&flight);
         self.log.push(flight.clone());
+        if self.percent(self.faults.lost) {
+            return;
+        }
+        let copies = if self.percent(self.faults.doubled) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.faults.delay_millis == 0 {
+                self.flights.push_back(flight.clone());
+                continue;
+            }
+            let delay = Duration::from_micros(self.rng.next_u64() % (self.faults.delay_millis * 1_000));
+            self.sent += 1;
+            self.under_way.insert((self.now.mono.after(delay), self.sent), flight.clone());
+        }
+    }
+
+    /// Delivers a datagram of an attacker, as it is, and whatever follows from it. Returns what was sent because of it.
+    pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<Flight> {
+        let flight = Flight { from, to, payload: Bytes::copy_from_slice(payload) };
+        self.remember_size(&flight);
+        let before = self.log.len();
         self.flights.push_back(flight);
+        self.pump();
+        self.log[before..].to_vec()
+    }
+
+    fn percent(&mut self, chance: u32) -> bool {
+        chance > 0 && self.rng.next_u32() % 100 < chance
+    }
+
+    /// Rules 3.9 and 4.6: nothing unsealed or answered is longer than what asked for it, or goes elsewhere.
+    fn check_size(&mut self, flight: &Flight) {
+        let Flight { from, to, payload } = flight;
+        if !self.is_honest(from) {
+            return self.remember_size(flight);
+        }
+        match payload.first() {
+            Some(9) => self.check_answer(*to, &payload[1..13], payload.len()),
+            Some(0x0b) => self.check_answer(*to, &payload[2..18], payload.len()),
+            _ => self.remember_size(flight),
+        }
+    }
+
+    fn remember_size(&mut self, Flight { from, payload, .. }: &Flight) {
+        let nonce = match payload.first() {
+            Some(4 | 5) => payload.get(9..21),
+            Some(6 | 7) => payload.get(94..106),
+            _ => None,
+        };
+        if let Some(nonce) = nonce {
+            let tag = &payload[payload.len().saturating_sub(16)..];
+            self.asked.insert((*from, nonce.to_vec()), payload.len());
+            self.asked.insert((*from, tag.to_vec()), payload.len());
+        }
+    }
+
+    fn check_answer(&self, to: SocketAddr, about: &[u8], size: usize) {
+        let most = self.asked.get(&(to, about.to_vec()));
+        assert!(most.is_some_and(|most| size <= *most), "an answer of {size} bytes to {most:?}");
+    }
+
+    /// Returns whether a machine under test speaks from this address, rather than the test itself.
+    fn is_honest(&self, from: &SocketAddr) -> bool {
+        self.hosts.contains_key(from) || (self.stand_in.is_none() && from.to_string() == OPERATOR_ADDRESS)
+    }
+
+    fn arrive(&mut self) {
+        while let Some(entry) = self.under_way.first_entry() {
+            if entry.key().0 > self.now.mono {
+                return;
+            }
+            self.flights.push_back(entry.remove());
+        }
     }
 
     fn deliver(&mut self) -> bool {
+        self.arrive();
         let Some(Flight { from, to, payload }) = self.flights.pop_front() else { return false };
         if self.cut.contains(&from) || self.cut.contains(&to) {
             return true;
         }
         let now = self.now;
         if to == OPERATOR_ADDRESS.parse().unwrap() {
-            if self.operator_up {
+            if let Some(stand_in) = &mut self.stand_in {
+                for answer in stand_in(&Flight { from, to, payload }, now) {
+                    self.send(to, from, answer);
+                }
+            } else if self.operator_up {
                 self.operator.handle(operator::Input::Datagram { remote: from, payload }, now);
             }
         } else if let Some(host) = self.hosts.get_mut(&to) {
@@ -555,4 +751,21 @@ pub fn shifted(now: Now, millis: i64) -> Now {
 
 pub fn found(address: &str) -> Found {
     Found { address: address.parse().unwrap(), interface: 2 }
+}
+
+/// A site with a printer at 192.168.1.77 and a user behind another router with the same prefix.
+pub fn office(seed: u64) -> (World, SocketAddr, SocketAddr) {
+    let mut world = World::new(seed);
+    let site = world.join(SITE, lan("192.168.1.10", 1));
+    let user = world.join(USER, lan("192.168.1.20", 2));
+    world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(1));
+    let via = world.host(site).id;
+    world.put_device(printer(via));
+    world.run(Duration::from_secs(2));
+    (world, site, user)
+}
+
+pub fn device() -> DeviceId {
+    DeviceId::new(PRINTER, None)
 }

@@ -64,9 +64,7 @@ pub fn answer(request: &Request, asked: Asked<'_>, records: &Records) -> Result<
             Ok(Reply::Revocations(page(records, Table::Revocation, own, *after, asked)))
         }
         Request::GetHead => Ok(Reply::Head(one(Table::Head, own, HeadBody::record_key(own)))),
-        Request::GetDomainKey => {
-            Ok(Reply::DomainKey(one(Table::DomainKey, own, asked.from.id.record_key())))
-        }
+        Request::GetDomainKey => Ok(Reply::DomainKey(one(Table::DomainKey, own, asked.from.id.record_key()))),
         Request::TunnelRequest(_)
         | Request::Store(_)
         | Request::DeviceSeen { .. }

@@ -182,7 +182,8 @@ impl Trust {
             record.check_time(time)?;
         }
         let header = record.header();
-        let own = header.table == Table::NodeInfo && header.signer == member.id && subject(header) == member.id;
+        let own =
+            header.table == Table::NodeInfo && header.signer == member.id && subject(header) == member.id;
         if !own {
             return Err(RecordError::Signature);
         }

@@ -47,13 +47,7 @@ impl SealingKeys {
     }
 
     /// Makes a new key; the old one is kept for those who have not heard of it yet.
-    pub(super) fn rotate(
-        &mut self,
-        config: &Config,
-        time: UnixTime,
-        now: Instant,
-        rng: &mut ChaCha20Rng,
-    ) {
+    pub(super) fn rotate(&mut self, config: &Config, time: UnixTime, now: Instant, rng: &mut ChaCha20Rng) {
         let new = SealingKey::generate(config, time, rng);
         self.previous = Some(std::mem::replace(&mut self.current, new));
         self.rotate_at = now.after(SEALING_KEY_LIFETIME);

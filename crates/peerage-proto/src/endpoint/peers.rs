@@ -129,9 +129,9 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use peerage_wire::id::Domain;
     use peerage_wire::record::Roles;
-    use super::*;
 
     fn member(n: u32) -> (Member, KeyStatement) {
         let mut identity = [0; 32];

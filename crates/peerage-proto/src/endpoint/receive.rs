@@ -144,9 +144,7 @@ impl Endpoint {
         let (current, previous) = (make(minute), make(minute.saturating_sub(1)));
         match header.cookie {
             Some(shown) if shown == current || shown == previous => Ok(()),
-            Some(_) | None => {
-                Err(self.hint(HintReason::Cookie(current), origin, Discard::BadCookie, now))
-            }
+            Some(_) | None => Err(self.hint(HintReason::Cookie(current), origin, Discard::BadCookie, now)),
         }
     }
 
@@ -320,8 +318,8 @@ impl Endpoint {
         trust: &Trust,
         now: Now,
     ) -> Result<(), Discard> {
-        let believed = trust.is_operator(by)
-            || (!self.clock.is_learned() && self.clock.hear(by.domain, theirs, now));
+        let believed =
+            trust.is_operator(by) || (!self.clock.is_learned() && self.clock.hear(by.domain, theirs, now));
         if !believed {
             return Err(Discard::StaleTime);
         }

@@ -216,7 +216,9 @@ pub enum Failure {
     #[error("this computer was revoked by the administrator")]
     Revoked,
     /// This node's record has expired.
-    #[error("this computer's membership has expired; `peerage up` renews it while an operator can be reached")]
+    #[error(
+        "this computer's membership has expired; `peerage up` renews it while an operator can be reached"
+    )]
     Expired,
     /// Too much is going on already.
     #[error("too many requests at once; try again in a few seconds")]

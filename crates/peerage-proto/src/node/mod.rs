@@ -1,12 +1,13 @@
 //! The node as a machine: what a member does on its own, for its local applications, and for other members.
 //!
 //! [`Node`] routes each [`Input`] to one of its parts and collects their outputs. The parts are files of this folder, each an
-//! `impl Node` about one subject: `sync` keeps the Head and the sets it states, `serve` is the tunnel-node,
-//! `route` the user-node, `watch` looks after open tunnels. They share the message layer, the records and the look-ups.
+//! `impl Node` about one subject: `sync` keeps the Head and the sets it states, `serve` is the tunnel-node and `openings` its
+//! decisions, `route` the user-node, `watch` looks after open tunnels. They share the message layer, the records and the look-ups.
 
 mod config;
 mod io;
 mod lookup;
+mod openings;
 mod places;
 mod queries;
 mod reach;
@@ -35,18 +36,19 @@ use crate::trust::{Member, Trust};
 
 pub use config::Config;
 pub use io::{
-    Answer, Change, Command, Event, Failure, Found, Input, Output, PinProof, Route, TaskId, TunnelId, Watched,
-    Way,
+    Answer, Change, Command, Event, Failure, Found, Input, Output, PinProof, Route, TaskId, TunnelId,
+    Watched, Way,
 };
 pub use lookup::{REDUNDANCY, SECOND_ANSWER_TIMEOUT, Server};
+pub use openings::{MAX_SERVED, MAX_SERVED_PER_PEER};
 pub use status::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status};
 
+use openings::Opening;
 use places::Places;
 use queries::{QueryId, Running};
 use reach::Reach;
 use route::Routing;
-pub use serve::{MAX_SERVED, MAX_SERVED_PER_PEER};
-use serve::{Opening, Serving};
+use serve::Serving;
 use sync::Freshness;
 
 /// How often expired records are swept out.
@@ -174,12 +176,7 @@ impl Node {
     }
 
     /// Takes in the own store.
-    fn remember(
-        &mut self,
-        records: Vec<Record>,
-        statements: &[peerage_wire::intro::KeyStatement],
-        now: Now,
-    ) {
+    fn remember(&mut self, records: Vec<Record>, statements: &[peerage_wire::intro::KeyStatement], now: Now) {
         // The newest of each is what counts, whatever the order on disk.
         for record in records {
             self.trust.learn(&record);
@@ -441,9 +438,10 @@ impl Node {
         }
         let health = self.health.entry(node).or_default();
         health.failures = health.failures.saturating_add(1);
-        let all_silent = self.trust.operators().all(|(id, _)| {
-            self.health.get(&id).is_some_and(|health| health.failures > 0)
-        });
+        let all_silent = self
+            .trust
+            .operators()
+            .all(|(id, _)| self.health.get(&id).is_some_and(|health| health.failures > 0));
         if all_silent && std::mem::replace(&mut self.online, false) {
             self.event(Event::Offline);
         }
@@ -469,6 +467,7 @@ impl Node {
         if gone.is_empty() {
             return;
         }
+        self.note_differences();
         let changes = gone.iter().map(|record| {
             let (table, domain, key) = record.header().id();
             Change::Delete { table, domain, key }
@@ -516,6 +515,7 @@ impl Node {
         }
         self.read_own_records(now);
         self.reread_devices();
+        self.note_differences();
     }
 
     /// Returns whether this node's own record has expired, as far as it can judge.

@@ -59,8 +59,8 @@ pub(super) struct Running {
     lookup: Lookup,
     /// NodeInfo records that carry a tag, newest of each node; they are verified when their nodes are known.
     found: BTreeMap<RecordKey, Bytes>,
-    /// Per open request: pages so far, and whether any record of them was usable.
-    pages: BTreeMap<RequestId, (u32, bool)>,
+    /// Per open request: pages so far, whether any record of them was usable, and where the last one ended.
+    pages: BTreeMap<RequestId, (u32, bool, Option<RecordKey>)>,
     /// Commands that wait for its end.
     waiting: Vec<TaskId>,
 }
@@ -102,7 +102,7 @@ impl Node {
                         let asked = self.ask(server, &request, Purpose::Query(id), now);
                         if let Some(running) = self.queries.get_mut(&id) {
                             running.lookup.asked(asked);
-                            running.pages.insert(asked, (1, false));
+                            running.pages.insert(asked, (1, false, None));
                         }
                     }
                     Step::Wait(_) => break,
@@ -128,17 +128,20 @@ impl Node {
     pub(super) fn query_answered(&mut self, id: QueryId, request: RequestId, reply: Reply, now: Now) {
         let Some(mut running) = self.queries.remove(&id) else { return };
         let Page { records, more } = page_of(reply);
-        let (pages, mut usable) = running.pages.remove(&request).unwrap_or((1, false));
-        let last = records.last().and_then(|bytes| UnverifiedRecord::parse(bytes).ok());
-        let after = last.map(|record| record.header().key);
+        let (pages, mut usable, before) = running.pages.remove(&request).unwrap_or((1, false, None));
+        let key_of = |bytes: &Bytes| UnverifiedRecord::parse(bytes).ok().map(|record| record.header().key);
+        let (first, after) = (records.first().and_then(key_of), records.last().and_then(key_of));
+        // A page that does not go on where the one before ended would never come to an end.
+        let goes_on = before.is_none_or(|before| first.is_some_and(|first| first > before)) && first <= after;
         for bytes in records {
             usable |= self.take_found(&mut running, &bytes, now);
         }
         let server = running.lookup.server_of(request);
-        if let (true, Some(server), Some(after)) = (more && pages < MAX_PAGES, server, after) {
+        let more = more && goes_on && pages < MAX_PAGES;
+        if let (true, Some(server), Some(after)) = (more, server, after) {
             let next = self.ask(server, &running.query.request(Some(after)), Purpose::Query(id), now);
             running.lookup.asked_more(request, next);
-            running.pages.insert(next, (pages.saturating_add(1), usable));
+            running.pages.insert(next, (pages.saturating_add(1), usable, Some(after)));
         } else {
             let usable = usable || running.query.may_be_empty();
             running.lookup.answered(request, usable, now.mono);

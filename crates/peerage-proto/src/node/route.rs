@@ -15,9 +15,9 @@ use peerage_wire::time::{Instant, Now};
 use rand_core::Rng as _;
 
 use super::lookup::Verdict;
+use super::openings::proving_port;
 use super::places::{may_dial, tags};
 use super::queries::Query;
-use super::serve::proving_port;
 use super::sync::Gate;
 use super::{
     Answer, Discard, Failure, Found, Node, Output, PinProof, Purpose, RequestId, Route, TaskId, Way,
@@ -149,7 +149,10 @@ impl Node {
             match search.stage {
                 Stage::Resolving => self.resolve(task, &search, now),
                 Stage::CheckingNodes(infos) => self.check_nodes(task, &search.device, &infos, now),
-                Stage::FindingHere(_) | Stage::ProvingHere(..) | Stage::FindingNodes | Stage::Asking { .. } => {}
+                Stage::FindingHere(_)
+                | Stage::ProvingHere(..)
+                | Stage::FindingNodes
+                | Stage::Asking { .. } => {}
             }
         }
     }
@@ -420,7 +423,8 @@ impl Node {
 
     pub(super) fn path_answered(&mut self, task: TaskId, from: NodeId, reply: Reply, _now: Now) {
         let Reply::TunnelOpened { candidates } = reply else { return };
-        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task) else {
+        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task)
+        else {
             return;
         };
         if target.member.id != from {
@@ -436,8 +440,7 @@ impl Node {
     }
 
     pub(super) fn path_failed(&mut self, task: TaskId, request: RequestId, _now: Now) {
-        let Some(Search { stage: Stage::Asking { requests, .. }, .. }) =
-            self.routing.searches.get_mut(&task)
+        let Some(Search { stage: Stage::Asking { requests, .. }, .. }) = self.routing.searches.get_mut(&task)
         else {
             return;
         };
@@ -450,7 +453,8 @@ impl Node {
     /// Nobody answered the TunnelRequest, as where UDP is blocked; the tunnel-node may still be dialled where it has announced
     /// itself.
     fn dial_as_announced(&mut self, task: TaskId) {
-        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task) else {
+        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task)
+        else {
             return;
         };
         let target = target.clone();

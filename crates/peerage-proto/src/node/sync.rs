@@ -31,6 +31,9 @@ pub(super) struct Freshness {
     /// Not before then is it asked for again.
     retry_at: Instant,
     poll_at: Instant,
+    /// The look-ups of those sets that are not what the Head states. Comparing costs a hash of every record, so it is done
+    /// when a set or the Head changes, and not for each tunnel.
+    differing: Vec<Query>,
     /// Whether a set that was fetched is not what the Head states.
     disputed: bool,
     /// Whether the revocations and operators were all there that the Head states; they may expire later.
@@ -57,6 +60,7 @@ impl Freshness {
             silent_at: None,
             retry_at: now,
             poll_at: now,
+            differing: Vec::new(),
             disputed: false,
             complete: false,
             stale: false,
@@ -87,8 +91,10 @@ impl Node {
             let header = record.header();
             header.table == Table::Head && header.domain == self.me.id.domain
         };
-        let Some((record, body)) =
-            verified.ok().filter(own).and_then(|record| HeadBody::read(&record).ok().map(|body| (record, body)))
+        let Some((record, body)) = verified
+            .ok()
+            .filter(own)
+            .and_then(|record| HeadBody::read(&record).ok().map(|body| (record, body)))
         else {
             self.endpoint.discard(super::Discard::BadRecord);
             return false;
@@ -114,7 +120,9 @@ impl Node {
             Table::OperatorNode => body.operators,
             Table::Revocation => body.revocations,
             Table::EndDevice => body.devices,
-            Table::Node | Table::NodeInfo | Table::SuperNode | Table::DomainKey | Table::Head => return false,
+            Table::Node | Table::NodeInfo | Table::SuperNode | Table::DomainKey | Table::Head => {
+                return false;
+            }
         };
         self.records.summary(table, domain, record.header().made_at()) != stated
     }
@@ -125,17 +133,18 @@ impl Node {
         if epoch > self.keys.epoch {
             self.look_up(Query::DomainKey, None);
         }
-        for query in self.differing_sets() {
+        self.note_differences();
+        for query in self.freshness.differing.clone() {
             self.look_up(query, None);
         }
-        self.note_completeness();
     }
 
-    /// Notes whether the sets that say who is to be believed are those that the Head states (Rule 6.8).
-    fn note_completeness(&mut self) {
-        let lacking = self.differs(Table::Revocation, self.me.id.domain)
-            || self.differs(Table::OperatorNode, Domain::OPERATORS);
+    /// Notes which sets are not what the Head states, and whether those that say who is to be believed are (Rule 6.8).
+    pub(super) fn note_differences(&mut self) {
+        let differing = self.differing_sets();
+        let lacking = differing.iter().any(|query| matches!(query, Query::Revocations | Query::Operators));
         self.freshness.complete |= self.freshness.head.is_some() && !lacking;
+        self.freshness.differing = differing;
     }
 
     /// Returns the look-ups of those sets that are not what the Head states.
@@ -152,8 +161,8 @@ impl Node {
 
     /// A set was looked up. If it is still not what the Head states, one of the two is old: ask for a newer Head soon.
     pub(super) fn set_looked_up(&mut self) {
-        self.freshness.disputed = !self.differing_sets().is_empty();
-        self.note_completeness();
+        self.note_differences();
+        self.freshness.disputed = !self.freshness.differing.is_empty();
     }
 
     /// Decides whether a tunnel may be opened that was asked for at `since` (Rule 6.9).
@@ -163,7 +172,7 @@ impl Node {
             return Gate::Wait;
         }
         if self.head_age(now).is_some_and(|age| age <= MAX_HEAD_AGE) {
-            return if self.differing_sets().is_empty() { Gate::Open } else { Gate::Wait };
+            return if self.freshness.differing.is_empty() { Gate::Open } else { Gate::Wait };
         }
         if self.freshness.silent_at.is_none_or(|at| at < since) {
             return Gate::Wait;
@@ -181,10 +190,7 @@ impl Node {
 
     /// Returns whether something depends on a fresh Head just now.
     fn needs_head(&self) -> bool {
-        !self.watched.is_empty()
-            || !self.openings.is_empty()
-            || self.routing.is_busy()
-            || self.is_attached()
+        !self.watched.is_empty() || !self.openings.is_empty() || self.routing.is_busy() || self.is_attached()
     }
 
     fn head_due_at(&self) -> Instant {

@@ -48,11 +48,8 @@ impl Node {
         if device.service(&watched.service).is_none() {
             return Some(Code::UnknownService);
         }
-        let (user, server) = if watched.serving {
-            (watched.peer, self.me.id)
-        } else {
-            (self.me.id, watched.peer)
-        };
+        let (user, server) =
+            if watched.serving { (watched.peer, self.me.id) } else { (self.me.id, watched.peer) };
         let allowed = |list: &[_], node| list.is_empty() || list.contains(node);
         let permitted = allowed(&device.users, &user) && allowed(&device.servers, &server);
         (!permitted).then_some(Code::NotAllowed)

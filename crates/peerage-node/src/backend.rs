@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use peerage_client::local::{Device, Event, EventDetail, NodeState, OpenTunnel, Status, Tunnel};
 use peerage_client::{Problem, ProblemKind};
 use peerage_proto::node::{Answer, Command, Event as NodeEvent, Failure};
+use peerage_wire::frame::Code;
 use peerage_wire::id::DeviceId;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -189,12 +190,15 @@ fn shutting_down() -> Problem {
 pub(crate) fn problem_of(error: &ForwardError) -> Problem {
     let kind = match error {
         ForwardError::NoWay(failure) => kind_of(*failure),
+        ForwardError::PinMismatch | ForwardError::Refused(Code::PinMismatch) => ProblemKind::PinMismatch,
+        ForwardError::Refused(Code::NotAllowed) => ProblemKind::NotAllowed,
+        ForwardError::Refused(Code::Revoked | Code::NotMember) => ProblemKind::NotValid,
+        ForwardError::Refused(Code::UnknownService) => ProblemKind::UnknownService,
         ForwardError::Dial(_)
         | ForwardError::Open(_)
         | ForwardError::Refused(_)
         | ForwardError::NoCertificate
         | ForwardError::Local { .. } => ProblemKind::DeviceUnreachable,
-        ForwardError::PinMismatch => ProblemKind::PinMismatch,
         ForwardError::ShuttingDown => ProblemKind::Unavailable,
     };
     let mut detail = error.to_string();

@@ -165,7 +165,10 @@ fn device(status: &DeviceStatus) -> Device {
         name: device.name.clone(),
         kind: device.kind.clone(),
         services: device.services.iter().map(service).collect(),
-        reachable_via: ReachableVia { tunnel_nodes: u32::try_from(announced.unwrap_or(0)).unwrap_or(u32::MAX), local: is_here },
+        reachable_via: ReachableVia {
+            tunnel_nodes: u32::try_from(announced.unwrap_or(0)).unwrap_or(u32::MAX),
+            local: is_here,
+        },
         served_here: status.served,
         state: match announced {
             _ if is_here => DeviceState::Reachable,

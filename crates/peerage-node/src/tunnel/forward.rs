@@ -5,11 +5,11 @@
 //! application goes there. A way that fails is reported, so that the next one the node gives is another; the
 //! application sees nothing but a delay.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use peerage_proto::node::{Answer, Command, Failure, Input, PinProof, Route, TunnelId, Way};
 use peerage_wire::codec::Service;
@@ -31,7 +31,11 @@ const MAX_WAYS: usize = 3;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most ways of which it is remembered that the device's certificate was right; beyond, all are verified anew.
-const MAX_VERIFIED: usize = 1_024;
+const MAX_PROOFS: usize = 1_024;
+
+/// How long a proof counts (Rule 6.18). Shorter costs a handshake with a slow device for many connections of one page; longer
+/// leaves more time to put something else in the device's place.
+const PROOF_LIFETIME: Duration = Duration::from_secs(300);
 
 /// Why a device cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -104,19 +108,28 @@ impl Drop for Watch {
     }
 }
 
+/// What a device has proven through a tunnel-node: that it shows one of these certificates.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Proof {
+    peer: NodeId,
+    device: DeviceId,
+    service: String,
+    pins: Vec<[u8; 32]>,
+}
+
 /// Finds ways and opens tunnels. Clones share what they have learned.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     node: NodeHandle,
     links: Links,
     tunnels: Tunnels,
-    verified: Arc<Mutex<BTreeSet<(NodeId, DeviceId, String)>>>,
+    proofs: Arc<Mutex<BTreeMap<Proof, Instant>>>,
 }
 
 impl Dialer {
     /// Makes the value.
     pub fn new(node: NodeHandle, links: Links, tunnels: Tunnels) -> Self {
-        Self { node, links, tunnels, verified: Arc::default() }
+        Self { node, links, tunnels, proofs: Arc::default() }
     }
 
     /// Finds a way to a service of a device, and proves as much of it as can be proven without an application.
@@ -186,19 +199,24 @@ impl Dialer {
         if !wants_proof {
             return Ok((Some(link), false));
         }
-        let way = (peer, route.device, route.service.name.clone());
-        if !self.verified().contains(&way) {
+        let proof = Proof {
+            peer,
+            device: route.device,
+            service: route.service.name.clone(),
+            pins: route.pins.clone(),
+        };
+        if self.proofs().get(&proof).is_none_or(|at| at.elapsed() > PROOF_LIFETIME) {
             let stream = open_on(&link, route).await?;
             match pin::prove_through(&stream, &route.pins).await {
                 PinProof::Matches => {}
                 PinProof::Differs(_) => return Err(ForwardError::PinMismatch),
                 PinProof::NoAnswer => return Err(ForwardError::NoCertificate),
             }
-            let mut verified = self.verified();
-            if verified.len() >= MAX_VERIFIED {
-                verified.clear();
+            let mut proofs = self.proofs();
+            if proofs.len() >= MAX_PROOFS {
+                proofs.clear();
             }
-            verified.insert(way);
+            proofs.insert(proof, Instant::now());
         }
         Ok((Some(link), true))
     }
@@ -225,8 +243,8 @@ impl Dialer {
         Watch { stream, id, tunnels: self.tunnels.clone(), node: self.node.clone() }
     }
 
-    fn verified(&self) -> std::sync::MutexGuard<'_, BTreeSet<(NodeId, DeviceId, String)>> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    fn proofs(&self) -> std::sync::MutexGuard<'_, BTreeMap<Proof, Instant>> {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,0 +1,9 @@
+//! The real program from end to end: operators, nodes and a device as separate processes on loopback.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
+
+mod crashes;
+mod joining;
+mod nodes;
+mod support;
+mod tunnels;

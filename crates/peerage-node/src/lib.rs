@@ -5,6 +5,7 @@ pub mod clock;
 pub mod data;
 pub mod driver;
 pub mod enrol;
+pub mod http;
 pub mod lan;
 pub mod link;
 pub mod local_api;

@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::enrol::Published;
-use crate::http::until_true;
 use crate::ledger::{Change, LedgerError, LedgerHandle, Tx};
+use peerage_node::http::until_true;
 
 /// Most datagrams that are read before something else has a turn.
 const MAX_BATCH: usize = 64;

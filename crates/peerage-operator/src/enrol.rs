@@ -28,15 +28,15 @@ use tokio::sync::watch;
 use tokio::time;
 use tokio_rustls::TlsAcceptor;
 
-use crate::http::{self, Limits};
 use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
+use peerage_node::http::{self, Limits};
 
 const LIMITS: Limits = Limits {
     // Each holds some 40 KiB of TLS buffers while it lasts; fewer, and a few slow clients keep others waiting.
     connections: 512,
     head_timeout: Duration::from_secs(10),
     // Two small requests over a bad mobile network take ten seconds; longer serves only those who want to hold places.
-    lifetime: Duration::from_secs(30),
+    lifetime: Some(Duration::from_secs(30)),
 };
 
 /// Longest TLS handshake; three round trips of a bad mobile network.
@@ -102,7 +102,7 @@ pub(crate) async fn serve(
     let shared = Shared { enroller, requests: Mutex::new(Limiter::new(REQUEST_RATE)) };
     let router = router(Arc::new(shared));
     let connections = Mutex::new(Limiter::new(CONNECTION_RATE));
-    http::accept(listener, LIMITS, ending.clone(), |stream, remote| {
+    http::accept(listener, LIMITS, ending.clone(), |(stream, remote)| {
         let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
         let router = router.clone().layer(Extension(Remote(remote)));
         welcome.then(|| serve_connection(stream, tls.clone(), router, ending.clone()))

@@ -18,7 +18,6 @@ mod config;
 mod data;
 mod driver;
 mod enrol;
-mod http;
 mod init;
 mod ledger;
 mod run;

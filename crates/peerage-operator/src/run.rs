@@ -26,13 +26,13 @@ use crate::config::{CertificateFiles, Ready, RunConfig};
 use crate::data::{DataDir, DataError, LEDGER, OPERATOR_KEY, OperatorKeys, ROOT_KEY};
 use crate::driver::{Driver, MAX_ASKED};
 use crate::enrol::{self, Enroller, Published};
-use crate::http::until_true;
 use crate::init::{AddressError, advertised, free_port, keep_advertised, setting};
 use crate::ledger::{
     Change, Ledger, LedgerError, LedgerHandle, LedgerThread, MAX_CHANGES, OperatorDraft, OperatorRecordError,
     Signer, Tx, Upkeep, random,
 };
 use crate::tls::{self, CertificateError};
+use peerage_node::http::until_true;
 
 /// How often to look for records at half of their life. They live for a month, so once an hour is often enough.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(3_600);

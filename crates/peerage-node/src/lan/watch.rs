@@ -17,11 +17,10 @@ const MAX_DRAINED: u32 = 65_536;
 
 /// A source of changes to interfaces, addresses, default gateways and their hardware addresses.
 ///
-/// Holds two sockets and no task: changes while nobody waits are noticed by the next call.
+/// Holds a socket and no task: changes while nobody waits are noticed by the next call.
 #[derive(Debug)]
 pub struct LanChanges {
     events: Netlink,
-    requests: Netlink,
     /// What the caller knows of; none before the first reading.
     known: Option<Vec<Interface>>,
     /// When to read again, after an event that may matter.
@@ -32,7 +31,6 @@ impl LanChanges {
     pub(super) fn open() -> Result<Self, LanError> {
         Ok(Self {
             events: Netlink::open(TOPOLOGY | NEIGHBOURS)?,
-            requests: Netlink::open(0)?,
             known: None,
             due: Some(Instant::now()),
         })
@@ -57,7 +55,8 @@ impl LanChanges {
             sleep_until(due).await;
             // What happens after this is either in the reading or another event.
             self.drain()?;
-            let mut now = facts::read(&mut self.requests).await?.interfaces;
+            // A socket for each reading: one whose reading was cancelled half-way refuses the next one as busy.
+            let mut now = facts::read(&mut Netlink::open(0)?).await?.interfaces;
             self.due = None;
             if let Some(known) = &self.known {
                 inherit_gateway_macs(known, &mut now);
@@ -143,7 +142,11 @@ fn inherit_gateway_macs(before: &[Interface], now: &mut [Interface]) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use peerage_proto::lan::{Gateway, InterfaceKind};
+    use tokio::task::yield_now;
 
     use super::super::codec::{Neighbour, NeighbourState};
     use super::*;
@@ -176,6 +179,24 @@ mod tests {
         let mut up_again = [interface(None)];
         inherit_gateway_macs(&[down], &mut up_again);
         assert_eq!(up_again, [interface(None)]);
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_is_cancelled_anywhere_does_not_spoil_the_next() {
+        let mut changes = LanChanges::open().unwrap();
+        for polls in 0..30 {
+            (changes.known, changes.due) = (None, Some(Instant::now()));
+            let mut cancelled = Box::pin(changes.changed());
+            for _ in 0..polls {
+                if poll_fn(|cx| Poll::Ready(cancelled.as_mut().poll(cx))).await.is_ready() {
+                    break;
+                }
+                yield_now().await;
+            }
+            drop(cancelled);
+            (changes.known, changes.due) = (None, Some(Instant::now()));
+            changes.changed().await.unwrap();
+        }
     }
 
     fn mac(last: u8) -> Mac {

@@ -1,6 +1,7 @@
 //! The stream of events.
 
-use super::{Backend, MAX_SUBSCRIBERS, routes::Shared, server::until_true, web::Failure};
+use super::{Backend, MAX_SUBSCRIBERS, routes::Shared, web::Failure};
+use crate::http::until_true;
 use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::{Stream, stream};
 use peerage_client::{

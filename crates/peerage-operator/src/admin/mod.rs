@@ -27,8 +27,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Ready;
 use crate::driver::Ask;
-use crate::http::{self, Limits};
 use crate::ledger::LedgerHandle;
+use peerage_node::http::{self, Limits};
 
 const LIMITS: Limits = Limits {
     // Other programs of this computer may connect but not ask; fewer, and one that holds its connections keeps the
@@ -36,7 +36,7 @@ const LIMITS: Limits = Limits {
     connections: 128,
     head_timeout: Duration::from_secs(30),
     // The revocation of a node of the largest domain signs 20,000 records.
-    lifetime: Duration::from_secs(300),
+    lifetime: Some(Duration::from_secs(300)),
 };
 
 /// What the admin API needs.
@@ -67,7 +67,7 @@ impl Admin {
 /// Serves the admin API until `ending` says so.
 pub(crate) async fn serve(listener: TcpListener, admin: Admin, ending: watch::Receiver<bool>) {
     let router = router(Arc::new(admin));
-    http::accept(listener, LIMITS, ending.clone(), |stream, _remote| {
+    http::accept(listener, LIMITS, ending.clone(), |(stream, _remote)| {
         Some(http::serve_stream(stream, router.clone(), LIMITS, ending.clone()))
     })
     .await;

@@ -1,5 +1,7 @@
-//! What both HTTP servers of the operator share: accepting connections within limits, and ending.
+//! What the HTTP servers of node and operator share: accepting connections within limits, and ending.
 
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use tokio::time;
 /// burns time while the want lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long requests that are under way may take when the operator ends. Longer delays the end.
+/// How long requests that are under way may take when the server ends. Longer delays the end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest head of a request, in bytes; ours have a few hundred. hyper takes no less than 8 KiB.
@@ -26,39 +28,57 @@ const MAX_HEAD: usize = 16 * 1024;
 
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Connections at a time; further ones wait in the system's queue.
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// For the head of a request, and for silence between two.
-    pub(crate) head_timeout: Duration,
-    /// For one connection, whatever it does.
-    pub(crate) lifetime: Duration,
+    pub head_timeout: Duration,
+    /// For one connection, whatever it does; `None` where streams of events may stay open.
+    pub lifetime: Option<Duration>,
+}
+
+/// Where connections come from. Dropping it ends the listening.
+pub trait Listener: Send {
+    /// What a connection is.
+    type Connection: Send;
+
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// What the system says, most likely that descriptors are wanting; the next call may succeed.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Connection = (TcpStream, SocketAddr);
+
+    async fn next(&self) -> io::Result<Self::Connection> {
+        self.accept().await
+    }
 }
 
 /// Accepts connections until `ending` says so, and serves each by `serve`, within the limits.
-pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
-    listener: TcpListener,
+pub async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
+    listener: L,
     limits: Limits,
     mut ending: watch::Receiver<bool>,
-    serve: impl Fn(TcpStream, std::net::SocketAddr) -> Option<F>,
+    serve: impl Fn(L::Connection) -> Option<F>,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
             let permit = Arc::clone(&permits).acquire_owned().await;
-            (permit, listener.accept().await)
+            (permit, listener.next().await)
         };
         tokio::select! {
             () = until_true(&mut ending) => break,
             Some(_ended) = connections.join_next() => {}
             (permit, accepted) = accepted => match accepted {
-                Ok((stream, remote)) => {
-                    let Some(connection) = serve(stream, remote) else { continue };
+                Ok(accepted) => {
+                    let Some(connection) = serve(accepted) else { continue };
                     connections.spawn(async move {
-                        if time::timeout(limits.lifetime, connection).await.is_err() {
-                            tracing::debug!("a connection took too long");
-                        }
+                        within(limits.lifetime, connection).await;
                         drop(permit);
                     });
                 }
@@ -76,13 +96,16 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Serves HTTP/1.1 on a stream until the client or the operator ends it.
-pub(crate) async fn serve_stream<S>(
-    stream: S,
-    router: Router,
-    limits: Limits,
-    mut ending: watch::Receiver<bool>,
-) where
+async fn within(lifetime: Option<Duration>, connection: impl Future<Output = ()>) {
+    let Some(lifetime) = lifetime else { return connection.await };
+    if time::timeout(lifetime, connection).await.is_err() {
+        tracing::debug!("a connection took too long");
+    }
+}
+
+/// Serves HTTP/1.1 on a stream until the client or the server ends it.
+pub async fn serve_stream<S>(stream: S, router: Router, limits: Limits, mut ending: watch::Receiver<bool>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut connection = pin!(
@@ -104,8 +127,8 @@ pub(crate) async fn serve_stream<S>(
     }
 }
 
-/// Waits until the operator ends.
-pub(crate) async fn until_true(ending: &mut watch::Receiver<bool>) {
+/// Waits until the server ends.
+pub async fn until_true(ending: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same. The guard inside the result must not live on in a caller's future.
     drop(ending.wait_for(|ending| *ending).await);
 }
@@ -116,8 +139,11 @@ mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    const LIMITS: Limits =
-        Limits { connections: 1, head_timeout: Duration::from_secs(10), lifetime: Duration::from_secs(30) };
+    const LIMITS: Limits = Limits {
+        connections: 1,
+        head_timeout: Duration::from_secs(10),
+        lifetime: Some(Duration::from_secs(30)),
+    };
 
     /// Sends something, one byte every `pause`, and returns the answer once the connection is closed.
     async fn slowly(request: &[u8], pause: Duration) -> String {
@@ -151,11 +177,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_operator_ends_idle_connections_and_frees_the_port() {
+    async fn the_end_of_the_server_ends_idle_connections_and_frees_the_port() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ending) = watch::channel(false);
-        let serving = tokio::spawn(accept(listener, LIMITS, ending.clone(), move |stream, _| {
+        let serving = tokio::spawn(accept(listener, LIMITS, ending.clone(), move |(stream, _)| {
             Some(serve_stream(stream, Router::new(), LIMITS, ending.clone()))
         }));
         let mut client = TcpStream::connect(address).await.unwrap();

@@ -27,7 +27,7 @@ use peerage_wire::enrol::{
     Credential, ENROL_PATH, EnrolAnswer, EnrolError, EnrolRequest, HELLO_PATH, Hello, HelloError, Refusal,
     TrustedOperator,
 };
-use peerage_wire::id::{NetworkId, NodeId, to_hex};
+use peerage_wire::id::{Domain, NetworkId, NodeId};
 use peerage_wire::limits::MAX_NAME;
 use peerage_wire::record::Roles;
 use peerage_wire::time::UnixTime;
@@ -221,7 +221,7 @@ fn joined(
         domain_name: membership.domain_name.clone(),
         name: membership.name.clone(),
         roles,
-        fingerprint: fingerprint(keys),
+        fingerprint: keys.node_id(Domain::OPERATORS).fingerprint(),
         pending: false,
         already,
         expires,
@@ -230,19 +230,15 @@ fn joined(
 
 fn awaiting(keys: &NodeKeys, name: &str) -> Joined {
     Joined {
-        id: keys.node_id(peerage_wire::id::Domain(0)),
+        id: keys.node_id(Domain::OPERATORS),
         domain_name: String::new(),
         name: name.to_owned(),
         roles: Roles::default(),
-        fingerprint: fingerprint(keys),
+        fingerprint: keys.node_id(Domain::OPERATORS).fingerprint(),
         pending: true,
         already: false,
         expires: None,
     }
-}
-
-fn fingerprint(keys: &NodeKeys) -> String {
-    to_hex(&keys.node_id(peerage_wire::id::Domain(0)).hash)
 }
 
 /// Asks with a token; `None` while an administrator's approval is awaited.

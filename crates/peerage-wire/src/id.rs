@@ -251,6 +251,13 @@ impl NodeId {
         RecordKey(self.hash)
     }
 
+    /// Returns the hash of the identity key in groups of four digits, for two people to compare.
+    pub fn fingerprint(&self) -> String {
+        let digits = to_hex(&self.hash);
+        let groups: Vec<_> = digits.as_bytes().chunks(4).filter_map(|group| str::from_utf8(group).ok()).collect();
+        groups.join(" ")
+    }
+
     /// Returns whether this is the id that belongs to the identity key.
     pub fn is_of(&self, identity: &[u8; 32]) -> bool {
         self.hash == sha256(&[identity])
@@ -366,6 +373,12 @@ mod tests {
         assert_eq!(id.to_bytes()[4..], sha256(&[&[9; 32]]));
         assert!(id.is_of(&[9; 32]));
         assert!(!id.is_of(&[8; 32]));
+    }
+
+    #[test]
+    fn a_fingerprint_can_be_read_out_loud() {
+        let id = NodeId { domain: Domain(7), hash: [0xab; 32] };
+        assert_eq!(id.fingerprint(), ["abab"; 16].join(" "));
     }
 
     /// Rule 1.8: records of one domain stand together, and within it by the hash of their key.

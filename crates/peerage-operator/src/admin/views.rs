@@ -5,7 +5,7 @@ use peerage_client::admin::{
 };
 use peerage_client::{ProblemKind, Protocol, Role, Service};
 use peerage_wire::codec;
-use peerage_wire::id::{NodeId, from_hex, to_hex};
+use peerage_wire::id::{from_hex, to_hex};
 use peerage_wire::record::Roles;
 use peerage_wire::time::UnixTime;
 
@@ -59,7 +59,7 @@ pub(super) fn node(row: &NodeRow, now: UnixTime, started_at: UnixTime) -> Node {
     Node {
         id: row.id.to_string(),
         name: row.name.clone(),
-        fingerprint: fingerprint(&row.id),
+        fingerprint: row.id.fingerprint(),
         state,
         roles: roles(row.roles),
         token: row.token.to_string(),
@@ -69,13 +69,6 @@ pub(super) fn node(row: &NodeRow, now: UnixTime, started_at: UnixTime) -> Node {
         revoked_at_ms: row.revoked_at.map(UnixTime::as_millis),
         revocation_reason: row.reason.map(revocation_reason),
     }
-}
-
-/// The hash of the identity key in groups of four digits.
-fn fingerprint(id: &NodeId) -> String {
-    let digits = to_hex(&id.hash);
-    let groups: Vec<_> = digits.as_bytes().chunks(4).filter_map(|group| str::from_utf8(group).ok()).collect();
-    groups.join(" ")
 }
 
 pub(super) fn device(row: DeviceRow) -> Device {

@@ -135,7 +135,8 @@ fn main() {
         let mut pair = Pair::new(100);
         pair.ping();
         let known = micros_each(MESSAGES, |_| pair.ping());
-        let mut strangers: Vec<_> = (0..CONTACTS).map(|n| Pair::new(u8::try_from(n % 100).unwrap())).collect();
+        let mut strangers: Vec<_> =
+            (0..CONTACTS).map(|n| Pair::new(u8::try_from(n % 100).unwrap())).collect();
         let first = micros_each(CONTACTS, |n| strangers.get_mut(n as usize).unwrap().ping());
         let (_, sample) = endpoint(100, &root, &operator, pair.now);
         let verify = micros_each(CONTACTS, |_| {

@@ -1,4 +1,4 @@
-//! What time it is: the computer's clock, corrected by what trustworthy nodes say (Rule 3.11).
+//! What time it is: the computer's clock, corrected by what trustworthy nodes say (Rules 3.11 and 6.1).
 //!
 //! Clocks at customers' sites run hours off. The offset is learned from an operator, or from
 //! [`AGREEING_SUPER_NODES`] super-nodes of different domains; the computer's own clock is never touched.

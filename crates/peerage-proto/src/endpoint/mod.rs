@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chacha20::ChaCha20Rng;
 use peerage_wire::crypto::Crypto;
-use peerage_wire::id::{NetworkId, NodeId, Nonce};
+use peerage_wire::id::{KeyHint, NetworkId, NodeId, Nonce};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::{IdentityKey, SecretKey};
 use peerage_wire::message::{Reply, Request};
@@ -259,6 +259,11 @@ impl Endpoint {
         self.peers.get(node).map(|peer| &peer.member)
     }
 
+    /// Returns which sealing key a peer has, as far as is known.
+    pub fn peer_key(&self, node: &NodeId) -> Option<KeyHint> {
+        self.peers.get(node).map(|peer| peer.statement.hint())
+    }
+
     /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
         self.transmits.pop_front()
@@ -325,4 +330,4 @@ impl Endpoint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

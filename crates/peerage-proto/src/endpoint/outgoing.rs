@@ -25,7 +25,8 @@ pub(super) const RETRANSMIT: [Duration; 3] =
 /// Most requests that wait for an answer; more fail at once.
 pub(super) const MAX_OUTSTANDING: usize = 4_096;
 
-/// How often one request is sent again because of hints or a corrected clock: each of the four reasons once, and once more.
+/// How often one request is sent again because of hints or a corrected clock (Rule 6.3): each of the four reasons once,
+/// and once more. More would let whoever sees the requests make a node send; fewer would give up on an honest receiver.
 const MAX_RESENT: u32 = 5;
 
 /// How long after a datagram a hint about it is acted upon.
@@ -193,7 +194,8 @@ impl Endpoint {
         }
     }
 
-    /// Seals a request in the short form if the peer has the context, in the long form with the introduction if not.
+    /// Seals a request in the short form if the peer has the context, in the long form with the introduction if not
+    /// (Rule 6.3).
     /// `None` if that does not fit, or the peer is gone.
     fn seal(&mut self, waiting: &Waiting, now: Now) -> Option<(Sealed, SendContext)> {
         let time = self.clock.time(now);

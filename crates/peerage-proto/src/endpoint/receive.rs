@@ -318,14 +318,18 @@ impl Endpoint {
         trust: &Trust,
         now: Now,
     ) -> Result<(), Discard> {
-        let believed =
-            trust.is_operator(by) || (!self.clock.is_learned() && self.clock.hear(by.domain, theirs, now));
+        let may_be_heard = self.is_super_node(by) && !self.clock.is_learned();
+        let believed = trust.is_operator(by) || (may_be_heard && self.clock.hear(by.domain, theirs, now));
         if !believed {
             return Err(Discard::StaleTime);
         }
         self.learn_clock(theirs, now);
         self.resend(request, now);
         Ok(())
+    }
+
+    fn is_super_node(&self, node: &NodeId) -> bool {
+        self.peers.get(node).is_some_and(|peer| peer.member.roles.super_node)
     }
 
     /// Acts on a hint: the only effect is sending one request once more (Rule 3.9).

@@ -149,7 +149,7 @@ impl Node {
         self.queries.insert(id, running);
     }
 
-    /// Verifies one record of an answer and keeps it. Returns whether it is what was looked for.
+    /// Verifies one record of an answer and keeps it (Rule 6.5). Returns whether it is what was looked for.
     fn take_found(&mut self, running: &mut Running, bytes: &Bytes, now: Now) -> bool {
         if matches!(running.query, Query::Head) {
             return self.take_head(bytes, now);

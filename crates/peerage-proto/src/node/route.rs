@@ -439,26 +439,31 @@ impl Node {
         self.path_found(task, &target, addresses);
     }
 
-    pub(super) fn path_failed(&mut self, task: TaskId, request: RequestId, _now: Now) {
+    pub(super) fn path_failed(&mut self, task: TaskId, request: RequestId, now: Now) {
         let Some(Search { stage: Stage::Asking { requests, .. }, .. }) = self.routing.searches.get_mut(&task)
         else {
             return;
         };
         requests.remove(&request);
         if requests.is_empty() {
-            self.dial_as_announced(task);
+            self.dial_as_announced(task, now);
         }
     }
 
     /// Nobody answered the TunnelRequest, as where UDP is blocked; the tunnel-node may still be dialled where it has announced
     /// itself.
-    fn dial_as_announced(&mut self, task: TaskId) {
-        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task)
+    fn dial_as_announced(&mut self, task: TaskId, now: Now) {
+        let Some(Search { stage: Stage::Asking { target, .. }, device, .. }) =
+            self.routing.searches.get(&task)
         else {
             return;
         };
         let target = target.clone();
         if target.tcp.is_empty() {
+            // The next attempt should not ask the same again if there is another.
+            if let Some(device) = self.named_device(device).map(|device| device.device) {
+                self.route_failed(device, target.member.id, now);
+            }
             return self.route_failed_with(task, Failure::TunnelNodesSilent);
         }
         let addresses = target.tcp.clone();
@@ -519,7 +524,7 @@ impl Node {
         let late: Vec<_> = late.map(|(task, search)| (*task, search.stage.clone())).collect();
         for (task, stage) in late {
             match stage {
-                Stage::Asking { .. } => self.dial_as_announced(task),
+                Stage::Asking { .. } => self.dial_as_announced(task, now),
                 Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
                 Stage::FindingHere(_) | Stage::ProvingHere(..) => {
                     self.route_failed_with(task, Failure::UnusableDevice);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::id::{DeviceId, LocationId, NodeId};
+use peerage_wire::id::{DeviceId, KeyHint, LocationId, NodeId};
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::record::{Draft, EndDevice, Header, NodeInfoPrivate, NodeInfoPublic, Table};
 use peerage_wire::time::{Instant, Now};
@@ -56,6 +56,8 @@ pub(super) struct Attachment {
     next_at: Instant,
     misses: u32,
     pub(super) observed: Option<SocketAddr>,
+    /// The server's sealing key. With another one it has started anew, and what it kept in memory is gone.
+    key: Option<KeyHint>,
 }
 
 /// What a tunnel-node remembers.
@@ -131,6 +133,11 @@ impl Node {
             self.serving.served = served;
             self.announce_soon(now);
         }
+        // A report that has taken effect is done with: should the location be taken out again, it is news again.
+        let devices = &self.devices;
+        self.serving.reported_at.retain(|(device, location), _| {
+            devices.get(device).is_some_and(|(_, device)| !device.site.contains(location))
+        });
         self.review_attachments(now);
         self.search_named(now);
     }
@@ -229,6 +236,8 @@ impl Node {
             return;
         }
         self.attach_to_servers(now.mono);
+        // At once: what is due now must not wait for a timeout that may have been served already.
+        self.renew_attachments(now);
     }
 
     /// Fills up the attachments; new ones are asked for at `at`.
@@ -237,7 +246,7 @@ impl Node {
             if self.serving.attachments.len() >= MAX_ATTACHMENTS {
                 return;
             }
-            let new = Attachment { since: at, next_at: at, misses: 0, observed: None };
+            let new = Attachment { since: at, next_at: at, misses: 0, observed: None, key: None };
             self.serving.attachments.entry(server.node).or_insert(new);
         }
     }
@@ -257,8 +266,10 @@ impl Node {
 
     pub(super) fn attached(&mut self, by: NodeId, reply: Reply, now: Now) {
         let Reply::Attached { observed, head } = reply else { return };
+        let key = self.endpoint.peer_key(&by);
         if let Some(attachment) = self.serving.attachments.get_mut(&by) {
-            let first = attachment.observed.is_none();
+            let first = attachment.observed.is_none() || attachment.key != key;
+            attachment.key = key;
             attachment.misses = 0;
             attachment.observed = Some(observed);
             if first {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerage_wire::id::{DeviceId, LocationId, NodeId};
-use peerage_wire::record::{EndDevice, Roles};
+use peerage_wire::id::{DeviceId, Domain, LocationId, NodeId, RecordKey};
+use peerage_wire::record::{EndDevice, Record, Roles, Table};
 use peerage_wire::time::{Now, UnixTime};
 
 use super::{Node, Watched};
@@ -125,6 +125,11 @@ impl Node {
             tunnels: self.watched.values().cloned().collect(),
             discards: *self.endpoint.discards(),
         }
+    }
+
+    /// Returns the record of a table, domain and key that is held.
+    pub fn record(&self, table: Table, domain: Domain, key: RecordKey) -> Option<&Record> {
+        self.records.get(table, domain, key)
     }
 
     /// Returns the id of the device with a name.

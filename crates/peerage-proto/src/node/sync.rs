@@ -15,8 +15,17 @@ use super::{Event, Node};
 /// How old the newest Head may become while tunnels depend on it.
 const REFRESH_AFTER: Duration = Duration::from_secs(20);
 
+/// The same for an attached node, to which every renewal of the attachment brings a Head: only if that fails is it asked for.
+/// A Head may be 20 s old when it arrives, so that it is asked for before it is a minute old.
+const ATTACHED_REFRESH_AFTER: Duration = Duration::from_secs(35);
+
 /// How soon after a silence, or a set that does not match, the Head is asked for again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The longest pause between such attempts while nobody waits for one; each silence doubles it. Longer would keep what a network
+/// missed during an outage from being in force within the minute after it; shorter costs operators that come back, and whoever
+/// pays for the traffic of a node that nobody answers any more.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(40);
 
 /// How often a node that may serve, but has no device at its locations, asks whether that has changed. Others are silent.
 const POLL_INTERVAL: Duration = Duration::from_secs(300);
@@ -28,8 +37,10 @@ pub(super) struct Freshness {
     received_at: Instant,
     /// When nobody answered last.
     silent_at: Option<Instant>,
-    /// Not before then is it asked for again.
-    retry_at: Instant,
+    /// When a look-up of it ended last.
+    tried_at: Option<Instant>,
+    /// How long to wait after that.
+    pause: Duration,
     poll_at: Instant,
     /// The look-ups of those sets that are not what the Head states. Comparing costs a hash of every record, so it is done
     /// when a set or the Head changes, and not for each tunnel.
@@ -58,7 +69,8 @@ impl Freshness {
             head: None,
             received_at: now,
             silent_at: None,
-            retry_at: now,
+            tried_at: None,
+            pause: RETRY_AFTER,
             poll_at: now,
             differing: Vec::new(),
             disputed: false,
@@ -167,12 +179,15 @@ impl Node {
 
     /// Decides whether a tunnel may be opened that was asked for at `since` (Rule 6.9).
     pub(super) fn gate(&self, since: Instant, now: Now) -> Gate {
-        let fetching = [Query::Head, Query::Revocations, Query::Operators, Query::Devices];
+        let fetching = [Query::Revocations, Query::Operators, Query::Devices];
         if fetching.iter().any(|query| self.is_looking_up(query)) {
             return Gate::Wait;
         }
         if self.head_age(now).is_some_and(|age| age <= MAX_HEAD_AGE) {
             return if self.freshness.differing.is_empty() { Gate::Open } else { Gate::Wait };
+        }
+        if self.is_looking_up(&Query::Head) {
+            return Gate::Wait;
         }
         if self.freshness.silent_at.is_none_or(|at| at < since) {
             return Gate::Wait;
@@ -196,10 +211,14 @@ impl Node {
     fn head_due_at(&self) -> Instant {
         let aged = match self.freshness.head {
             Some(_) if self.freshness.disputed => Instant::default(),
+            Some(_) if self.is_attached() => self.freshness.received_at.after(ATTACHED_REFRESH_AFTER),
             Some(_) => self.freshness.received_at.after(REFRESH_AFTER),
             None => Instant::default(),
         };
-        aged.max(self.freshness.retry_at)
+        // Whoever waits for a decision should not wait for a pause that protects others.
+        let is_awaited = !self.openings.is_empty() || self.routing.is_busy();
+        let pause = if is_awaited { RETRY_AFTER } else { self.freshness.pause };
+        self.freshness.tried_at.map_or(aged, |at| aged.max(at.after(pause)))
     }
 
     pub(super) fn freshness_at(&self) -> Option<Instant> {
@@ -232,18 +251,23 @@ impl Node {
 
     /// A look-up of the Head has ended.
     pub(super) fn head_looked_up(&mut self, verdict: Verdict, now: Now) {
-        self.freshness.retry_at = now.mono.after(RETRY_AFTER);
+        self.freshness.tried_at = Some(now.mono);
         match verdict {
-            Verdict::Found => self.freshness.silent_at = None,
+            Verdict::Found => {
+                self.freshness.silent_at = None;
+                self.freshness.pause = RETRY_AFTER;
+                self.compare_sets(now);
+            }
             Verdict::NotFound | Verdict::Silence => {
                 self.freshness.silent_at = Some(now.mono);
+                let longer = self.freshness.pause.saturating_mul(2).min(MAX_RETRY_AFTER);
+                self.freshness.pause = self.jittered(longer);
                 // At the start it is asked for again soon; later the jittered interval is what protects the operator.
                 if self.freshness.head.is_none() {
                     self.freshness.poll_at = now.mono.after(self.jittered(RETRY_AFTER * 2));
                 }
             }
         }
-        self.compare_sets(now);
     }
 
     pub(super) fn domain_key_looked_up(&mut self, now: Now) {

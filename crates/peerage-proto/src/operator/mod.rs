@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::id::{CommandId, Domain, NodeId};
+use peerage_wire::id::{CommandId, Domain, NodeId, RecordKey};
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::record::{Draft, Header, NodeInfoPublic, Record, Table, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
@@ -156,6 +156,11 @@ impl Operator {
     pub fn contacts(&self, now: Now) -> impl Iterator<Item = (NodeId, SocketAddr)> + '_ {
         let live = move |c: &Contact| now.mono - c.heard_at <= CONTACT_LIFETIME;
         self.contacts.iter().filter(move |(_, c)| live(c)).map(|(id, contact)| (*id, contact.remote))
+    }
+
+    /// Returns the record of a table, domain and key that is held.
+    pub fn record(&self, table: Table, domain: Domain, key: RecordKey) -> Option<&Record> {
+        self.records.get(table, domain, key)
     }
 
     /// Returns how many records are held.

@@ -10,7 +10,7 @@ use peerage_proto::operator::DomainFacts;
 use peerage_wire::frame::Code;
 use peerage_wire::id::{DeviceId, Mac, NodeId, SessionId};
 use peerage_wire::open::Open;
-use peerage_wire::record::{EndDevice, Table};
+use peerage_wire::record::{Draft, EndDevice, NodeBody, Table};
 
 use crate::actor::USER_ONLY;
 use crate::support::{
@@ -57,13 +57,21 @@ fn offline_hours_are_counted_from_the_last_head() {
 #[test]
 fn a_tunnel_ends_with_the_membership_of_its_peer_though_no_operator_answers() {
     let (mut world, site, user) = office(71);
-    let user_id = world.host(user).id;
+    let (user_id, identity) = (world.host(user).id, world.host(user).identity.public());
+    let body = NodeBody { identity, receiving: [1; 32], roles: USER_ONLY };
+    let soon = world.now.unix.after(Duration::from_secs(3_600));
+    let key = user_id.record_key();
+    let short = world.sign(Table::Node, DOMAIN, key, |mut draft| {
+        draft.header.expires = soon;
+        Draft { public: body.write(), ..draft }
+    });
+    world.commit(vec![short]);
     assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
     world.operator_up = false;
-    world.run(Duration::from_secs(29 * 86_400));
+    world.run(Duration::from_secs(3_500));
     assert_eq!(world.host(site).closed, []);
-    world.run(Duration::from_secs(86_400));
-    assert_eq!(world.host(site).closed.first().map(|(_, code)| *code), Some(Code::NotMember));
+    world.run(Duration::from_secs(200));
+    assert_eq!(world.host(site).closed, [(TunnelId(1), Code::NotMember)]);
 }
 
 /// Rule 6.15: the tunnel-node that served last comes first; one that failed is passed over for a minute.
@@ -212,6 +220,8 @@ fn a_node_that_lost_its_store_and_its_time_goes_above_the_version_that_is_held()
         let own = stored.iter().filter(|r| r.header().table == Table::NodeInfo);
         own.map(|record| record.header().version).max().unwrap_or(0)
     };
+    // Within the window, so that nobody tells it the time; the operator has run for long enough to listen to it.
+    world.run(Duration::from_secs(60));
     let before = version(&mut world);
     world.host(site).stored.clear();
     world.step_clock(site, -50_000);
@@ -228,7 +238,7 @@ fn an_attachment_that_is_lost_is_made_again() {
     let (mut world, site, _) = office(80);
     let attached = |world: &mut World| {
         let now = world.now;
-        world.host(site).node.status(now).attachments.iter().any(|(_, observed)| observed.is_some())
+        world.host(site).node.status(now).attachments.iter().any(|attachment| attachment.observed.is_some())
     };
     assert!(attached(&mut world));
     world.operator_up = false;
@@ -275,22 +285,23 @@ fn sixty_devices_and_three_hundred_members_are_known_where_they_have_to_be() {
 /// Rule 6.2: what is lost is sent again, and with a fifth of everything lost a person notices nothing.
 #[test]
 fn lost_doubled_and_overtaking_datagrams_do_not_keep_a_user_from_the_device() {
+    let (mut all_routes, mut all_tunnels) = (0, 0);
     for seed in 0..10 {
         let (mut world, site, user) = office(1_000 + seed);
         world.faults = Faults { lost: 20, doubled: 20, delay_millis: 200 };
         world.run(Duration::from_secs(90));
         let user_id = world.host(user).id;
-        let mut routes = 0;
-        let mut tunnels = 0;
         for n in 0..10 {
-            routes += u32::from(matches!(world.route(user, "hp", None), Answer::Route(_)));
-            tunnels += u32::from(matches!(world.open(site, n, user_id, device(), "ipp"), Decision::Served(_)));
+            all_routes += u32::from(matches!(world.route(user, "hp", None), Answer::Route(_)));
+            all_tunnels +=
+                u32::from(matches!(world.open(site, n, user_id, device(), "ipp"), Decision::Served(_)));
         }
-        assert!(routes >= 8 && tunnels >= 8, "seed {seed}: {routes} {tunnels}");
         world.faults = Faults::default();
         world.run(Duration::from_secs(60));
         routed(&mut world, user);
     }
+    // Each question is lost for good in about one of twenty cases, and a way takes one or two.
+    assert!(all_routes >= 85 && all_tunnels >= 85, "{all_routes} and {all_tunnels} of 100");
 }
 
 /// Rule 6.2: half a second, a second and a half, three and a half, and it has failed.
@@ -327,13 +338,14 @@ fn a_route_names_the_certificates_that_the_device_may_show() {
     assert!(route.service.tls);
 }
 
-/// Rule 6.23: an operator that stands in keeps what nodes announce in memory, and gets it again after a restart.
+/// Rule 6.23: an operator that stands in keeps what nodes announce in memory, and gets it again as soon as they notice
+/// that it has started anew.
 #[test]
 fn an_operator_that_restarts_learns_again_where_the_tunnel_nodes_are() {
     let (mut world, site, user) = office(85);
     world.restart_operator();
     let peer = world.host(site).id;
-    world.run(Duration::from_secs(400));
+    world.run(Duration::from_secs(60));
     assert_eq!(tunnel_node(&routed(&mut world, user)), peer);
 }
 
@@ -343,7 +355,8 @@ fn a_user_closes_its_tunnel_when_the_tunnel_node_is_revoked() {
     let (mut world, site, user) = office(86);
     let peer = world.host(site).id;
     routed(&mut world, user);
-    let opened = Input::TunnelOpened { tunnel: TunnelId(5), peer, device: device(), service: "ipp".to_owned() };
+    let opened =
+        Input::TunnelOpened { tunnel: TunnelId(5), peer, device: device(), service: "ipp".to_owned() };
     world.input(user, opened);
     let watched = Watched { peer, device: device(), service: "ipp".to_owned(), serving: false };
     let now = world.now;

@@ -39,9 +39,7 @@ fn flooded(seed: u64) -> (World, Bytes, Actor) {
 }
 
 fn cookie_hint(answers: &[Flight]) -> bool {
-    let hint = |flight: &Flight| {
-        matches!(Packet::parse(&flight.payload), Ok(Packet::Hint(hint)) if matches!(hint.reason, HintReason::Cookie(_)))
-    };
+    let hint = |flight: &Flight| matches!(Packet::parse(&flight.payload), Ok(Packet::Hint(hint)) if matches!(hint.reason, HintReason::Cookie(_)));
     answers.len() == 1 && hint(&answers[0])
 }
 

@@ -100,7 +100,9 @@ fn a_key_statement_that_is_not_the_nodes_or_has_expired_is_not_taken() {
         vec![0; KeyStatement::SIZE],
     ];
     for statement in forged {
-        assert!(world.inject(operator_address(), user, &hint(&asked, HintReason::StaleKey(statement))).is_empty());
+        assert!(
+            world.inject(operator_address(), user, &hint(&asked, HintReason::StaleKey(statement))).is_empty()
+        );
     }
     let now = world.now;
     assert_eq!(world.host(user).node.status(now).discards.of(Discard::BadStatement), 5);

@@ -15,7 +15,7 @@ use peerage_wire::frame::Code;
 use peerage_wire::id::{Domain, RecordKey};
 use peerage_wire::keys::IdentityKey;
 use peerage_wire::message::{Page, Reply, Request};
-use peerage_wire::record::{Draft, HeadBody, Header, Record, SetSummary, Table};
+use peerage_wire::record::{Draft, HeadBody, Header, OperatorBody, OperatorState, Record, SetSummary, Table};
 use rand_core::Rng as _;
 
 use crate::support::{DOMAIN, Decision, Flight, World, device, office, printer};
@@ -119,13 +119,19 @@ fn a_head_that_is_old_foreign_expired_or_forged_changes_nothing() {
         ledger.values().next().unwrap().bytes().clone(),
         Bytes::from_static(b"no record"),
     ];
+    // Until its Head is old enough for an attached node to ask for one besides.
+    stand_in(&mut world, &ledger, |request, truth| match request {
+        Request::GetHead | Request::Attach => None,
+        _ => truth,
+    });
+    world.run(Duration::from_secs(36));
     for (n, lie) in lies.into_iter().enumerate() {
         stand_in(&mut world, &ledger, move |request, truth| match request {
             Request::GetHead => Some(Reply::Head(Some(lie.clone()))),
             Request::Attach => None,
             _ => truth,
         });
-        world.run(Duration::from_secs(4));
+        world.run(Duration::from_secs(12));
         assert_eq!(head_version(&mut world, site), known, "lie {n}");
     }
     let now = world.now;
@@ -149,9 +155,10 @@ fn a_revocation_that_is_stated_and_withheld_lets_nobody_in() {
     let stating = head(&world, &after, DOMAIN, &operator, |_| {});
     stand_in(&mut world, &before, move |request, truth| match request {
         Request::GetHead => Some(Reply::Head(Some(stating.clone()))),
+        Request::Attach => None,
         _ => truth,
     });
-    world.run(Duration::from_secs(25));
+    world.run(Duration::from_secs(45));
     assert_eq!(world.open(site, 2, user_id, device(), "ipp"), Decision::Refused(Code::StaleHead));
     stand_in(&mut world, &before, |_, _| None);
     world.run(Duration::from_secs(180));
@@ -174,7 +181,8 @@ fn records_that_do_not_answer_the_question_are_not_kept() {
         .filter(|record| record.header().table != Table::EndDevice)
         .map(|record| record.bytes().clone())
         .collect();
-    let mut altered = ledger.values().find(|r| r.header().table == Table::EndDevice).unwrap().bytes().to_vec();
+    let mut altered =
+        ledger.values().find(|r| r.header().table == Table::EndDevice).unwrap().bytes().to_vec();
     let last = altered.len() - 1;
     altered[last] ^= 1;
     stand_in(&mut world, &ledger, move |request, truth| match request {
@@ -202,15 +210,18 @@ fn a_device_under_the_key_of_another_is_not_believed() {
     let mut twin = printer(via);
     twin.name = "twin".to_owned();
     let keys = world.keys.clone();
-    let other = keys.device_record_key(&peerage_wire::id::DeviceId([5; 32]));
-    let body = twin.write();
-    let record = world.sign(Table::EndDevice, DOMAIN, other, |d| d.with_private(&keys, [4; 16], body));
-    world.commit(vec![record]);
+    // One before and one behind the device's own key, so that the order in which they are read does not matter.
+    for other in [RecordKey([0; 32]), RecordKey([0xff; 32])] {
+        let (keys, body) = (keys.clone(), twin.write());
+        let record = world.sign(Table::EndDevice, DOMAIN, other, |d| d.with_private(&keys, [4; 16], body));
+        world.commit(vec![record]);
+    }
     world.run(Duration::from_secs(2));
     let task = world.command(user, Command::RefreshDevices);
     world.await_answer(user, task);
     let now = world.now;
-    let names: Vec<_> = world.host(user).node.status(now).devices.iter().map(|d| d.device.name.clone()).collect();
+    let names: Vec<_> =
+        world.host(user).node.status(now).devices.iter().map(|d| d.device.name.clone()).collect();
     assert_eq!(names, ["hp"]);
 }
 
@@ -223,7 +234,8 @@ fn a_time_that_is_no_operators_is_not_believed() {
     // The tunnel-node's clock is an hour ahead and it does not know; the user asks it for a path.
     world.cut.insert(crate::support::OPERATOR_ADDRESS.parse().unwrap());
     world.route(user, "hp", None);
-    let learned = world.host(user).events[before..].iter().any(|event| matches!(event, Event::ClockLearned(_)));
+    let learned =
+        world.host(user).events[before..].iter().any(|event| matches!(event, Event::ClockLearned(_)));
     assert!(!learned);
     world.cut.clear();
     world.run(Duration::from_secs(60));
@@ -238,7 +250,9 @@ fn pages_that_never_end_end() {
     let ledger = world.ledger.clone();
     let device = ledger.values().find(|r| r.header().table == Table::EndDevice).unwrap().bytes().clone();
     stand_in(&mut world, &ledger, move |request, truth| match request {
-        Request::GetDevices { .. } => Some(Reply::Devices(Page { records: vec![device.clone()], more: true })),
+        Request::GetDevices { .. } => {
+            Some(Reply::Devices(Page { records: vec![device.clone()], more: true }))
+        }
         _ => truth,
     });
     let task = world.command(user, Command::RefreshDevices);
@@ -246,4 +260,51 @@ fn pages_that_never_end_end() {
     assert!(matches!(answer, Answer::Refreshed | Answer::Failed(Failure::Offline)));
     let asked = world.log.iter().filter(|flight| flight.from == user).count();
     assert!(asked < 100, "{asked}");
+}
+
+/// Rule 2.9: operators are made by the root alone; neither an operator nor the new one itself can.
+#[test]
+fn an_operator_that_the_root_has_not_signed_is_none() {
+    let (mut world, site, _) = office(66);
+    let second = IdentityKey::generate(&mut world.rng);
+    let operator = world.operator_identity.clone();
+    let forged = [&operator, &second].map(|by| {
+        let id = second.node_id(Domain::OPERATORS);
+        let body = OperatorBody {
+            identity: second.public(),
+            enrolment: [1; 32],
+            addresses: vec!["45.77.7.7:7".parse().unwrap()],
+            state: OperatorState::Active,
+        };
+        let header = Header {
+            table: Table::OperatorNode,
+            domain: Domain::OPERATORS,
+            key: id.record_key(),
+            version: world.now.unix.as_millis(),
+            expires: world.now.unix.after(Duration::from_secs(86_400)),
+            signer: by.node_id(Domain::OPERATORS),
+            removed: false,
+        };
+        let draft = Draft { header, public: body.write(), private: None };
+        draft.sign(by, &world.network, &peerage_wire::crypto::Real).unwrap()
+    });
+    let mut ledger = world.ledger.clone();
+    for record in forged {
+        ledger.insert(record.header().id(), record.clone());
+        // It states the forged operator, so that the node asks for it.
+        let stating = head(&world, &ledger, DOMAIN, &operator, |_| {});
+        stand_in(&mut world, &ledger, move |request, truth| match request {
+            Request::GetHead => Some(Reply::Head(Some(stating.clone()))),
+            Request::Attach => None,
+            Request::GetOperatorNodes { .. } => {
+                Some(Reply::OperatorNodes(Page { records: vec![record.bytes().clone()], more: false }))
+            }
+            _ => truth,
+        });
+        world.run(Duration::from_secs(60));
+        let now = world.now;
+        let status = world.host(site).node.status(now);
+        assert_eq!(status.servers.len(), 1);
+        assert!(status.discards.of(Discard::BadRecord) > 0);
+    }
 }

@@ -11,7 +11,7 @@ use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::{AgreementKey, IdentityKey};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
 use peerage_wire::record::{
-    Draft, Header, HeadBody, NodeBody, NodeInfoPublic, OperatorBody, OperatorState, Record, Roles, Table,
+    Draft, HeadBody, Header, NodeBody, NodeInfoPublic, OperatorBody, OperatorState, Record, Roles, Table,
 };
 
 use crate::actor::{Actor, TUNNEL, USER_ONLY, node_state, operator_state};
@@ -21,7 +21,12 @@ const HERE: &str = "45.66.6.6:6666";
 const OTHER: Domain = Domain(0x0bad_cafe);
 
 /// A NodeInfo of `subject`, signed by whoever.
-fn node_info(world: &World, subject: NodeId, by: (&IdentityKey, NodeId), change: impl FnOnce(&mut Header)) -> Bytes {
+fn node_info(
+    world: &World,
+    subject: NodeId,
+    by: (&IdentityKey, NodeId),
+    change: impl FnOnce(&mut Header),
+) -> Bytes {
     let time = world.now.unix;
     let key = *AgreementKey::from_secret([9; 32]).public();
     let validity = time.before(Duration::from_secs(60))..time.after(Duration::from_secs(3_600));
@@ -44,7 +49,11 @@ fn node_info(world: &World, subject: NodeId, by: (&IdentityKey, NodeId), change:
 fn stores(world: &mut World, actor: &mut Actor, record: &Bytes) -> bool {
     let before = operator_state(world);
     let stored = actor.ask(world, &Request::Store(record.clone())).is_some();
-    assert_eq!(operator_state(world) != before, stored || before.is_empty(), "silence and no effect go together");
+    assert_eq!(
+        operator_state(world) != before,
+        stored || before.is_empty(),
+        "silence and no effect go together"
+    );
     stored
 }
 
@@ -117,7 +126,12 @@ fn operator_signed_records_are_not_taken_from_members() {
     }
 }
 
-fn node_record(world: &World, identity: &IdentityKey, by: (&IdentityKey, NetworkId), change: impl FnOnce(&mut Header)) -> Record {
+fn node_record(
+    world: &World,
+    identity: &IdentityKey,
+    by: (&IdentityKey, NetworkId),
+    change: impl FnOnce(&mut Header),
+) -> Record {
     let time = world.now.unix;
     let id = identity.node_id(DOMAIN);
     let mut header = Header {
@@ -232,7 +246,8 @@ fn a_member_learns_nothing_about_another_domain() {
     assert_eq!(actor.ask(&mut world, &Request::GetNodeInfo(site_id)), None);
     assert_eq!(world.operator.discards().of(Discard::Forbidden), 2);
     let tags: Vec<_> = world.ledger.keys().map(|_| peerage_wire::id::LookupTag([0; 16])).take(1).collect();
-    let own_info = world.host(site).stored.iter().rev().find(|r| r.header().table == Table::NodeInfo).cloned().unwrap();
+    let own_info =
+        world.host(site).stored.iter().rev().find(|r| r.header().table == Table::NodeInfo).cloned().unwrap();
     let found = NodeInfoPublic::read(&own_info).unwrap().tags;
     for request in [
         Request::GetTunnelNodes { tags: found, after: None },
@@ -242,7 +257,9 @@ fn a_member_learns_nothing_about_another_domain() {
     ] {
         let reply = actor.ask(&mut world, &request).expect("about its own domain it may ask");
         let empty = match reply {
-            Reply::TunnelNodes(page) | Reply::Devices(page) | Reply::Revocations(page) => page.records.is_empty(),
+            Reply::TunnelNodes(page) | Reply::Devices(page) | Reply::Revocations(page) => {
+                page.records.is_empty()
+            }
             other => panic!("{other:?}"),
         };
         assert!(empty);
@@ -337,8 +354,13 @@ fn a_member_that_has_left_is_not_served_with_its_old_record() {
     world.commit(vec![tombstone]);
     assert_eq!(actor.ask(&mut world, &Request::GetHead), None);
     assert_eq!(actor.ask(&mut world, &Request::GetDevices { after: None }), None);
-    assert_eq!(actor.ask(&mut world, &Request::Leave(id)), Some(Reply::Left(id)), "told again that it is done");
-    let mut again = Actor::with_record(&mut world, "45.66.6.6:7", actor.identity.clone(), actor.record.clone());
+    assert_eq!(
+        actor.ask(&mut world, &Request::Leave(id)),
+        Some(Reply::Left(id)),
+        "told again that it is done"
+    );
+    let mut again =
+        Actor::with_record(&mut world, "45.66.6.6:7", actor.identity.clone(), actor.record.clone());
     assert_eq!(again.ask(&mut world, &Request::GetHead), None);
 }
 
@@ -366,7 +388,8 @@ fn a_revoked_member_is_not_answered() {
     world.run(Duration::from_secs(5));
     assert_eq!(actor.ask(&mut world, &Request::Ping), None);
     assert_eq!(actor.ask_host(&mut world, site, &Request::Ping), None);
-    let mut again = Actor::with_record(&mut world, "45.66.6.6:7", actor.identity.clone(), actor.record.clone());
+    let mut again =
+        Actor::with_record(&mut world, "45.66.6.6:7", actor.identity.clone(), actor.record.clone());
     assert_eq!(again.ask(&mut world, &Request::Ping), None);
     let now = world.now;
     assert!(world.operator.discards().of(Discard::Revoked) >= 2);

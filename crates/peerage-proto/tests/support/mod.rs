@@ -1,6 +1,12 @@
 //! A small network in virtual time: one operator, some nodes, a ledger of a few lines, wires that deliver at once or not at all.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -149,6 +155,28 @@ pub fn printer(via: NodeId) -> EndDevice {
     }
 }
 
+/// Signs the operator's record as the root does.
+fn operator_record(root: &IdentityKey, identity: &IdentityKey, enrolment: &AgreementKey, now: Now) -> Record {
+    let operator_id = identity.node_id(Domain::OPERATORS);
+    let body = OperatorBody {
+        identity: identity.public(),
+        enrolment: *enrolment.public(),
+        addresses: vec![OPERATOR_ADDRESS.parse().unwrap()],
+        state: OperatorState::Active,
+    };
+    let header = Header {
+        table: Table::OperatorNode,
+        domain: Domain::OPERATORS,
+        key: operator_id.record_key(),
+        version: now.unix.as_millis(),
+        expires: now.unix.after(Duration::from_secs(80 * 86_400)),
+        signer: root.node_id(Domain::OPERATORS),
+        removed: false,
+    };
+    let draft = Draft { header, public: body.write(), private: None };
+    draft.sign(root, &network_id(&root.public()), &Real).unwrap()
+}
+
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
@@ -159,23 +187,7 @@ impl World {
         let now = Now { mono: Instant::from_micros(1_000_000), unix: UnixTime::from_secs(START) };
         let address: SocketAddr = OPERATOR_ADDRESS.parse().unwrap();
         let enrolment = AgreementKey::generate(&mut rng);
-        let body = OperatorBody {
-            identity: operator_identity.public(),
-            enrolment: *enrolment.public(),
-            addresses: vec![address],
-            state: OperatorState::Active,
-        };
-        let header = Header {
-            table: Table::OperatorNode,
-            domain: Domain::OPERATORS,
-            key: operator_id.record_key(),
-            version: now.unix.as_millis(),
-            expires: now.unix.after(Duration::from_secs(80 * 86_400)),
-            signer: root.node_id(Domain::OPERATORS),
-            removed: false,
-        };
-        let record =
-            Draft { header, public: body.write(), private: None }.sign(&root, &network, &Real).unwrap();
+        let record = operator_record(&root, &operator_identity, &enrolment, now);
         let config = operator::Config {
             endpoint: endpoint::Config {
                 network,
@@ -564,11 +576,11 @@ impl World {
             match output {
                 operator::Output::Transmit { remote, payload } => self.send(from, remote, payload),
                 operator::Output::DeviceSeen { id, key, location, .. } => {
-                    if let Some(mut device) = self.devices.get(&key).cloned() {
-                        if !device.site.contains(&location) {
-                            device.site.push(location);
-                            self.put_device(device);
-                        }
+                    if let Some(mut device) = self.devices.get(&key).cloned()
+                        && !device.site.contains(&location)
+                    {
+                        device.site.push(location);
+                        self.put_device(device);
                     }
                     self.operator.handle(operator::Input::Noted { id, ok: true }, self.now);
                 }

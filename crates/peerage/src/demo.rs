@@ -252,10 +252,11 @@ fn build(on_loopback: bool) -> Result<(Town, Option<String>)> {
 }
 
 fn refusal(error: &anyhow::Error) -> String {
-    let first = error.root_cause().to_string();
-    let first = first.lines().next().unwrap_or_default().to_owned();
+    // The last line is what the program that makes them said.
+    let cause = error.root_cause().to_string();
+    let said = cause.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     format!(
-        "Simulated networks need user namespaces, which this system did not grant ({first}). As root it may; on \
+        "Simulated networks need user namespaces, which this system did not grant ({said}). As root it may; on \
          Ubuntu also after `sysctl kernel.apparmor_restrict_unprivileged_userns=0`."
     )
 }

@@ -2,6 +2,7 @@
 
 use peerage_client::Role;
 use peerage_node::{
+    data::{DataDir, DataError},
     enrol::{self, JoinConfig},
     run::{self as node, UpConfig},
 };
@@ -10,8 +11,12 @@ use peerage_wire::{id::Mac, record::Roles};
 use serde::Serialize;
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// How often it is tried whether a data directory is free. Its lock cannot be waited for without a thread.
+const FREE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What `join` needs.
 pub(crate) struct JoinOptions {
@@ -75,6 +80,14 @@ pub(crate) async fn leave(data: PathBuf) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Waits until no process uses the data directory.
+pub(crate) async fn until_free(data: &Path) {
+    let mut attempts = tokio::time::interval(FREE_INTERVAL);
+    while let Err(DataError::Locked { .. }) = DataDir::open(data) {
+        attempts.tick().await;
+    }
 }
 
 /// What `up` needs.

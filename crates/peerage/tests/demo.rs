@@ -80,7 +80,7 @@ async fn its_programs_end_with_it_when_it_is_killed() {
                 ticks.tick().await;
             }
         };
-        timeout(LIMIT, gone).await.expect("a program of it is still there");
+        timeout(LIMIT, gone).await.unwrap();
     }
 }
 
@@ -117,7 +117,7 @@ async fn once(arguments: &[&str], temporary: &Path) -> Value {
 /// Reads its first line: where the page is.
 async fn ready(child: &mut Child) -> SocketAddr {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().expect("it has ended");
+    let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap();
     let ready: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(ready["event"], "ready");
     let web = ready["web"].as_str().unwrap();
@@ -141,5 +141,5 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 async fn ended(child: Child) -> Output {
-    timeout(LIMIT, child.wait_with_output()).await.expect("it does not end").unwrap()
+    timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap()
 }

@@ -29,11 +29,7 @@ pub struct LanChanges {
 
 impl LanChanges {
     pub(super) fn open() -> Result<Self, LanError> {
-        Ok(Self {
-            events: Netlink::open(TOPOLOGY | NEIGHBOURS)?,
-            known: None,
-            due: Some(Instant::now()),
-        })
+        Ok(Self { events: Netlink::open(TOPOLOGY | NEIGHBOURS)?, known: None, due: Some(Instant::now()) })
     }
 
     /// Waits until something has changed, which it tells no sooner than [`CHANGE_DELAY`] after it happened.
@@ -146,7 +142,7 @@ mod tests {
     use std::task::Poll;
 
     use peerage_proto::lan::{Gateway, InterfaceKind};
-    use tokio::task::yield_now;
+    use tokio::task::{coop::consume_budget, yield_now};
 
     use super::super::codec::{Neighbour, NeighbourState};
     use super::*;
@@ -186,15 +182,15 @@ mod tests {
         let mut changes = LanChanges::open().unwrap();
         // Past, so that the first poll already asks the kernel.
         let due = Instant::now() - CHANGE_DELAY;
-        for polls in 0..30 {
+        for spent in 0..128 {
             (changes.known, changes.due) = (None, Some(due));
-            let mut cancelled = Box::pin(changes.changed());
-            for _ in 0..polls {
-                if poll_fn(|cx| Poll::Ready(cancelled.as_mut().poll(cx))).await.is_ready() {
-                    break;
-                }
-                yield_now().await;
+            // The less of its budget a task has left, the sooner the runtime makes it wait.
+            yield_now().await;
+            for _ in 0..spent {
+                consume_budget().await;
             }
+            let mut cancelled = Box::pin(changes.changed());
+            poll_fn(|cx| Poll::Ready(cancelled.as_mut().poll(cx).is_ready())).await;
             drop(cancelled);
             (changes.known, changes.due) = (None, Some(due));
             changes.changed().await.unwrap();

@@ -116,7 +116,7 @@ pub(crate) async fn down(context: &Context) -> Result {
     context.output.result(&Ended { ended: true }, |_| "The node has ended.".to_owned())
 }
 
-/// Tells the node to end, and waits until it no longer answers.
+/// Tells the node to end, and waits until it has.
 async fn end_node(client: &Client) -> std::result::Result<(), Error> {
     // The stream of events ends with the node. Without one, when all places are taken, the order to end must do.
     let events = match client.events().await {
@@ -131,7 +131,10 @@ async fn end_node(client: &Client) -> std::result::Result<(), Error> {
             return Err(Error::TimedOut { seconds: DOWN_TIMEOUT.as_secs() });
         }
     }
-    Ok(())
+    // It answers no more a moment before it lets go of the directory, which the next command may want.
+    let free = service::until_free(client.data());
+    let waited = tokio::time::timeout(DOWN_TIMEOUT, free).await;
+    waited.map_err(|_| Error::TimedOut { seconds: DOWN_TIMEOUT.as_secs() })
 }
 
 fn read_token(source: impl io::Read, name: &str) -> Result<String> {

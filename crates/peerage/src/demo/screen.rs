@@ -1,6 +1,6 @@
 //! What the demonstration says, for a terminal of 80 columns.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::output::plain;
 
@@ -28,6 +28,15 @@ impl Screen {
     /// Explains the step.
     pub(super) fn tell(&self, text: &str) {
         self.lines(&wrap(text, 3));
+    }
+
+    /// Shows how things are now, in place of what it showed so before; nothing if the reader is no terminal.
+    pub(super) fn now(&self, text: &str) {
+        let mut stdout = io::stdout().lock();
+        if !self.to_stderr && stdout.is_terminal() {
+            let line: String = plain(text).chars().take(WIDTH).collect();
+            _ = write!(stdout, "\r{line:WIDTH$}").and_then(|()| stdout.flush());
+        }
     }
 
     /// Writes lines as they are.

@@ -37,6 +37,9 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a node is asked whether it can reach the printer; each asks the network.
 const FIND_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How often the traffic is shown.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Bytes that `--once` moves in each direction of each path.
 const EACH_WAY_BYTES: u64 = 64 << 20;
 
@@ -168,7 +171,7 @@ impl<'a> Story<'a> {
     }
 
     fn register_printer(&mut self) -> Result<()> {
-        let Town { operator, printer, addresses, .. } = self.town;
+        let Town { operator, office, printer, addresses, .. } = self.town;
         self.step("The printer is switched on and registered")?;
         let [web, tls, raw] = addresses.printer.map(|address| address.to_string());
         let mut arguments = vec!["demo", "device", web.as_str(), tls.as_str(), raw.as_str()];
@@ -183,14 +186,9 @@ impl<'a> Story<'a> {
         }
         let pin = device.text("pin")?.to_owned();
         self.daemons.push(device);
-        let nodes = operator.call(&["node", "list", "--domain", DOMAIN], COMMAND_TIMEOUT)?;
-        let office = nodes.as_array().into_iter().flatten();
-        let office =
-            office.into_iter().find(|node| node.get("name").and_then(Value::as_str) == Some("front-desk"));
-        let via = text(office.context("the operator knows no front-desk")?, "id")?;
         let mut arguments =
             vec!["device", "add", "--domain", DOMAIN, "--name", "printer", "--kind", "printer"];
-        arguments.extend(["--mac", PRINTER_MAC, "--via", via, "--tls-pin", &pin]);
+        arguments.extend(["--mac", PRINTER_MAC, "--via", office.name(), "--tls-pin", &pin]);
         services.iter().for_each(|service| arguments.extend(["--service", service]));
         operator.call(&arguments, COMMAND_TIMEOUT)?;
         self.screen.tell(&format!(
@@ -253,16 +251,11 @@ impl<'a> Story<'a> {
 
     /// Tells of traffic until the end.
     fn follow(&mut self) -> Result<()> {
-        let mut last = 0;
-        while !self.ended.wait(Duration::from_secs(2)) {
+        while !self.ended.wait(FOLLOW_INTERVAL) {
             self.daemons.iter_mut().try_for_each(Daemon::check)?;
-            let tunnels = self.ended.ask(&self.town.user)?;
-            let moved: u64 = tunnels.iter().map(|tunnel| tunnel.bytes_sent + tunnel.bytes_received).sum();
-            if moved != last {
-                self.screen.tell(&traffic(&tunnels));
-                last = moved;
-            }
+            self.screen.now(&traffic(&self.ended.ask(&self.town.user)?));
         }
+        self.screen.lines("\nEnded.");
         Ok(())
     }
 
@@ -370,11 +363,10 @@ fn reader(privacy: Privacy) -> &'static str {
 
 fn traffic(tunnels: &[Tunnel]) -> String {
     let one = |tunnel: &Tunnel| {
-        let (sent, received) =
-            (crate::output::bytes(tunnel.bytes_sent), crate::output::bytes(tunnel.bytes_received));
-        format!("{}: {sent} there, {received} back, {} open", tunnel.service, tunnel.connections)
+        let [sent, received] = [tunnel.bytes_sent, tunnel.bytes_received].map(crate::output::bytes);
+        format!("{} ↑ {sent} ↓ {received}", tunnel.service)
     };
-    tunnels.iter().map(one).collect::<Vec<_>>().join("; ")
+    tunnels.iter().map(one).collect::<Vec<_>>().join("   ")
 }
 
 fn text<'v>(object: &'v Value, field: &str) -> Result<&'v str> {

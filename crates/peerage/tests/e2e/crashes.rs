@@ -112,3 +112,15 @@ async fn an_operator_that_crashes_while_a_node_announces_is_announced_to_again()
     let tunnel = timeout(LIMIT, connect(&town.user, "raw")).await.unwrap();
     assert_eq!(echo(tunnel.address("local"), b"alive").await.unwrap(), b"alive");
 }
+
+#[tokio::test]
+async fn a_user_who_joins_after_the_operator_has_crashed_finds_the_way() {
+    let mut town = Town::build().await;
+    drop(connect(&town.user, "raw").await);
+    town.operator.kill().await;
+    town.operator.restart().await;
+    let late = town.operator.admit("late").await;
+    let _up = crate::support::up_elsewhere(&late).await;
+    let tunnel = connect(&late, "raw").await;
+    assert_eq!(echo(tunnel.address("local"), b"late").await.unwrap(), b"late");
+}

@@ -77,3 +77,15 @@ async fn an_operator_whose_keys_others_can_read_does_not_start() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     operator.restart().await;
 }
+
+#[tokio::test]
+async fn after_down_and_leave_the_next_command_finds_the_data_free() {
+    let operator = Operator::start().await;
+    let node = operator.admit("node").await;
+    let _up = up_elsewhere(&node).await;
+    node.call(&["down"]).await;
+    let _again = up_elsewhere(&node).await;
+    node.call(&["leave"]).await;
+    let token = operator.token(&[]).await;
+    node.call(&["join", &token, "--name", "back"]).await;
+}

@@ -254,7 +254,8 @@ impl NodeId {
     /// Returns the hash of the identity key in groups of four digits, for two people to compare.
     pub fn fingerprint(&self) -> String {
         let digits = to_hex(&self.hash);
-        let groups: Vec<_> = digits.as_bytes().chunks(4).filter_map(|group| str::from_utf8(group).ok()).collect();
+        let groups: Vec<_> =
+            digits.as_bytes().chunks(4).filter_map(|group| str::from_utf8(group).ok()).collect();
         groups.join(" ")
     }
 

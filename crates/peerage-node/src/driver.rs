@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use peerage_proto::lan::{Interface, InterfaceKind};
 use peerage_proto::node::{Answer, Command, Event, Found, Input, Node, Output, Status, TaskId, TunnelId};
+use peerage_wire::enrol::Refusal;
 use peerage_wire::frame::Code;
 use peerage_wire::id::Mac;
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +19,7 @@ use tokio::time;
 
 use crate::clock::Clock;
 use crate::data::NodeKeys;
-use crate::enrol;
+use crate::enrol::{self, EnrolFailure};
 use crate::lan::{FindDevice, Lan, LanChanges, LanError, Presence};
 use crate::link::{LinkEvent, Links, Stream};
 use crate::membership::Membership;
@@ -284,6 +285,9 @@ impl Driver {
             let records = match enrol::renew(&membership, &keys, &operators).await {
                 Ok(Some(admitted)) => admitted.records.iter().map(|record| record.bytes().clone()).collect(),
                 Ok(None) => Vec::new(),
+                Err(EnrolFailure::Refused(Refusal::RevokedNode | Refusal::RevokedDomain)) => {
+                    return Some(Input::Expelled);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the membership was not renewed");
                     Vec::new()

@@ -261,3 +261,18 @@ fn the_same_seed_makes_the_same_run() {
     };
     assert_eq!(run(), run());
 }
+
+/// Rule 5.6: nobody talks to the revoked any more, so a node that finds itself alone asks over HTTPS, and is told.
+#[test]
+fn a_revoked_node_learns_why_nobody_answers_when_it_asks_for_its_renewal() {
+    let (mut world, _, user) = office(21);
+    let user_id = world.host(user).id;
+    world.revoke(user_id);
+    assert_eq!(world.route(user, "hp", None), Answer::Failed(Failure::Offline));
+    assert_eq!(world.host(user).renewals, 1);
+    world.input(user, peerage_proto::node::Input::Expelled);
+    assert_eq!(world.route(user, "hp", None), Answer::Failed(Failure::Revoked));
+    assert_eq!(world.host(user).events.iter().filter(|event| **event == Event::Revoked).count(), 1);
+    let now = world.now;
+    assert!(world.host(user).node.status(now).revoked);
+}

@@ -45,6 +45,8 @@ pub(crate) struct Joined {
     pub(crate) fingerprint: String,
     /// Whether the operator must first approve it; the node asks again when it runs.
     pub(crate) pending: bool,
+    /// Whether this data directory belonged to a member already; nothing was asked or changed then.
+    pub(crate) already: bool,
     /// When the node's record ends unless it is renewed; absent while it is pending.
     pub(crate) expires_at_ms: Option<u64>,
 }
@@ -61,6 +63,7 @@ pub(crate) async fn join(options: JoinOptions) -> anyhow::Result<Joined> {
         roles: roles(joined.roles),
         fingerprint: joined.fingerprint,
         pending: joined.pending,
+        already: joined.already,
         expires_at_ms: joined.expires.map(|at| at.as_millis()),
     })
 }

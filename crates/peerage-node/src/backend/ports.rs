@@ -99,7 +99,7 @@ impl LocalPorts {
     /// Opens a local port, once a way to the device has been proven.
     pub(super) async fn open(&self, request: OpenTunnel) -> Result<Tunnel, Problem> {
         let reached = self.dialer.reach(&request.device, request.service.as_deref()).await;
-        let reached = reached.map_err(|error| problem_of(&error))?;
+        let reached = reached.map_err(|error| named(problem_of(&error), &request))?;
         let wanted = request.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
         let listening = bind(wanted, reached.route.service.protocol).await;
         let (listening, local) = listening.map_err(|error| bind_problem(wanted, &error))?;
@@ -280,5 +280,20 @@ impl Service {
             // A flow that does not keep up loses datagrams, as on any network.
             let _ = flow.try_send(Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()));
         }
+    }
+}
+
+/// Repeats what was asked for where it is the name that is wrong: the asker may be a program with many names.
+fn named(problem: Problem, request: &OpenTunnel) -> Problem {
+    let name = if problem.kind == ProblemKind::UnknownDevice {
+        Some(request.device.as_str())
+    } else if problem.kind == ProblemKind::UnknownService {
+        request.service.as_deref()
+    } else {
+        None
+    };
+    match name {
+        Some(name) => Problem::new(problem.kind, format!("\"{name}\": {}", problem.detail)),
+        None => problem,
     }
 }

@@ -93,6 +93,8 @@ pub enum Input {
     },
     /// Answers [`Output::Renew`]: the Node, DomainKey and OperatorNode records as they came, or nothing if it failed.
     Renewed(Vec<Bytes>),
+    /// Answers [`Output::Renew`]: an operator has said that this node, or its domain, was revoked.
+    Expelled,
     /// The local application asks for something; answered by [`Output::Answer`].
     Command {
         /// Which.
@@ -285,7 +287,7 @@ pub enum Output {
         /// How.
         answer: Answer,
     },
-    /// Renew the membership over HTTPS and answer by [`Input::Renewed`].
+    /// Renew the membership over HTTPS and answer by [`Input::Renewed`] or [`Input::Expelled`].
     Renew,
     /// Tell whoever wants to know.
     Event(Event),

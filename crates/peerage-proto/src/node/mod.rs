@@ -111,6 +111,7 @@ pub struct Node {
     health: BTreeMap<NodeId, Health>,
     online: bool,
     told_revoked: bool,
+    is_expelled: bool,
 
     freshness: Freshness,
     serving: Serving,
@@ -159,6 +160,7 @@ impl Node {
             health: BTreeMap::new(),
             online: false,
             told_revoked: false,
+            is_expelled: false,
             freshness: Freshness::new(now.mono),
             serving: Serving::new(now.mono),
             openings: BTreeMap::new(),
@@ -216,6 +218,7 @@ impl Node {
             }
             Input::RouteFailed { device, peer, code: _ } => self.route_failed(device, peer, now),
             Input::Renewed(records) => self.renewed(&records, now),
+            Input::Expelled => self.expelled(),
             Input::Command { task, command } => self.command(task, command, now),
         }
         self.settle(now);
@@ -444,6 +447,8 @@ impl Node {
             .all(|(id, _)| self.health.get(&id).is_some_and(|health| health.failures > 0));
         if all_silent && std::mem::replace(&mut self.online, false) {
             self.event(Event::Offline);
+            // Operators are silent towards the revoked as well; over HTTPS they say so.
+            self.outputs.push_back(Output::Renew);
         }
     }
 
@@ -516,6 +521,19 @@ impl Node {
         self.read_own_records(now);
         self.reread_devices();
         self.note_differences();
+    }
+
+    /// An operator has told this node, in an answer sealed to it, that it was revoked.
+    fn expelled(&mut self) {
+        self.is_expelled = true;
+        if !std::mem::replace(&mut self.told_revoked, true) {
+            self.event(Event::Revoked);
+        }
+    }
+
+    /// Returns whether this node was revoked, as far as it knows.
+    fn is_revoked(&self) -> bool {
+        self.is_expelled || self.trust.is_revoked(&self.me.id)
     }
 
     /// Returns whether this node's own record has expired, as far as it can judge.

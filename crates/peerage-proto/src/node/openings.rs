@@ -114,7 +114,7 @@ impl Node {
             Gate::Stale => return Check::Refuse(Code::StaleHead),
             Gate::Open => {}
         }
-        if self.trust.is_revoked(&peer) || self.trust.is_revoked(&self.me.id) {
+        if self.trust.is_revoked(&peer) || self.is_revoked() {
             return Check::Refuse(Code::Revoked);
         }
         match self.membership(peer, opening.since, now) {

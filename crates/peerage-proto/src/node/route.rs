@@ -115,7 +115,7 @@ impl Routing {
 
 impl Node {
     pub(super) fn route(&mut self, task: TaskId, device: String, service: Option<String>, now: Now) {
-        if self.trust.is_revoked(&self.me.id) {
+        if self.is_revoked() {
             return self.answer(task, Answer::Failed(Failure::Revoked));
         }
         if self.is_expired(now) {
@@ -173,7 +173,7 @@ impl Node {
             Gate::Stale => return self.route_failed_with(task, Failure::Stale),
             Gate::Open => {}
         }
-        if self.trust.is_revoked(&self.me.id) {
+        if self.is_revoked() {
             return self.route_failed_with(task, Failure::Revoked);
         }
         let Some(device) = self.named_device(&search.device).cloned() else {

@@ -107,7 +107,7 @@ impl Node {
             id: self.me.id,
             roles: self.me.roles,
             online: self.online,
-            revoked: self.trust.is_revoked(&self.me.id),
+            revoked: self.is_revoked(),
             expires: self.me.expires,
             expires_soon: self.expires_soon(now),
             clock_offset_millis: self

@@ -29,14 +29,14 @@ impl Node {
             self.watched.remove(&tunnel);
             self.outputs.push_back(Output::CloseTunnel { tunnel, code });
         }
-        if self.trust.is_revoked(&self.me.id) && !std::mem::replace(&mut self.told_revoked, true) {
+        if self.is_revoked() && !std::mem::replace(&mut self.told_revoked, true) {
             self.event(Event::Revoked);
         }
     }
 
     /// Returns why a tunnel may not go on, if it may not.
     fn objection(&self, watched: &Watched, now: Now) -> Option<Code> {
-        if self.trust.is_revoked(&self.me.id) || self.trust.is_revoked(&watched.peer) {
+        if self.is_revoked() || self.trust.is_revoked(&watched.peer) {
             return Some(Code::Revoked);
         }
         if self.is_expired(now) || self.peer_expired(watched, now) {

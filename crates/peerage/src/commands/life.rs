@@ -54,7 +54,7 @@ fn describe(joined: &Joined, data: &Path) -> String {
         format!("peerage up --data {}", data.display())
     };
     pairs(&[
-        ("joined", domain),
+        (if joined.already { "already in" } else { "joined" }, domain),
         ("name", joined.name.clone()),
         ("node", joined.id.clone()),
         ("fingerprint", joined.fingerprint.clone()),

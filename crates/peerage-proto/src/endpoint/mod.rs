@@ -131,6 +131,8 @@ pub struct Endpoint {
     config: Config,
     rng: ChaCha20Rng,
     clock: WallClock,
+    /// When one of the computer's clocks was seen to step last.
+    stepped_at: Instant,
     /// The computer's clock at start, uncorrected like what it is compared with after correction.
     started: Now,
     keys: SealingKeys,
@@ -158,6 +160,7 @@ impl Endpoint {
             config,
             rng,
             clock,
+            stepped_at: now.mono,
             started: now,
             keys,
             peers: Peers::default(),
@@ -303,6 +306,7 @@ impl Endpoint {
     /// what was executed already.
     fn observe_clock(&mut self, now: Now) {
         if self.clock.observe(now) {
+            self.stepped_at = now.mono;
             self.peers.drop_contexts();
             self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
         }

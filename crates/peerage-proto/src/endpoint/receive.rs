@@ -293,7 +293,9 @@ impl Endpoint {
         if let Reply::StaleTime(theirs) = reply {
             return self.told_the_time(&expected.to, expected.request, theirs, trust, now);
         }
-        if trust.is_operator(&expected.to) && !self.clock.is_learned() {
+        // An answer confirms the time that its request was stamped with, not one that was set since (Rule 6.1).
+        let is_recent = expected.rtt <= now.mono - self.stepped_at;
+        if trust.is_operator(&expected.to) && is_recent && !self.clock.is_learned() {
             self.clock.confirm();
             self.outcomes.push_back(Outcome::ClockLearned(self.clock.offset_millis()));
         }

@@ -518,8 +518,7 @@ impl Node {
                 Err(_) => self.endpoint.discard(Discard::BadRecord),
             }
         }
-        self.read_own_records(now);
-        self.reread_devices();
+        self.own_records_changed(now);
         self.note_differences();
     }
 
@@ -591,7 +590,7 @@ impl Node {
     }
 
     fn clock_learned(&mut self, now: Now) {
-        self.read_own_records(now);
+        self.own_records_changed(now);
         self.announce_soon(now);
     }
 }

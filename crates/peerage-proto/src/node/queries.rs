@@ -199,7 +199,7 @@ impl Node {
                 self.set_looked_up();
                 self.devices_changed(now);
             }
-            Query::DomainKey => self.domain_key_looked_up(now),
+            Query::DomainKey => self.own_records_changed(now),
             Query::Node(_) => {}
             Query::TunnelNodes(tags) => {
                 let found: Vec<_> = running.found.into_values().collect();

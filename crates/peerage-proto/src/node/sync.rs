@@ -116,6 +116,7 @@ impl Node {
         if version > known {
             self.freshness.head = Some((record, body));
             self.freshness.received_at = now.mono;
+            self.freshness.pause = RETRY_AFTER;
             self.freshness.disputed = false;
             self.freshness.complete = false;
             self.freshness.poll_at = now.mono.after(self.jittered(POLL_INTERVAL));
@@ -270,7 +271,8 @@ impl Node {
         }
     }
 
-    pub(super) fn domain_key_looked_up(&mut self, now: Now) {
+    /// Reads the own records anew, and the devices if there is a key of another epoch: until then some could not be read.
+    pub(super) fn own_records_changed(&mut self, now: Now) {
         let before = self.keys.epoch;
         self.read_own_records(now);
         if self.keys.epoch != before {

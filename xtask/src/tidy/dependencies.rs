@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("peerage-client", &[]),
     ("peerage-lab", &[]),
     ("peerage-proto", &["peerage-wire"]),
+    ("peerage-sim", &["peerage-proto", "peerage-wire"]),
     ("peerage-node", &["peerage-client", "peerage-proto", "peerage-wire"]),
     ("peerage-operator", &["peerage-client", "peerage-node", "peerage-proto", "peerage-wire"]),
     (

@@ -1,0 +1,48 @@
+//! Who has nothing to do says next to nothing: the quietness budget.
+
+use super::Invariant;
+use crate::world::World;
+
+/// For how long datagrams are counted, in minutes.
+pub(super) const COUNTED_MINUTES: u64 = 10;
+
+/// A node that only uses devices: nothing, but for what a tunnel a moment ago left behind.
+const USER: u64 = 4;
+
+/// A node that may serve but sees no device of its domain asks for the Head every five minutes, of two operators.
+const STANDING_BY: u64 = 14;
+
+/// A node that serves keeps two attachments (every 25 s), two Heads fresh (every 20 s), announces itself twice, and answers Notifies.
+const SERVING: u64 = 170;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Quiet {}
+
+impl Invariant for Quiet {
+    fn name(&self) -> &'static str {
+        "quiet within the budget"
+    }
+
+    fn conclude(&mut self, world: &World) -> Option<String> {
+        for (index, host) in world.hosts.iter().enumerate() {
+            let Some(node) = host.node.as_ref().filter(|_| world.was_idle(index)) else { continue };
+            let is_revoked = world.ledger.member(&host.id).is_some_and(|member| member.revoked_at.is_some());
+            let status = node.status(host.now(world.now()));
+            let budget = match (status.attachments.is_empty(), host.serves) {
+                // A revoked node is not answered, and asks again as one that is cut off does.
+                _ if is_revoked => SERVING * 4,
+                (false, _) => SERVING,
+                (true, true) => STANDING_BY,
+                (true, false) => USER,
+            };
+            let sent = world.counts(index).datagrams;
+            if sent > budget {
+                return Some(format!(
+                    "computer {index} sent {sent} datagrams in {COUNTED_MINUTES} idle minutes, {budget} are allowed"
+                ));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,362 @@
+//! What the vendor decides, in a few honest lines: who is a member, which devices there are, what is revoked.
+//!
+//! It never forgets anything and is never down, so it is also the truth that invariants compare with. It signs as the operators do.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use peerage_proto::operator::DomainFacts;
+use peerage_wire::crypto::{Crypto, CryptoError};
+use peerage_wire::id::{DeviceId, Domain, LocationId, NetworkId, NodeId, RecordKey};
+use peerage_wire::keys::{AgreementKey, DomainKeys, IdentityKey, SecretKey, network_id};
+use peerage_wire::limits::MAX_SITE_LOCATIONS;
+use peerage_wire::record::{
+    DomainKeyBody, Draft, DraftError, EndDevice, Header, NodeBody, OperatorBody, OperatorState, Record,
+    RevocationBody, RevocationKind, Roles, Table,
+};
+use peerage_wire::time::{Instant, Now};
+
+use crate::chance::Chance;
+
+/// What the ledger knows of a member.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// Its identity key.
+    pub identity: [u8; 32],
+    /// Its receiving key.
+    pub receiving: [u8; 32],
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<Instant>,
+}
+
+/// A domain's part of the ledger.
+#[derive(Debug)]
+struct Organisation {
+    keys: DomainKeys,
+    members: BTreeMap<NodeId, Membership>,
+    /// What each device was since when; the last is what counts.
+    devices: BTreeMap<DeviceId, Vec<(Instant, Option<EndDevice>)>>,
+}
+
+/// One operator's identity.
+#[derive(Clone, Debug)]
+pub struct OperatorIdentity {
+    /// Its key.
+    pub key: IdentityKey,
+    /// Its id.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// Its record, signed by the root.
+    pub record: Record,
+}
+
+/// The ledger that all operators share.
+#[derive(Debug)]
+pub struct Ledger {
+    crypto: Arc<dyn Crypto>,
+    chance: Chance,
+    root: IdentityKey,
+    network: NetworkId,
+    operators: Vec<OperatorIdentity>,
+    organisations: BTreeMap<Domain, Organisation>,
+    records: BTreeMap<(Table, Domain, RecordKey), Record>,
+    version: u64,
+}
+
+/// What a transaction wrote.
+pub type Written = Result<Vec<Record>, DraftError>;
+
+impl Ledger {
+    /// Founds a network with operators at these addresses.
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn found(
+        seed: u64,
+        crypto: Arc<dyn Crypto>,
+        addresses: &[SocketAddr],
+        now: Now,
+    ) -> Result<Self, DraftError> {
+        let mut chance = Chance::new(seed, "ledger");
+        let root = IdentityKey::generate(chance.rng());
+        let network = network_id(&root.public());
+        let mut ledger = Self {
+            crypto,
+            chance,
+            root,
+            network,
+            operators: Vec::new(),
+            organisations: BTreeMap::new(),
+            records: BTreeMap::new(),
+            version: 0,
+        };
+        for address in addresses {
+            ledger.admit_operator(*address, now)?;
+        }
+        Ok(ledger)
+    }
+
+    fn admit_operator(&mut self, address: SocketAddr, now: Now) -> Result<(), DraftError> {
+        let key = IdentityKey::generate(self.chance.rng());
+        let id = key.node_id(Domain::OPERATORS);
+        let enrolment = AgreementKey::generate(self.chance.rng());
+        let body = OperatorBody {
+            identity: key.public(),
+            enrolment: *enrolment.public(),
+            addresses: vec![address],
+            state: OperatorState::Active,
+        };
+        let signer = self.root.node_id(Domain::OPERATORS);
+        let header = self.header((Table::OperatorNode, Domain::OPERATORS, id.record_key()), signer, now);
+        let draft = Draft { header, public: body.write(), private: None };
+        let record = draft.sign(&self.root, &self.network, &*self.crypto)?;
+        self.records.insert(record.header().id(), record.clone());
+        self.operators.push(OperatorIdentity { key, id, address, record });
+        Ok(())
+    }
+
+    fn header(
+        &mut self,
+        (table, domain, key): (Table, Domain, RecordKey),
+        signer: NodeId,
+        now: Now,
+    ) -> Header {
+        self.version = now.unix.as_millis().max(self.version.saturating_add(1));
+        let expires = now.unix.after(table.max_life());
+        Header { table, domain, key, version: self.version, expires, signer, removed: false }
+    }
+
+    /// Signs as one of the operators and keeps the record.
+    fn sign(
+        &mut self,
+        id: (Table, Domain, RecordKey),
+        now: Now,
+        draft: impl FnOnce(Draft) -> Draft,
+    ) -> Result<Record, DraftError> {
+        let signer = self.chance.pick(&self.operators).cloned();
+        let (key, signer) = signer.map_or_else(
+            || (self.root.clone(), self.root.node_id(Domain::OPERATORS)),
+            |operator| (operator.key, operator.id),
+        );
+        let header = self.header(id, signer, now);
+        let empty = Draft { header, public: EndDevice::public(), private: None };
+        let record = draft(empty).sign(&key, &self.network, &*self.crypto)?;
+        self.records.insert(record.header().id(), record.clone());
+        Ok(record)
+    }
+
+    /// Makes a domain.
+    pub fn add_domain(&mut self, domain: Domain) {
+        let keys = DomainKeys {
+            epoch: 1,
+            epoch_key: SecretKey::generate(self.chance.rng()),
+            previous: None,
+            location_key: SecretKey::generate(self.chance.rng()),
+        };
+        let organisation = Organisation { keys, members: BTreeMap::new(), devices: BTreeMap::new() };
+        self.organisations.insert(domain, organisation);
+    }
+
+    /// Admits a member: its Node and DomainKey records.
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn admit(&mut self, id: NodeId, identity: [u8; 32], receiving: [u8; 32], now: Now) -> Written {
+        let membership = Membership { identity, receiving, revoked_at: None };
+        if let Some(organisation) = self.organisations.get_mut(&id.domain) {
+            organisation.members.insert(id, membership);
+        }
+        self.renew(id, now)
+    }
+
+    /// Signs a member's records anew; nothing for whom it does not know or has revoked.
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn renew(&mut self, id: NodeId, now: Now) -> Written {
+        let Some(member) = self.member(&id).filter(|member| member.revoked_at.is_none()).cloned() else {
+            return Ok(Vec::new());
+        };
+        let roles = Roles { tunnel: true, super_node: true };
+        let body = NodeBody { identity: member.identity, receiving: member.receiving, roles };
+        let node = self.sign((Table::Node, id.domain, id.record_key()), now, |draft| Draft {
+            public: body.write(),
+            ..draft
+        })?;
+        Ok(vec![node, self.domain_key(id, &member, now)?])
+    }
+
+    fn domain_key(&mut self, id: NodeId, member: &Membership, now: Now) -> Result<Record, DraftError> {
+        let Some(keys) = self.keys(id.domain).cloned() else { return Err(DraftError::Crypto(CryptoError)) };
+        let to = (&self.network, id, &member.receiving);
+        let sealed = DomainKeyBody::seal(&keys, to, self.chance.rng()).map_err(DraftError::Crypto)?;
+        self.sign((Table::DomainKey, id.domain, id.record_key()), now, |draft| Draft {
+            public: sealed.write(),
+            ..draft
+        })
+    }
+
+    /// Revokes a member: a new epoch for the others, as one transaction (Rule 6.21).
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn revoke(&mut self, id: NodeId, now: Now) -> Written {
+        let Some(organisation) = self.organisations.get_mut(&id.domain) else { return Ok(Vec::new()) };
+        match organisation.members.get_mut(&id) {
+            Some(member) if member.revoked_at.is_none() => member.revoked_at = Some(now.mono),
+            Some(_) | None => return Ok(Vec::new()),
+        }
+        organisation.keys = DomainKeys {
+            epoch: organisation.keys.epoch.saturating_add(1),
+            previous: Some(organisation.keys.epoch_key.clone()),
+            epoch_key: SecretKey::generate(self.chance.rng()),
+            location_key: organisation.keys.location_key.clone(),
+        };
+        let remaining = organisation.members.iter().filter(|(_, member)| member.revoked_at.is_none());
+        let remaining: Vec<_> = remaining.map(|(id, member)| (*id, member.clone())).collect();
+        let devices: Vec<_> =
+            organisation.devices.values().filter_map(|states| states.last()?.1.clone()).collect();
+        let body = RevocationBody { kind: RevocationKind::Node(id), at: now.unix, reason: 1 };
+        let revocation = self.sign((Table::Revocation, id.domain, body.record_key()), now, |draft| {
+            Draft { public: body.write(), ..draft }
+        })?;
+        self.records.remove(&(Table::DomainKey, id.domain, id.record_key()));
+        let mut written = vec![revocation];
+        for (id, member) in remaining {
+            written.push(self.domain_key(id, &member, now)?);
+        }
+        for device in devices {
+            written.push(self.sign_device(id.domain, &device, now)?);
+        }
+        Ok(written)
+    }
+
+    /// Registers a device, or changes one.
+    ///
+    /// # Errors
+    /// If the record cannot be made.
+    pub fn put_device(&mut self, domain: Domain, device: EndDevice, now: Now) -> Written {
+        let record = self.sign_device(domain, &device, now)?;
+        if let Some(organisation) = self.organisations.get_mut(&domain) {
+            organisation.devices.entry(device.device).or_default().push((now.mono, Some(device)));
+        }
+        Ok(vec![record])
+    }
+
+    fn sign_device(&mut self, domain: Domain, device: &EndDevice, now: Now) -> Result<Record, DraftError> {
+        let Some(keys) = self.keys(domain).cloned() else { return Err(DraftError::Crypto(CryptoError)) };
+        let key = keys.device_record_key(&device.device);
+        let (salt, body) = (self.chance.bytes(), device.write());
+        self.sign((Table::EndDevice, domain, key), now, |draft| draft.with_private(&keys, salt, body))
+    }
+
+    /// Takes a device out.
+    ///
+    /// # Errors
+    /// If the record cannot be made.
+    pub fn remove_device(&mut self, domain: Domain, device: DeviceId, now: Now) -> Written {
+        let Some(organisation) = self.organisations.get_mut(&domain) else { return Ok(Vec::new()) };
+        let Some(states) = organisation.devices.get_mut(&device) else { return Ok(Vec::new()) };
+        if states.last().is_none_or(|(_, state)| state.is_none()) {
+            return Ok(Vec::new());
+        }
+        states.push((now.mono, None));
+        let key = organisation.keys.device_record_key(&device);
+        let tombstone = self.sign((Table::EndDevice, domain, key), now, |mut draft| {
+            draft.header.removed = true;
+            draft
+        })?;
+        Ok(vec![tombstone])
+    }
+
+    /// A member says where it sees a device: believed of the node that was named to look for it.
+    ///
+    /// # Errors
+    /// If the record cannot be made.
+    pub fn device_seen(
+        &mut self,
+        node: NodeId,
+        key: RecordKey,
+        location: LocationId,
+        now: Now,
+    ) -> Result<(bool, Vec<Record>), DraftError> {
+        let Some(organisation) = self.organisations.get(&node.domain) else { return Ok((false, Vec::new())) };
+        let current = organisation.devices.values().filter_map(|states| states.last()?.1.as_ref());
+        let found = current.into_iter().find(|device| {
+            organisation.keys.device_record_key(&device.device) == key && device.via == Some(node)
+        });
+        let Some(mut device) = found.cloned() else { return Ok((false, Vec::new())) };
+        if device.site.contains(&location) {
+            return Ok((true, Vec::new()));
+        }
+        if device.site.len() >= MAX_SITE_LOCATIONS {
+            return Ok((false, Vec::new()));
+        }
+        device.site.push(location);
+        Ok((true, self.put_device(node.domain, device, now)?))
+    }
+
+    // ---- what it knows ------------------------------------------------------------------------
+
+    /// Returns the network.
+    pub const fn network(&self) -> NetworkId {
+        self.network
+    }
+
+    /// Returns the root key.
+    pub fn root(&self) -> [u8; 32] {
+        self.root.public()
+    }
+
+    /// Returns the operators.
+    pub fn operators(&self) -> &[OperatorIdentity] {
+        &self.operators
+    }
+
+    /// Returns a domain's keys.
+    pub fn keys(&self, domain: Domain) -> Option<&DomainKeys> {
+        self.organisations.get(&domain).map(|organisation| &organisation.keys)
+    }
+
+    /// Returns what Heads say besides records.
+    pub fn facts(&self) -> Vec<DomainFacts> {
+        let facts = |(domain, organisation): (&Domain, &Organisation)| DomainFacts {
+            domain: *domain,
+            epoch: organisation.keys.epoch,
+            offline_hours: None,
+        };
+        self.organisations.iter().map(facts).collect()
+    }
+
+    /// Returns all records, the newest of each.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// Returns what is known of a member.
+    pub fn member(&self, id: &NodeId) -> Option<&Membership> {
+        self.organisations.get(&id.domain)?.members.get(id)
+    }
+
+    /// Returns the registered devices of a domain.
+    pub fn devices(&self, domain: Domain) -> impl Iterator<Item = &EndDevice> {
+        let states = self.organisations.get(&domain).into_iter().flat_map(|o| o.devices.values());
+        states.filter_map(|states| states.last()?.1.as_ref())
+    }
+
+    /// Returns what a device was at any time since `since`, removed states left out.
+    pub fn device_since(
+        &self,
+        domain: Domain,
+        device: &DeviceId,
+        since: Instant,
+    ) -> impl Iterator<Item = &EndDevice> {
+        let states = self.organisations.get(&domain).and_then(|o| o.devices.get(device));
+        let states = states.map_or(&[][..], Vec::as_slice);
+        // The state that held at `since` is the last one that began before.
+        let first = states.iter().rposition(|(at, _)| *at <= since).unwrap_or(0);
+        states.iter().skip(first).filter_map(|(_, state)| state.as_ref())
+    }
+}

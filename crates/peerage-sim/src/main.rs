@@ -1,0 +1,194 @@
+//! Runs simulated networks: one seed, many, or a large idle one.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use peerage_sim::plan::Plan;
+use peerage_sim::report::line;
+use peerage_sim::run::run;
+use peerage_sim::shrink::shrink;
+use peerage_sim::swarm::{Tally, swarm};
+use peerage_sim::{idle, invariants::Violation};
+
+/// Simulates whole Peerage networks in virtual time.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs one seed.
+    Run {
+        /// Which.
+        #[arg(long)]
+        seed: u64,
+        /// Uses the cryptography that ships.
+        #[arg(long)]
+        real_crypto: bool,
+        /// Tells what happens.
+        #[arg(long)]
+        tell: bool,
+        /// Makes a failure short, and prints the operations that are left.
+        #[arg(long)]
+        shrink: bool,
+    },
+    /// Runs one seed after the other.
+    Swarm {
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// The first seed; drawn from the clock if it is not given.
+        #[arg(long)]
+        first: Option<u64>,
+        /// Uses the cryptography that ships.
+        #[arg(long)]
+        real_crypto: bool,
+        /// Goes on after a failure.
+        #[arg(long)]
+        all: bool,
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs a large network in which next to nothing happens.
+    Idle {
+        /// How many computers.
+        #[arg(long, default_value_t = 10_000)]
+        nodes: usize,
+        /// For how many hours of its own time.
+        #[arg(long, default_value_t = 24)]
+        hours: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run { seed, real_crypto, tell, shrink } => run_one(seed, real_crypto, tell, shrink),
+        Command::Swarm { seconds, first, real_crypto, all, json } => {
+            let first = first.unwrap_or_else(clock_seed);
+            run_swarm(Duration::from_secs(seconds), (first, real_crypto), all, json)
+        }
+        Command::Idle { nodes, hours } => run_idle(nodes, hours),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            line(&format!("the setup is impossible: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Done = Result<bool, peerage_wire::record::DraftError>;
+
+fn clock_seed() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs().wrapping_mul(1_000_000)
+}
+
+/// The commit that was built, as far as the environment tells.
+fn commit() -> String {
+    let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let text = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
+    if text.trim().is_empty() { "unknown".to_owned() } else { text.trim().to_owned() }
+}
+
+fn describe(seed: u64, violation: &Violation) -> String {
+    let Violation { invariant, what, at } = violation;
+    let secs = Duration::from_micros(at.as_micros()).as_secs_f64();
+    format!("seed {seed}, commit {}, after {secs:.3} s: {invariant}: {what}", commit())
+}
+
+fn run_one(seed: u64, real_crypto: bool, tell: bool, shorten: bool) -> Done {
+    let mut plan = Plan::draw(seed);
+    plan.setup.real_crypto = real_crypto;
+    let told = |plan: &Plan| {
+        let mut plan = plan.clone();
+        plan.setup.is_told = tell;
+        run(&plan)
+    };
+    let report = if shorten { run(&plan)? } else { told(&plan)? };
+    line(&format!(
+        "trace {:016x}, {} events, {} computers, {} s, {} of {} tunnels complete, {} probes",
+        report.trace,
+        report.events,
+        report.nodes,
+        report.virtual_time.as_secs(),
+        report.complete,
+        report.tunnels,
+        report.probes
+    ));
+    let Some(violation) = report.violation else { return Ok(true) };
+    line(&describe(seed, &violation));
+    if shorten {
+        let short = shrink(&plan, violation.invariant);
+        told(&short)?;
+        line(&format!("{:#?}", short.setup));
+        for (at, operation) in &short.operations {
+            line(&format!("({at:?}, Operation::{operation:?}),"));
+        }
+        line(&format!("calm at {:?}", short.calm_at));
+        if let Some(violation) = run(&short)?.violation {
+            line(&describe(seed, &violation));
+        }
+    }
+    Ok(false)
+}
+
+fn run_swarm(span: Duration, (first, real_crypto): (u64, bool), all: bool, json: bool) -> Done {
+    let begun = Instant::now();
+    let mut told = 0;
+    let tally = swarm(first, real_crypto, |tally: &Tally| {
+        for (seed, violation) in tally.violations.iter().skip(told) {
+            if !json {
+                line(&describe(*seed, violation));
+                line(&format!("replay it with: peerage-sim run --seed {seed} --shrink"));
+            }
+        }
+        told = tally.violations.len();
+        begun.elapsed() < span && (all || tally.violations.is_empty())
+    })?;
+    let hours = tally.virtual_time.as_secs_f64() / 3_600.0;
+    if json {
+        let failures: Vec<_> =
+            tally.violations.iter().map(|(seed, violation)| describe(*seed, violation)).collect();
+        let object = serde_json::json!({
+            "runs": tally.runs,
+            "violations": tally.violations.len(),
+            "nodes_max": tally.nodes_max,
+            "virtual_hours": hours,
+            "first_seed": first,
+            "tunnels_complete": tally.complete,
+            "events": tally.events,
+            "failures": failures,
+        });
+        line(&object.to_string());
+    } else {
+        line(&format!(
+            "{} runs from seed {first}, {hours:.1} virtual hours, {} events, {} tunnels complete, {} violations",
+            tally.runs,
+            tally.events,
+            tally.complete,
+            tally.violations.len()
+        ));
+    }
+    Ok(tally.violations.is_empty())
+}
+
+fn run_idle(nodes: usize, hours: u64) -> Done {
+    let begun = Instant::now();
+    let report = idle::run(nodes, Duration::from_secs(hours * 3_600))?;
+    line(&format!(
+        "{nodes} computers, {hours} h: {} events, {} datagrams, {:.1} s, trace {:016x}",
+        report.events,
+        report.datagrams,
+        begun.elapsed().as_secs_f64(),
+        report.trace
+    ));
+    Ok(true)
+}

@@ -1,0 +1,194 @@
+//! A plan: how a world begins and what happens in it, drawn from a seed.
+
+use std::time::Duration;
+
+use crate::app::{End, Pace, Script};
+use crate::chance::Chance;
+use crate::nat::{Behaviour, NatConfig, Ports};
+use crate::network::Quality;
+use crate::operations::Operation;
+use crate::world::{DeviceSetup, HostSetup, Setup, SiteSetup};
+
+/// When the first operation happens at the earliest: everybody is on, and has found its place.
+const SETTLED: Duration = Duration::from_secs(20);
+
+/// How often the invariants look at the whole.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A setup, and operations with their times.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How the world begins.
+    pub setup: Setup,
+    /// What happens, in the order of time.
+    pub operations: Vec<(Duration, Operation)>,
+    /// When faults end.
+    pub calm_at: Duration,
+}
+
+impl Plan {
+    /// Draws a plan.
+    pub fn draw(seed: u64) -> Self {
+        let mut chance = Chance::new(seed, "plan");
+        let setup = draw_setup(seed, &mut chance);
+        let minutes = chance.between(2, 40);
+        let span = Duration::from_secs(minutes * 60);
+        let count = chance.between(5, 60);
+        // Some runs concentrate on few kinds of operations: rare combinations become likely.
+        let kinds: Vec<u64> = (0..chance.between(3, 12)).map(|_| chance.below(KINDS)).collect();
+        let mut operations = Vec::new();
+        for _ in 0..count {
+            let at = SETTLED + chance.duration(span);
+            let kind = if chance.happens(450) { 0 } else { chance.pick(&kinds).copied().unwrap_or(0) };
+            operations.push((at, draw_operation(kind, &setup, &mut chance)));
+        }
+        operations.sort_by_key(|(at, _)| *at);
+        let calm_at = SETTLED + span + Duration::from_secs(5);
+        Self { setup, operations, calm_at }
+    }
+}
+
+fn draw_quality(chance: &mut Chance) -> Quality {
+    let is_good = chance.happens(500);
+    let millis = |most: u64, chance: &mut Chance| Duration::from_millis(chance.between(1, most));
+    Quality {
+        delay: millis(if is_good { 20 } else { 150 }, chance),
+        jitter: millis(if is_good { 5 } else { 200 }, chance),
+        loss: u32::try_from(chance.below(if is_good { 5 } else { 200 })).unwrap_or(0),
+        duplicated: u32::try_from(chance.below(if is_good { 2 } else { 100 })).unwrap_or(0),
+    }
+}
+
+fn draw_nat(chance: &mut Chance) -> NatConfig {
+    let behaviour =
+        |chance: &mut Chance| chance.pick(&Behaviour::ALL).copied().unwrap_or(Behaviour::EndpointIndependent);
+    let ports = [Ports::Preserved, Ports::Sequential, Ports::Scattered];
+    NatConfig {
+        mapping: behaviour(chance),
+        filtering: behaviour(chance),
+        lifetime: Duration::from_secs(chance.between(15, 300)),
+        hairpinning: chance.happens(500),
+        ports: chance.pick(&ports).copied().unwrap_or(Ports::Preserved),
+    }
+}
+
+fn draw_setup(seed: u64, chance: &mut Chance) -> Setup {
+    let site = |chance: &mut Chance| SiteSetup {
+        nat: chance.happens(800).then(|| draw_nat(chance)),
+        quality: draw_quality(chance),
+    };
+    // Most worlds are small, where rare combinations are likely and failures short; some are not.
+    let is_large = chance.happens(30);
+    let (most_sites, most_hosts) = if is_large { (20, 150) } else { (6, 12) };
+    let sites: Vec<_> = (0..chance.between(2, most_sites)).map(|_| site(chance)).collect();
+    let domains = chance.index(2) + 1;
+    let hosts: Vec<_> = (0..chance.between(2, most_hosts))
+        .map(|_| HostSetup {
+            domain: chance.index(domains),
+            site: chance.index(sites.len()),
+            serves: chance.happens(600),
+            error_millis: draw_error(chance),
+            drift_ppm: i64::try_from(chance.below(101)).unwrap_or(50) - 50,
+        })
+        .collect();
+    let device = |chance: &mut Chance| {
+        let via = chance.index(hosts.len());
+        let (domain, site) = hosts.get(via).map_or((0, 0), |host| (host.domain, host.site));
+        DeviceSetup { domain, site, via, has_tls: chance.happens(300) }
+    };
+    let devices: Vec<_> = (0..chance.between(1, 6)).map(|_| device(chance)).collect();
+    Setup {
+        seed,
+        real_crypto: false,
+        operators: chance.index(2) + 1,
+        domains,
+        sites,
+        hosts,
+        devices,
+        sample_interval: SAMPLE_INTERVAL,
+        start_within: Duration::from_secs(5),
+        planted: None,
+        is_told: false,
+    }
+}
+
+/// Most computers' dates are right within seconds, some are hours off.
+fn draw_error(chance: &mut Chance) -> i64 {
+    let widest: u64 = if chance.happens(800) { 3_000 } else { 12 * 3_600_000 };
+    i64::try_from(chance.below(2 * widest)).unwrap_or(0) - i64::try_from(widest).unwrap_or(0)
+}
+
+fn draw_script(chance: &mut Chance) -> Script {
+    let size = |chance: &mut Chance| match chance.below(10) {
+        0 => 0,
+        1..=5 => chance.between(1, 5_000),
+        6..=8 => chance.between(5_000, 200_000),
+        _ => chance.between(200_000, 3_000_000),
+    };
+    let pace = |chance: &mut Chance| {
+        if chance.happens(700) {
+            Pace::Eager
+        } else {
+            Pace::Slow(u32::try_from(chance.between(1, 20)).unwrap_or(1))
+        }
+    };
+    let breaks = chance.happens(150).then(|| {
+        let end = chance.pick(&End::BOTH).copied().unwrap_or(End::User);
+        (end, chance.between(1, 100_000))
+    });
+    Script {
+        up: size(chance),
+        down: size(chance),
+        answers_last: chance.happens(500),
+        user: pace(chance),
+        device: pace(chance),
+        breaks,
+    }
+}
+
+/// How many kinds of operations [`draw_operation`] knows.
+const KINDS: u64 = 30;
+
+fn draw_operation(kind: u64, setup: &Setup, chance: &mut Chance) -> Operation {
+    let host = chance.index(setup.hosts.len());
+    let site = chance.index(setup.sites.len());
+    let device = chance.index(setup.devices.len());
+    let operator = chance.index(setup.operators);
+    let count = chance.index(300);
+    let span = Duration::from_millis(chance.between(500, 200_000));
+    match kind {
+        1 => Operation::Intrude { host, target: chance.index(setup.hosts.len()), device },
+        2 => Operation::Crash { host, survivors: chance.index(4) },
+        3 | 4 => Operation::Start { host },
+        5 => Operation::Sleep { host, span: span * 5, counts: chance.happens(500) },
+        6 => Operation::SetDate { host, error_millis: draw_error(chance) },
+        7 => Operation::SlowDisk { host, delay: span / 20 },
+        8 => Operation::FullDisk { host },
+        9 => Operation::Backup { host },
+        10 => Operation::Restore { host },
+        11 => Operation::Roam { host, site },
+        12 => Operation::Cut { site },
+        13 => Operation::Split { sites: chance.below(1 << setup.sites.len().min(63)) },
+        14 | 15 => Operation::Join,
+        16 => Operation::Degrade { site, quality: draw_quality(chance) },
+        17 => Operation::RebootRouter { site },
+        18 => Operation::ResetConnections { host },
+        19 => Operation::StallConnections { host, span },
+        20 => Operation::StopOperator { operator },
+        21 => Operation::StartOperator { operator },
+        22 => Operation::Revoke { host },
+        23 => Operation::Readdress { device },
+        24 => Operation::Unplug { device },
+        25 => Operation::Plug { device },
+        26 => Operation::Unregister { device },
+        27 => Operation::Register { device },
+        28 => Operation::Restrict { device, host },
+        29 => match chance.below(4) {
+            0 => Operation::Replay { count },
+            1 => Operation::Alter { count },
+            2 => Operation::Flood { host, count },
+            _ => Operation::FloodOperator { operator, count },
+        },
+        _ => Operation::Open { host, device, script: draw_script(chance) },
+    }
+}

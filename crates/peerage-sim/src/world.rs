@@ -1,0 +1,358 @@
+//! A whole network in virtual time: the queue of what happens next, and who it happens to.
+//!
+//! One thread, one queue ordered by time and then by number, all chance from the seed: the same [`Setup`] and operations make the
+//! same run. The machines are the real ones; only what surrounds them is made here, a file for each subject: `datagrams` between
+//! parties, `hosts` and what their nodes ask for, `operators` with the ledger, `tunnels` with connections, and `operate` for what the
+//! list of operations says.
+
+mod datagrams;
+mod hosts;
+mod operate;
+mod operators;
+mod setup;
+mod tunnels;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_proto::node::{Event, TaskId, TunnelId};
+use peerage_proto::{node, operator};
+use peerage_wire::crypto::Crypto;
+use peerage_wire::id::{CommandId, NodeId, SessionId};
+use peerage_wire::record::DraftError;
+use peerage_wire::time::{Instant, Now};
+
+use crate::app::Script;
+use crate::chance::Chance;
+use crate::host::{ErrandId, Host, true_time};
+use crate::invariants::{Fact, Invariant, Violation};
+use crate::ledger::Ledger;
+use crate::model::Model;
+use crate::network::{Network, Party};
+use crate::operations::Operation;
+use crate::shell::CarrierId;
+use crate::trace::Trace;
+
+pub use self::hosts::Counts;
+use self::operators::OperatorHost;
+pub use self::setup::{Bug, DeviceSetup, HostSetup, Setup, SiteSetup};
+use self::tunnels::Carrier;
+
+/// Most datagrams that an attacker remembers.
+const MAX_OVERHEARD: usize = 256;
+
+/// A device on a LAN.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// What is registered about it, without what the network learned.
+    pub registered: peerage_wire::record::EndDevice,
+    /// The domain in which it is registered.
+    pub domain: peerage_wire::id::Domain,
+    /// Where it stands.
+    pub site: usize,
+    /// Its address now.
+    pub address: std::net::IpAddr,
+    /// Whether it is plugged in.
+    pub is_present: bool,
+}
+
+/// What a user wants, and what became of it.
+#[derive(Clone, Debug)]
+pub struct Errand {
+    /// Whose wish.
+    pub host: usize,
+    /// Which device, by its place in the list of all.
+    pub device: usize,
+    /// What should happen in the tunnel.
+    pub script: Script,
+    /// How often it is tried.
+    pub tries_left: u32,
+    /// The newest try's session.
+    pub session: Option<SessionId>,
+    /// It can be used without a tunnel.
+    pub is_local: bool,
+    /// Why the last look for a way failed.
+    pub failure: Option<node::Failure>,
+}
+
+/// What happens at a time.
+#[derive(Debug)]
+enum Due {
+    Host(usize),
+    Operator(usize),
+    Arrive { from_site: Option<usize>, from: SocketAddr, to: SocketAddr, lan: Option<usize>, payload: Bytes },
+    Input { host: usize, boot: u32, input: Box<node::Input> },
+    Written { host: usize, boot: u32, task: TaskId },
+    Noted { operator: usize, boot: u32, id: CommandId, ok: bool },
+    Renew { host: usize, boot: u32 },
+    Dial { host: usize, boot: u32, peer: NodeId, candidates: Vec<SocketAddr>, next: usize },
+    Chunk { carrier: CarrierId, towards: usize },
+    Lost { carrier: CarrierId, end: usize },
+    Connected { host: usize, boot: u32, tunnel: TunnelId, address: SocketAddr },
+    Try(ErrandId),
+    Wake { host: usize, boot: u32 },
+    Operation(Operation),
+    Sample,
+}
+
+/// A simulated network.
+#[derive(Debug)]
+pub struct World {
+    now: Instant,
+    queue: BTreeMap<(Instant, u64), Due>,
+    order: u64,
+    crypto: Arc<dyn Crypto>,
+    chance: Chance,
+    attacker: Chance,
+    setup: Setup,
+    /// Sites and lines.
+    pub network: Network,
+    /// All computers.
+    pub hosts: Vec<Host>,
+    operators: Vec<OperatorHost>,
+    /// What the vendor decided.
+    pub ledger: Ledger,
+    /// All devices.
+    pub devices: Vec<Device>,
+    /// What users would expect.
+    pub model: Model,
+    /// Which computer has which address of which site.
+    places: BTreeMap<(usize, SocketAddr), usize>,
+    errands: BTreeMap<ErrandId, Errand>,
+    probes: std::collections::BTreeSet<ErrandId>,
+    carriers: BTreeMap<CarrierId, Carrier>,
+    next_id: u64,
+    overheard: Vec<(SocketAddr, SocketAddr, Bytes)>,
+    checkers: Vec<Box<dyn Invariant>>,
+    violation: Option<Violation>,
+    counts: Vec<Counts>,
+    /// Computers that still had tunnels when counting began.
+    busy: std::collections::BTreeSet<usize>,
+    trace: Trace,
+}
+
+impl World {
+    /// Makes a world; everybody is switched on within its first seconds.
+    ///
+    /// # Errors
+    /// If a record of the setup would be too long.
+    pub fn new(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<Self, DraftError> {
+        setup::build(setup, checkers)
+    }
+
+    /// Returns the true time since the beginning.
+    pub const fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn true_now(&self) -> Now {
+        true_time(self.now)
+    }
+
+    /// Returns the fingerprint of everything that happened.
+    pub fn trace(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    /// Returns how many events there were.
+    pub const fn events(&self) -> u64 {
+        self.trace.events()
+    }
+
+    /// Returns the setup.
+    pub const fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Returns the invariant that was broken, if one was.
+    pub const fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// Returns the errands.
+    pub fn errands(&self) -> impl Iterator<Item = (ErrandId, &Errand)> {
+        self.errands.iter().map(|(id, errand)| (*id, errand))
+    }
+
+    /// Marks an errand as one that must succeed.
+    pub fn mark_probe(&mut self, errand: ErrandId) {
+        self.probes.insert(errand);
+    }
+
+    /// Returns whether an errand must succeed.
+    pub fn is_probe(&self, errand: ErrandId) -> bool {
+        self.probes.contains(&errand)
+    }
+
+    /// Returns the operators that are up.
+    pub fn operators(&self) -> impl Iterator<Item = (usize, &operator::Operator)> {
+        let up = |(index, host): (usize, &'_ OperatorHost)| (index, host.machine.is_some());
+        let up: Vec<_> = self.operators.iter().enumerate().map(up).filter(|(_, up)| *up).collect();
+        up.into_iter().filter_map(|(index, _)| Some((index, self.operators.get(index)?.machine.as_ref()?)))
+    }
+
+    /// Returns how often an operator was started.
+    pub fn operator_boot(&self, index: usize) -> u32 {
+        self.operators.get(index).map_or(0, |operator| operator.boot)
+    }
+
+    /// Returns whether a computer had no tunnels left when counting began.
+    pub fn was_idle(&self, host: usize) -> bool {
+        !self.busy.contains(&host)
+    }
+
+    /// Returns what a computer has sent since [`World::count_from_here`].
+    pub fn counts(&self, host: usize) -> Counts {
+        self.counts.get(host).copied().unwrap_or_default()
+    }
+
+    /// Plans an operation.
+    pub fn plan(&mut self, at: Duration, operation: Operation) {
+        self.schedule(Instant::default().after(at), Due::Operation(operation));
+    }
+
+    fn schedule(&mut self, at: Instant, due: Due) {
+        self.order += 1;
+        self.queue.insert((at.max(self.now), self.order), due);
+    }
+
+    fn schedule_in(&mut self, after: Duration, due: Due) {
+        self.schedule(self.now.after(after), due);
+    }
+
+    /// Lets time pass until `end`, or until an invariant is broken.
+    pub fn run_until(&mut self, end: Instant) {
+        while self.violation.is_none() {
+            let Some(entry) = self.queue.first_entry() else { break };
+            if entry.key().0 > end {
+                break;
+            }
+            let ((at, _), due) = entry.remove_entry();
+            self.now = at;
+            self.happen(due);
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// Lets so much time pass.
+    pub fn run(&mut self, span: Duration) {
+        self.run_until(self.now.after(span));
+    }
+
+    fn happen(&mut self, due: Due) {
+        match due {
+            Due::Host(host) => self.wake_host(host),
+            Due::Operator(operator) => self.wake_operator(operator),
+            Due::Arrive { from_site, from, to, lan, payload } => {
+                self.arrive((from_site, from), to, lan, payload);
+            }
+            Due::Input { host, boot, input } => self.late_input(host, boot, input),
+            Due::Written { host, boot, task } => self.written(host, boot, task),
+            Due::Noted { operator, boot, id, ok } => self.noted(operator, boot, id, ok),
+            Due::Renew { host, boot } => self.renew(host, boot),
+            Due::Dial { host, boot, peer, candidates, next } => {
+                self.dial((host, boot), peer, candidates, next);
+            }
+            Due::Chunk { carrier, towards } => self.chunk(carrier, towards),
+            Due::Lost { carrier, end } => self.carrier_lost(carrier, end),
+            Due::Connected { host, boot, tunnel, address } => {
+                self.device_connected(host, boot, tunnel, address);
+            }
+            Due::Try(errand) => self.try_errand(errand),
+            Due::Wake { host, boot } => self.awake(host, boot),
+            Due::Operation(operation) => self.operate(operation),
+            Due::Sample => self.sample(),
+        }
+    }
+
+    // ---- invariants -------------------------------------------------------------------------
+
+    fn check(&mut self, mut look: impl FnMut(&mut dyn Invariant, &Self) -> Option<String>) {
+        let mut checkers = std::mem::take(&mut self.checkers);
+        for checker in &mut checkers {
+            if let Some(what) = look(&mut **checker, self)
+                && self.violation.is_none()
+            {
+                self.violation = Some(Violation { invariant: checker.name(), what, at: self.now });
+            }
+        }
+        self.checkers = checkers;
+    }
+
+    fn observe(&mut self, fact: &Fact<'_>) {
+        self.check(|checker, world| checker.observe(fact, world));
+    }
+
+    fn sample(&mut self) {
+        self.chatter();
+        self.note_contacts();
+        self.check(|checker, world| checker.sample(world));
+        self.schedule_in(self.setup.sample_interval, Due::Sample);
+    }
+
+    /// Asks every invariant whether all came right in the end.
+    pub fn conclude(&mut self) {
+        self.note_contacts();
+        self.tell_all();
+        self.check(|checker, world| checker.conclude(world));
+    }
+
+    /// Notes which computers can talk to an operator.
+    fn note_contacts(&mut self) {
+        /// With more losses than this nobody promises anything.
+        const MAX_LOSS: u32 = 300;
+        for index in 0..self.hosts.len() {
+            let can = self.hosts.get(index).is_some_and(|host| {
+                let is_good =
+                    self.network.sites.get(host.site).is_some_and(|site| site.quality.loss <= MAX_LOSS);
+                host.is_awake() && is_good && self.reaches_operator(host.site)
+            });
+            let now = self.now;
+            if let Some(host) = self.hosts.get_mut(index) {
+                host.in_contact_since = can.then(|| host.in_contact_since.unwrap_or(now));
+            }
+        }
+    }
+
+    fn reaches_operator(&self, site: usize) -> bool {
+        self.operators().any(|(index, _)| self.network.reaches(site, crate::network::Place::Operator(index)))
+    }
+
+    fn note_event(&mut self, host: usize, event: &Event) {
+        let (now, text) = (self.now, format!("{event:?}"));
+        self.trace.note(now, 20, host as u64, text.as_bytes());
+        if self.setup.is_told {
+            self.tell(Party::Host(host), &text);
+        }
+    }
+
+    /// Tells where everybody stands.
+    fn tell_all(&self) {
+        for (index, host) in self.hosts.iter().enumerate().filter(|_| self.setup.is_told) {
+            let Some(status) = host.node.as_ref().map(|node| node.status(host.now(self.now))) else {
+                continue;
+            };
+            let (head, dropped) = (status.head, status.discards.iter().collect::<Vec<_>>());
+            let devices = status.devices.len();
+            self.tell(
+                Party::Host(index),
+                &format!("knows {devices} devices, {head:?}, has dropped {dropped:?}"),
+            );
+        }
+    }
+
+    /// Writes a line for whoever replays a run.
+    fn tell(&self, who: Party, what: &str) {
+        if self.setup.is_told {
+            crate::report::line(&format!("{:>12.6} {who:?} {what}", self.now.as_micros() as f64 / 1e6));
+        }
+    }
+
+    const fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}

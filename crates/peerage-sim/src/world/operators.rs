@@ -1,0 +1,172 @@
+//! The operators and the ledger that they share.
+
+use std::time::Duration;
+
+use peerage_proto::endpoint;
+use peerage_proto::operator::{Config, Input, Operator, Output};
+use peerage_wire::id::CommandId;
+use peerage_wire::record::Record;
+use peerage_wire::time::{Instant, Now};
+
+use super::{Bug, Due, World};
+use crate::host::true_time;
+use crate::invariants::Violation;
+use crate::ledger::OperatorIdentity;
+use crate::network::Party;
+
+/// How long a transaction of the ledger takes.
+const TRANSACTION: Duration = Duration::from_millis(5);
+
+/// One operator's computer. Its clock is right.
+#[derive(Debug)]
+pub(super) struct OperatorHost {
+    pub(super) identity: OperatorIdentity,
+    pub(super) machine: Option<Operator>,
+    pub(super) boot: u32,
+    zero: Instant,
+    wake_at: Option<Instant>,
+}
+
+impl OperatorHost {
+    fn now(&self, at: Instant) -> Now {
+        Now { mono: Instant::default().after(at - self.zero), ..true_time(at) }
+    }
+}
+
+impl World {
+    pub(super) fn found_operators(&mut self) {
+        let (zero, now) = (self.now, self.now);
+        let host = |identity: &OperatorIdentity| OperatorHost {
+            identity: identity.clone(),
+            machine: None,
+            boot: 0,
+            zero,
+            wake_at: Some(now),
+        };
+        self.operators = self.ledger.operators().iter().map(host).collect();
+    }
+
+    /// Starts an operator from the ledger; what it had in memory is gone.
+    pub(super) fn start_operator(&mut self, index: usize) {
+        let (network, root, now) = (self.ledger.network(), self.ledger.root(), self.now);
+        let (crypto, seed) = (std::sync::Arc::clone(&self.crypto), self.chance.bytes());
+        let Some(host) = self.operators.get_mut(index) else { return };
+        if host.machine.is_some() {
+            return;
+        }
+        host.boot += 1;
+        host.zero = now;
+        host.wake_at = None;
+        let identity = &host.identity;
+        let endpoint = endpoint::Config {
+            network,
+            crypto,
+            identity: identity.key.clone(),
+            id: identity.id,
+            record: identity.record.bytes().clone(),
+            asks_introduction: true,
+        };
+        let config = Config { endpoint, root, addresses: vec![identity.address] };
+        host.machine = Some(Operator::new(config, seed, host.now(now)));
+        let records = self.ledger.records().cloned().collect();
+        self.inform(index, records);
+    }
+
+    pub(super) fn stop_operator(&mut self, index: usize) {
+        if let Some(host) = self.operators.get_mut(index) {
+            host.machine = None;
+        }
+    }
+
+    fn inform(&mut self, index: usize, records: Vec<Record>) {
+        for facts in self.ledger.facts() {
+            self.operator_input(index, Input::Domain(facts));
+        }
+        if self.setup.planted == Some(Bug::ForgetsRecords) && self.now > Instant::from_micros(5_000_000) {
+            return;
+        }
+        self.operator_input(index, Input::Committed(records));
+    }
+
+    /// A transaction is done: every operator that is up learns what it wrote.
+    pub(super) fn commit(&mut self, records: &[Record]) {
+        if records.is_empty() {
+            return;
+        }
+        for index in 0..self.operators.len() {
+            self.inform(index, records.to_vec());
+        }
+    }
+
+    pub(super) fn operator_input(&mut self, index: usize, input: Input) {
+        let now = self.now;
+        let Some(host) = self.operators.get_mut(index) else { return };
+        let at = host.now(now);
+        let is_timeout = matches!(input, Input::Timeout);
+        let Some(machine) = &mut host.machine else { return };
+        machine.handle(input, at);
+        let next = machine.poll_timeout();
+        if let Some((due, why)) = next.filter(|(due, _)| is_timeout && *due <= at.mono) {
+            let what = format!("operator {index} after a timeout at {at:?} wants one at {due:?} for {why}");
+            self.violation.get_or_insert(Violation { invariant: "timers advance", what, at: now });
+        }
+        self.drain_operator(index);
+        self.plan_operator(index);
+    }
+
+    pub(super) fn wake_operator(&mut self, index: usize) {
+        let now = self.now;
+        let Some(host) = self.operators.get_mut(index) else { return };
+        if host.wake_at.is_some_and(|at| at > now) {
+            return;
+        }
+        host.wake_at = None;
+        let at = host.now(now).mono;
+        let is_due = host.machine.as_ref().and_then(Operator::poll_timeout).is_some_and(|(due, _)| due <= at);
+        if is_due {
+            self.trace.note(now, 2, index as u64, &[]);
+            self.operator_input(index, Input::Timeout);
+        } else {
+            self.plan_operator(index);
+        }
+    }
+
+    fn plan_operator(&mut self, index: usize) {
+        let Some(host) = self.operators.get_mut(index) else { return };
+        let Some((due, _)) = host.machine.as_ref().and_then(Operator::poll_timeout) else { return };
+        let at = host.zero.after(due - Instant::default());
+        if host.wake_at.is_none_or(|planned| at < planned) {
+            host.wake_at = Some(at);
+            self.schedule(at, Due::Operator(index));
+        }
+    }
+
+    fn drain_operator(&mut self, index: usize) {
+        loop {
+            let Some(host) = self.operators.get_mut(index) else { return };
+            let (boot, address) = (host.boot, host.identity.address);
+            let Some(output) = host.machine.as_mut().and_then(Operator::poll_output) else { return };
+            match output {
+                Output::Transmit { remote, payload } => {
+                    self.send(Party::Operator(index), address, remote, payload);
+                }
+                Output::DeviceSeen { id, node, key, location } => {
+                    let now = self.true_now();
+                    let (ok, records) = self.ledger.device_seen(node, key, location, now).unwrap_or_default();
+                    self.commit(&records);
+                    self.schedule_in(TRANSACTION, Due::Noted { operator: index, boot, id, ok });
+                }
+                Output::Left { id, .. } => {
+                    self.schedule_in(TRANSACTION, Due::Noted { operator: index, boot, id, ok: true });
+                }
+                Output::Contact { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn noted(&mut self, index: usize, boot: u32, id: CommandId, ok: bool) {
+        if self.operators.get(index).is_some_and(|host| host.boot == boot) {
+            self.operator_input(index, Input::Noted { id, ok });
+        }
+    }
+}

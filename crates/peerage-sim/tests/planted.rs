@@ -1,0 +1,120 @@
+//! Each invariant is able to fail: a bug is planted, and seen to be caught.
+
+use std::time::Duration;
+
+use peerage_sim::app::{Pace, Script};
+use peerage_sim::invariants::Limits;
+use peerage_sim::network::Quality;
+use peerage_sim::operations::Operation;
+use peerage_sim::plan::Plan;
+use peerage_sim::run::{run, run_with};
+use peerage_sim::world::{Bug, DeviceSetup, HostSetup, Setup, SiteSetup};
+
+const SCRIPT: Script = Script {
+    up: 50_000,
+    down: 50_000,
+    answers_last: false,
+    user: Pace::Eager,
+    device: Pace::Eager,
+    breaks: None,
+};
+
+/// A tunnel-node at the site of a printer, a user elsewhere, and a member of another domain.
+fn office(planted: Option<Bug>, operations: &[(u64, Operation)]) -> Plan {
+    let host = |domain, site, serves| HostSetup { domain, site, serves, error_millis: 0, drift_ppm: 0 };
+    let setup = Setup {
+        seed: 1,
+        real_crypto: false,
+        operators: 1,
+        domains: 2,
+        sites: vec![SiteSetup { nat: None, quality: Quality::GOOD }; 3],
+        hosts: vec![host(0, 0, true), host(0, 1, false), host(1, 2, false)],
+        devices: vec![DeviceSetup { domain: 0, site: 0, via: 0, has_tls: false }],
+        sample_interval: Duration::from_secs(5),
+        start_within: Duration::from_secs(1),
+        planted,
+        is_told: false,
+    };
+    let operations = operations.iter().map(|(at, operation)| (Duration::from_secs(*at), *operation));
+    Plan { setup, operations: operations.collect(), calm_at: Duration::from_secs(300) }
+}
+
+const OPEN: Operation = Operation::Open { host: 1, device: 0, script: SCRIPT };
+
+fn broken(planted: Option<Bug>, operations: &[(u64, Operation)]) -> Option<&'static str> {
+    run(&office(planted, operations)).ok()?.violation.map(|violation| violation.invariant)
+}
+
+#[test]
+fn nothing_is_caught_where_nothing_is_planted() {
+    let operations = [
+        (20, OPEN),
+        (30, Operation::Intrude { host: 2, target: 0, device: 0 }),
+        (40, Operation::Crash { host: 0, survivors: 0 }),
+        (50, Operation::Start { host: 0 }),
+        (90, Operation::Revoke { host: 1 }),
+    ];
+    assert_eq!(run(&office(None, &operations)).unwrap().violation, None);
+}
+
+#[test]
+fn bytes_given_twice_are_caught() {
+    assert_eq!(broken(Some(Bug::DoublesBytes), &[(20, OPEN), (60, OPEN)]), Some("bytes once and in order"));
+}
+
+#[test]
+fn a_tunnel_for_a_member_of_another_domain_is_caught() {
+    let intrusion = [(30, Operation::Intrude { host: 2, target: 0, device: 0 })];
+    assert_eq!(broken(None, &intrusion), None);
+    assert_eq!(broken(Some(Bug::ServesAnybody), &intrusion), Some("no tunnel without authority"));
+}
+
+#[test]
+fn a_tunnel_that_outlives_its_revocation_is_caught() {
+    let hanging = Script { up: 3_000_000, device: Pace::Slow(0), ..SCRIPT };
+    let operations =
+        [(20, Operation::Open { host: 1, device: 0, script: hanging }), (25, Operation::Revoke { host: 1 })];
+    assert_eq!(broken(None, &operations), None);
+    assert_eq!(broken(Some(Bug::KeepsTunnels), &operations), Some("revoked nodes are shut out"));
+}
+
+#[test]
+fn a_disk_that_forgets_what_it_acknowledged_is_caught() {
+    let operations = [(60, Operation::Crash { host: 0, survivors: 0 }), (61, Operation::Start { host: 0 })];
+    assert_eq!(broken(None, &operations), None);
+    assert_eq!(broken(Some(Bug::ForgetsWrites), &operations), Some("no acknowledged record is lost"));
+}
+
+#[test]
+fn an_operator_that_forgets_what_was_committed_is_caught() {
+    let operations = [(30, Operation::Register { device: 0 })];
+    assert_eq!(broken(Some(Bug::ForgetsRecords), &operations), Some("no acknowledged record is lost"));
+}
+
+#[test]
+fn a_reply_longer_than_its_request_is_caught() {
+    assert_eq!(broken(Some(Bug::PadsReplies), &[]), Some("replies no longer than requests"));
+}
+
+#[test]
+fn more_tunnels_of_one_peer_than_allowed_are_caught() {
+    let hanging = Script { up: 3_000_000, device: Pace::Slow(0), ..SCRIPT };
+    let open = Operation::Open { host: 1, device: 0, script: hanging };
+    let plan = office(None, &[(20, open), (21, open), (22, open)]);
+    let broken = |limit| {
+        let report = run_with(&plan, vec![Box::new(Limits::of_peer(limit))]).unwrap();
+        report.violation.map(|violation| violation.invariant)
+    };
+    assert_eq!(broken(3), None);
+    assert_eq!(broken(2), Some("tables within their limits"));
+}
+
+#[test]
+fn a_computer_that_talks_without_need_is_caught() {
+    assert_eq!(broken(Some(Bug::Chatters), &[]), Some("quiet within the budget"));
+}
+
+#[test]
+fn a_node_that_does_not_come_right_is_caught() {
+    assert_eq!(broken(Some(Bug::GoesDeaf), &[]), Some("all comes right in the end"));
+}

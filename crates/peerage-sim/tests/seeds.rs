@@ -1,0 +1,57 @@
+//! Fixed seeds, and that a seed is all that a run depends on.
+
+use std::time::Duration;
+
+use peerage_sim::idle;
+use peerage_sim::plan::Plan;
+use peerage_sim::run::run;
+
+fn check(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let violation = run(&Plan::draw(seed)).map(|report| report.violation);
+        assert!(matches!(violation, Ok(None)), "seed {seed}: {violation:?}");
+    }
+}
+
+#[test]
+fn seeds_one_to_five_break_nothing() {
+    check(1..6);
+}
+
+#[test]
+fn seeds_six_to_ten_break_nothing() {
+    check(6..11);
+}
+
+#[test]
+fn seeds_eleven_to_fifteen_break_nothing() {
+    check(11..16);
+}
+
+#[test]
+fn seeds_sixteen_to_twenty_break_nothing() {
+    check(16..21);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_run_and_another_seed_another() {
+    let trace = |seed| run(&Plan::draw(seed)).unwrap().trace;
+    assert_eq!(trace(3), trace(3));
+    assert_ne!(trace(3), trace(4));
+}
+
+#[test]
+fn the_cryptography_that_ships_breaks_nothing_either() {
+    let mut plan = Plan::draw(3);
+    plan.setup.real_crypto = true;
+    let report = run(&plan).unwrap();
+    assert_eq!(report.violation, None);
+    assert!(report.complete > 0, "some tunnels were used");
+}
+
+#[test]
+fn idle_computers_send_next_to_nothing() {
+    let report = idle::run(200, Duration::from_secs(3_600)).unwrap();
+    // One serves, nineteen stand by, the others say nothing after their first minute.
+    assert!(report.datagrams < 2_000, "{report:?}");
+}

@@ -1,8 +1,7 @@
 //! The node's data directory: keys that only its owner can read, and a lock so that one process at a time uses it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use peerage_wire::id::{Domain, NodeId, from_hex, to_hex};
@@ -10,18 +9,16 @@ use peerage_wire::keys::{AgreementKey, IdentityKey, verify};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use crate::private::{self, DIRECTORY_MODE, Lock, PrivateError};
+
 /// The file with the node's long-lived keys.
 pub const KEY_FILE: &str = "identity.key";
-/// The file that the running node holds a lock on.
-pub const LOCK_FILE: &str = "lock";
 /// The database of records.
 pub const STORE_FILE: &str = "node.db";
 
 const KEY_FILE_HEADER: &str = "peerage-identity 1";
 /// The key file has 5 lines of at most 80 characters; more is something else and is not read.
 const MAX_KEY_FILE_BYTES: u64 = 1_024;
-/// The lock file says who holds it in one line.
-const MAX_LOCK_FILE_BYTES: u64 = 256;
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,22 +35,9 @@ pub enum DataError {
         /// The path.
         path: PathBuf,
     },
-    /// Others can read or write it.
-    #[error("other users can read {0}; run: chmod {mode:o} {0}", .path.display())]
-    Permissions {
-        /// The file or directory.
-        path: PathBuf,
-        /// The permissions that it should have.
-        mode: u32,
-    },
-    /// Another process uses it.
-    #[error("the data directory {} is in use by {holder}", .path.display())]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// Who holds the lock, as it wrote.
-        holder: String,
-    },
+    /// Others can read it, another process uses it, or the file system failed.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
     /// The key file is damaged.
     #[error(
         "the key file {} is damaged; restore it from a backup, or register as new: move it away and join with a token",
@@ -72,20 +56,6 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// The file system failed.
-    #[error("cannot {action} {}: {source}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
-    move |source| DataError::Io { action, path: path.to_owned(), source }
 }
 
 /// A node's long-lived keys.
@@ -150,8 +120,7 @@ impl NodeKeys {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// The lock ends when the file is closed, also when the process is killed.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl DataDir {
@@ -162,14 +131,14 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<Self, DataError> {
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_dir() => Err(DataError::NotADirectory { path: path.to_owned() }),
-            Ok(metadata) => {
-                check_mode(path, metadata.permissions().mode(), 0o700)?;
-                Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+            Ok(_directory) => {
+                private::check(path, DIRECTORY_MODE)?;
+                Ok(Self { path: path.to_owned(), _lock: Lock::take(path)? })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(DataError::Absent { path: path.to_owned() })
             }
-            Err(error) => Err(io_error("read", path)(error)),
+            Err(error) => Err(private::failed("read", path)(error).into()),
         }
     }
 
@@ -179,8 +148,7 @@ impl DataDir {
     /// As [`open`](Self::open), or if it cannot be made.
     pub fn create(path: &Path) -> Result<Self, DataError> {
         if !path.exists() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            made.map_err(io_error("make", path))?;
+            private::make_directory(path)?;
         }
         Self::open(path)
     }
@@ -201,24 +169,12 @@ impl DataDir {
     /// If others can read the file, or it is damaged.
     pub fn keys(&self) -> Result<Option<NodeKeys>, DataError> {
         let path = self.path.join(KEY_FILE);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error("read", &path)(error)),
-        };
-        let metadata = file.metadata().map_err(io_error("read", &path))?;
-        check_mode(&path, metadata.permissions().mode(), 0o600)?;
-        let mut text = Zeroizing::new(String::new());
-        let read = file.take(MAX_KEY_FILE_BYTES).read_to_string(&mut text);
-        match read {
-            Ok(_length) => {}
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(DataError::MalformedKeys { path });
-            }
-            Err(error) => return Err(io_error("read", &path)(error)),
+        if !path.try_exists().map_err(private::failed("read", &path))? {
+            return Ok(None);
         }
-        let keys =
-            NodeKeys::from_text(&text).ok_or_else(|| DataError::MalformedKeys { path: path.clone() })?;
+        let text = private::read_text(&path, MAX_KEY_FILE_BYTES)?;
+        let keys = text.and_then(|text| NodeKeys::from_text(&text));
+        let keys = keys.ok_or_else(|| DataError::MalformedKeys { path: path.clone() })?;
         if keys.self_test() { Ok(Some(keys)) } else { Err(DataError::SelfTest { path }) }
     }
 
@@ -229,20 +185,12 @@ impl DataDir {
     pub fn write_keys(&self, keys: &NodeKeys) -> Result<(), DataError> {
         let path = self.path.join(KEY_FILE);
         let temporary = self.path.join("identity.new");
-        let written = || -> io::Result<()> {
-            match fs::remove_file(&temporary) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(keys.to_text().as_bytes())?;
-            file.sync_all()?;
-            // A link, unlike a rename, fails if the name is taken.
-            fs::hard_link(&temporary, &path)?;
-            fs::remove_file(&temporary)?;
-            File::open(&self.path)?.sync_all()
-        };
-        written().map_err(io_error("write", &path))
+        private::remove_if_present(&temporary)?;
+        private::write_new(&temporary, keys.to_text().as_bytes())?;
+        // A link, unlike a rename, fails if the name is taken.
+        fs::hard_link(&temporary, &path).map_err(private::failed("write", &path))?;
+        private::remove_if_present(&temporary)?;
+        Ok(private::sync_directory(&self.path)?)
     }
 
     /// Erases keys and records: what is left is as before joining.
@@ -251,54 +199,16 @@ impl DataDir {
     /// If a file cannot be removed.
     pub fn erase(&self) -> Result<(), DataError> {
         for name in [KEY_FILE, STORE_FILE, "node.db-wal", "node.db-shm"] {
-            let path = self.path.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error("remove", &path)(error));
-                }
-                _ => {}
-            }
+            private::remove_if_present(&self.path.join(name))?;
         }
         Ok(())
     }
 }
 
-fn check_mode(path: &Path, mode: u32, wanted: u32) -> Result<(), DataError> {
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    Err(DataError::Permissions { path: path.to_owned(), mode: wanted })
-}
-
-fn lock(data: &Path) -> Result<File, DataError> {
-    let path = data.join(LOCK_FILE);
-    let opened =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = opened.map_err(io_error("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // It is told for information only; what cannot be read is not worth another error.
-            let _ = file.take(MAX_LOCK_FILE_BYTES).read_to_string(&mut holder);
-            let holder = match holder.trim() {
-                "" => "another process".to_owned(),
-                text => text.to_owned(),
-            };
-            return Err(DataError::Locked { path: data.to_owned(), holder });
-        }
-        Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
-    }
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(format!("process {}\n", std::process::id()).as_bytes()));
-    written.map_err(io_error("write", &path))?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn keys() -> NodeKeys {
@@ -329,7 +239,7 @@ mod tests {
         let (_temp, data) = data();
         data.write_keys(&keys()).unwrap();
         let other = NodeKeys { identity: IdentityKey::from_seed(&[9; 32]), ..keys() };
-        assert!(matches!(data.write_keys(&other), Err(DataError::Io { .. })));
+        assert!(matches!(data.write_keys(&other), Err(DataError::Private(PrivateError::Io { .. }))));
         assert_eq!(data.keys().unwrap().unwrap().identity.public(), keys().identity.public());
     }
 
@@ -383,7 +293,7 @@ mod tests {
     fn a_second_process_is_told_who_uses_the_directory() {
         let (_temp, data) = data();
         let error = DataDir::open(data.path()).unwrap_err();
-        assert!(matches!(error, DataError::Locked { .. }));
+        assert!(matches!(error, DataError::Private(PrivateError::Locked { .. })));
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         let path = data.path().to_owned();
         drop(data);

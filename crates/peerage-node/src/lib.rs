@@ -10,6 +10,7 @@ pub mod lan;
 pub mod link;
 pub mod local_api;
 pub mod membership;
+pub mod private;
 pub mod run;
 pub mod store;
 pub mod tls;

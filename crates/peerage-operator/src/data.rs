@@ -1,9 +1,9 @@
 //! The operator's data directory: its keys, and a lock so that one process at a time uses it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use peerage_node::private::{self, DIRECTORY_MODE, FILE_MODE, Lock, PrivateError};
 use peerage_wire::id::{from_hex, to_hex};
 use peerage_wire::keys::{AgreementKey, IdentityKey};
 use zeroize::Zeroizing;
@@ -21,7 +21,6 @@ pub(crate) const CERTIFICATE_KEY: &str = "certificate.key.der";
 /// What a failed `init` leaves behind.
 pub(crate) const MADE_BY_INIT: [&str; 7] =
     [ROOT_KEY, OPERATOR_KEY, CERTIFICATE, CERTIFICATE_KEY, LEDGER, "ledger.db-wal", "ledger.db-shm"];
-const LOCK: &str = "lock";
 
 const ROOT_HEADER: &str = "peerage-root 1";
 const OPERATOR_HEADER: &str = "peerage-operator 1";
@@ -44,20 +43,9 @@ pub enum DataError {
         /// The first file that is in the way.
         path: PathBuf,
     },
-    /// Others can read or write it.
-    #[error("other users can read {0}; run: chmod {mode:o} {0}", .path.display())]
-    Permissions {
-        /// The file or directory.
-        path: PathBuf,
-        /// The permissions that it should have.
-        mode: u32,
-    },
-    /// Another process uses it.
-    #[error("another operator runs with {}", .data.display())]
-    Locked {
-        /// The directory.
-        data: PathBuf,
-    },
+    /// Others can read it, another operator uses it, or the file system failed.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
     /// A key file does not have its form.
     #[error("the key file {} is damaged; restore it from a backup", .path.display())]
     MalformedKey {
@@ -70,21 +58,6 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// The file system failed.
-    #[error("cannot {action} {}: {source}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
-    let path = path.to_owned();
-    move |source| DataError::Io { action, path, source }
 }
 
 /// The operator's own keys.
@@ -100,21 +73,21 @@ pub(crate) struct OperatorKeys {
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl DataDir {
     /// Makes the directory for a new operator; fails if there is one already.
     pub(crate) fn create(path: &Path) -> Result<Self, DataError> {
-        make_private_dir(path).map_err(failed("make", path))?;
-        check_private(path, 0o700)?;
+        private::make_directory(path)?;
+        private::check(path, DIRECTORY_MODE)?;
         for name in [ROOT_KEY, OPERATOR_KEY, LEDGER, CERTIFICATE, CERTIFICATE_KEY] {
             let file = path.join(name);
             if file.symlink_metadata().is_ok() {
                 return Err(DataError::Occupied { path: file });
             }
         }
-        Self::lock(path)
+        Ok(Self { path: path.to_owned(), _lock: Lock::take(path)? })
     }
 
     /// Opens the directory of an operator that exists.
@@ -122,19 +95,9 @@ impl DataDir {
         if !path.join(LEDGER).is_file() {
             return Err(DataError::Absent { data: path.to_owned() });
         }
-        check_private(path, 0o700)?;
-        check_private(&path.join(LEDGER), 0o600)?;
-        Self::lock(path)
-    }
-
-    fn lock(path: &Path) -> Result<Self, DataError> {
-        let file = path.join(LOCK);
-        let lock = private_options().create(true).open(&file).map_err(failed("open", &file))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(DataError::Locked { data: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(DataError::Io { action: "lock", path: file, source }),
-        }
+        private::check(path, DIRECTORY_MODE)?;
+        private::check(&path.join(LEDGER), FILE_MODE)?;
+        Ok(Self { path: path.to_owned(), _lock: Lock::take(path)? })
     }
 
     /// Returns the path of a file in the directory.
@@ -144,31 +107,28 @@ impl DataDir {
 
     /// Writes a new file that only the owner can read, and waits until the disk has it.
     pub(crate) fn write_new(&self, name: &str, content: &[u8]) -> Result<(), DataError> {
-        let path = self.file(name);
-        let mut file = private_options().create_new(true).open(&path).map_err(failed("make", &path))?;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("write", &path))
+        Ok(private::write_new(&self.file(name), content)?)
     }
 
     /// Replaces a file that only the owner can read; readers see the old or the new content, never half of it.
     pub(crate) fn replace(&self, name: &str, content: &[u8]) -> Result<(), DataError> {
         let (path, half) = (self.file(name), self.file(&format!("{name}.new")));
-        remove_if_present(&half).map_err(failed("remove", &half))?;
+        private::remove_if_present(&half)?;
         self.write_new(&format!("{name}.new"), content)?;
-        fs::rename(&half, &path).map_err(failed("replace", &path))
+        Ok(fs::rename(&half, &path).map_err(private::failed("replace", &path))?)
     }
 
     /// Removes a file, if it is there.
     pub(crate) fn remove(&self, name: &str) {
         let path = self.file(name);
-        if let Err(error) = remove_if_present(&path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove a file");
+        if let Err(error) = private::remove_if_present(&path) {
+            tracing::warn!(%error, "a file is left behind");
         }
     }
 
     /// Waits until the disk knows the names of the files.
     pub(crate) fn sync(&self) -> Result<(), DataError> {
-        let dir = File::open(&self.path).and_then(|dir| dir.sync_all());
-        dir.map_err(failed("write", &self.path))
+        Ok(private::sync_directory(&self.path)?)
     }
 
     pub(crate) fn write_root_key(&self, root: &IdentityKey) -> Result<(), DataError> {
@@ -226,64 +186,7 @@ fn secret(lines: &mut std::str::Lines<'_>, name: &str) -> Option<Zeroizing<[u8; 
 
 /// Reads a file that only the owner may be able to read.
 pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, DataError> {
-    check_private(path, 0o600)?;
-    let file = File::open(path).map_err(failed("read", path))?;
-    let mut text = Zeroizing::new(String::new());
-    match file.take(MAX_KEY_FILE).read_to_string(&mut text) {
-        Ok(_) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(DataError::MalformedKey { path: path.to_owned() })
-        }
-        Err(error) => Err(failed("read", path)(error)),
-    }
-}
-
-fn remove_if_present(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-#[cfg(unix)]
-fn private_options() -> OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
-}
-
-#[cfg(unix)]
-fn make_private_dir(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-#[cfg(unix)]
-fn check_private(path: &Path, mode: u32) -> Result<(), DataError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let metadata = fs::metadata(path).map_err(failed("read", path))?;
-    if metadata.permissions().mode() & 0o077 == 0 {
-        return Ok(());
-    }
-    Err(DataError::Permissions { path: path.to_owned(), mode })
-}
-
-#[cfg(not(unix))]
-fn private_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    options
-}
-
-#[cfg(not(unix))]
-fn make_private_dir(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)
-}
-
-#[cfg(not(unix))]
-fn check_private(path: &Path, _mode: u32) -> Result<(), DataError> {
-    fs::metadata(path).map(|_exists| ()).map_err(failed("read", path))
+    private::read_text(path, MAX_KEY_FILE)?.ok_or_else(|| DataError::MalformedKey { path: path.to_owned() })
 }
 
 #[cfg(test)]
@@ -319,7 +222,10 @@ mod tests {
         assert_eq!(read.enrolment.secret(), &[2; 32]);
         assert_eq!(data.read_root_key().unwrap().unwrap().seed(), &[3; 32]);
         chmod(&data.file(OPERATOR_KEY), 0o640);
-        assert!(matches!(data.read_operator_keys(), Err(DataError::Permissions { mode: 0o600, .. })));
+        assert!(matches!(
+            data.read_operator_keys(),
+            Err(DataError::Private(PrivateError::Permissions { mode: 0o600, .. }))
+        ));
     }
 
     #[test]
@@ -351,14 +257,17 @@ mod tests {
         drop(data);
         let path = parent.path().join("operator");
         chmod(&path, 0o755);
-        assert!(matches!(DataDir::create(&path), Err(DataError::Permissions { mode: 0o700, .. })));
+        assert!(matches!(
+            DataDir::create(&path),
+            Err(DataError::Private(PrivateError::Permissions { mode: 0o700, .. }))
+        ));
     }
 
     #[test]
     fn only_one_process_uses_a_directory_and_nothing_in_it_is_replaced() {
         let (parent, data) = new_dir();
         let path = parent.path().join("operator");
-        assert!(matches!(DataDir::create(&path), Err(DataError::Locked { .. })));
+        assert!(matches!(DataDir::create(&path), Err(DataError::Private(PrivateError::Locked { .. }))));
         data.write_operator_keys(&keys()).unwrap();
         drop(data);
         assert!(matches!(DataDir::create(&path), Err(DataError::Occupied { .. })));

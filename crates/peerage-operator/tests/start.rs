@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use common::{data, hello, init_config, made, start};
 use peerage_client::admin::AddDomain;
+use peerage_node::private::PrivateError;
 use peerage_node::udp::BindError;
 use peerage_operator::{
     AddressError, CertificateError, CertificateFiles, DataError, InitConfig, InitError, RunConfig, RunError,
@@ -74,7 +75,7 @@ async fn a_second_operator_on_the_same_directory_is_refused() {
     let (dir, _) = made();
     let first = start(RunConfig::new(data(&dir))).await.unwrap();
     let second = start(RunConfig::new(data(&dir))).await.err().unwrap();
-    assert!(matches!(second, RunError::Data(DataError::Locked { .. })), "{second}");
+    assert!(matches!(second, RunError::Data(DataError::Private(PrivateError::Locked { .. }))), "{second}");
     first.admin.status().await.unwrap();
     first.end().await.unwrap();
 }
@@ -104,7 +105,13 @@ async fn keys_and_ledger_that_others_can_read_are_refused() {
         let path = data(&dir).join(name);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let refused = start(RunConfig::new(data(&dir))).await.err().unwrap();
-        assert!(matches!(refused, RunError::Data(DataError::Permissions { mode: 0o600, .. })), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                RunError::Data(DataError::Private(PrivateError::Permissions { mode: 0o600, .. }))
+            ),
+            "{refused}"
+        );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     start(RunConfig::new(data(&dir))).await.unwrap().end().await.unwrap();

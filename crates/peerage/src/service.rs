@@ -4,6 +4,7 @@ use peerage_client::Role;
 use peerage_node::{
     data::{DataDir, DataError},
     enrol::{self, JoinConfig},
+    private::PrivateError,
     run::{self as node, UpConfig},
 };
 use peerage_operator::{CertificateFiles, InitConfig, RunConfig};
@@ -88,7 +89,7 @@ pub(crate) async fn leave(data: PathBuf) -> anyhow::Result<()> {
 /// Waits until no process uses the data directory.
 pub(crate) async fn until_free(data: &Path) {
     let mut attempts = tokio::time::interval(FREE_INTERVAL);
-    while let Err(DataError::Locked { .. }) = DataDir::open(data) {
+    while let Err(DataError::Private(PrivateError::Locked { .. })) = DataDir::open(data) {
         attempts.tick().await;
     }
 }

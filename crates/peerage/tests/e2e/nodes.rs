@@ -23,7 +23,7 @@ async fn a_second_node_on_the_same_data_is_refused_and_the_first_goes_on() {
 #[tokio::test]
 async fn a_second_operator_on_the_same_data_is_refused() {
     let operator = Operator::start().await;
-    operator.party.run(&["operator", "run"]).await.failed_saying(&["another operator runs"]);
+    operator.party.run(&["operator", "run"]).await.failed_saying(&["is in use by process"]);
     operator.party.call(&["domain", "list"]).await;
 }
 

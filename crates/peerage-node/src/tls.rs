@@ -7,6 +7,8 @@
 //! Deliberately absent: tickets and resumption (a resumed handshake skips the check of the key), early data, server
 //! names (there is none to tell a listener on the way).
 
+mod any;
+
 use std::sync::Arc;
 
 use ring::signature::Ed25519KeyPair;
@@ -26,6 +28,8 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use peerage_wire::keys::IdentityKey;
+
+pub use any::AnyCertificate;
 
 /// What both ends of a link say that they want to speak.
 pub const ALPN_TUNNEL: &[u8] = b"peerage-tunnel/1";

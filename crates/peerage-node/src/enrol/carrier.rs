@@ -10,11 +10,12 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use peerage_wire::enrol::MAX_ENROL_BODY;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::Error;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::tls::AnyCertificate;
 
 /// Why the operator could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,9 @@ pub(super) struct Carrier {
 impl Carrier {
     pub(super) async fn connect(address: SocketAddr) -> Result<Self, CarrierError> {
         let stream = TcpStream::connect(address).await.map_err(CarrierError::Connect)?;
-        let connector = TlsConnector::from(Arc::new(config()?));
+        // What the operator says proves itself.
+        let (config, _seen) = AnyCertificate::client()?;
+        let connector = TlsConnector::from(Arc::new(config));
         let name = ServerName::IpAddress(address.ip().into());
         let stream = connector.connect(name, stream).await.map_err(CarrierError::Tls)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -88,56 +91,5 @@ impl Carrier {
         }
         let body = Limited::new(response.into_body(), MAX_ENROL_BODY).collect().await;
         Ok(body.map_err(|_| CarrierError::Body)?.to_bytes())
-    }
-}
-
-fn config() -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AcceptAnything { schemes }))
-        .with_no_client_auth())
-}
-
-/// Takes every certificate: what the operator says proves itself.
-#[derive(Debug)]
-struct AcceptAnything {
-    schemes: Vec<SignatureScheme>,
-}
-
-impl ServerCertVerifier for AcceptAnything {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _others: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _time: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
     }
 }

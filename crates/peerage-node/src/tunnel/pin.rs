@@ -5,23 +5,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_proto::node::PinProof;
 use peerage_proto::session::Read;
-use peerage_wire::id::sha256;
+use rustls::ClientConnection;
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time;
 
 use crate::link::Stream;
+use crate::tls::AnyCertificate;
 
 /// How long a device may take for its handshake. Printers sign slowly; longer makes a user wait for one that hangs.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,19 +91,13 @@ fn judge(shown: io::Result<[u8; 32]>, pins: &[[u8; 32]]) -> PinProof {
 /// A handshake as far as the proof of the certificate's key.
 struct Probe {
     tls: ClientConnection,
-    seen: Arc<Seen>,
+    seen: Arc<AnyCertificate>,
     read_bytes: usize,
 }
 
 impl Probe {
     fn new(address: SocketAddr) -> io::Result<Self> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let seen = Arc::new(Seen { provider: Arc::clone(&provider), proven: Mutex::new(None) });
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?;
-        let verifier = Arc::clone(&seen) as Arc<dyn ServerCertVerifier>;
-        let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        let (mut config, seen) = AnyCertificate::client().map_err(io::Error::other)?;
         config.enable_sni = false;
         config.resumption = Resumption::disabled();
         let name = ServerName::IpAddress(address.ip().into());
@@ -119,7 +111,7 @@ impl Probe {
     }
 
     fn certificate(&self) -> Option<[u8; 32]> {
-        *self.seen.proven.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.proven()
     }
 
     fn take_output(&mut self) -> io::Result<Vec<u8>> {
@@ -148,62 +140,9 @@ impl Probe {
     }
 }
 
-/// Takes any certificate whose key is proven, and keeps its hash.
-#[derive(Debug)]
-struct Seen {
-    provider: Arc<CryptoProvider>,
-    proven: Mutex<Option<[u8; 32]>>,
-}
-
-impl Seen {
-    fn note(&self, certificate: &CertificateDer<'_>) {
-        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Some(sha256(&[certificate]));
-    }
-}
-
-impl ServerCertVerifier for Seen {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _others: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _time: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        let valid = verify_tls12_signature(message, certificate, signed, algorithms)?;
-        self.note(certificate);
-        Ok(valid)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        let valid = verify_tls13_signature(message, certificate, signed, algorithms)?;
-        self.note(certificate);
-        Ok(valid)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use peerage_wire::id::sha256;
     use rustls::ServerConfig;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;

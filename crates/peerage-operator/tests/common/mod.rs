@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use peerage_client::AdminClient;
 use peerage_client::admin::{AddDevice, AddDomain, AddToken};
 use peerage_client::{Protocol, Service};
+use peerage_node::tls::AnyCertificate;
 use peerage_operator::{InitConfig, InitReport, Ready, RunConfig, RunError, init, run};
 use peerage_wire::crypto::Real;
 use peerage_wire::enrol::{
@@ -22,9 +23,7 @@ use peerage_wire::keys::{AgreementKey, IdentityKey};
 use peerage_wire::time::UnixTime;
 use peerage_wire::token::JoinToken;
 use rand_core::UnwrapErr;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -176,7 +175,8 @@ pub(crate) async fn https(
 ) -> (StatusCode, Bytes) {
     let tcp = TcpStream::connect(remote).await.unwrap();
     let name = ServerName::IpAddress(remote.ip().into());
-    let stream = TlsConnector::from(any_certificate()).connect(name, tcp).await.unwrap();
+    let (config, _seen) = AnyCertificate::client().unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
     let request = Request::builder().method(method).uri(path).header("host", "operator");
     let response = exchange(stream, request.body(Full::new(body.into())).unwrap()).await;
     (response.status(), response.into_body().collect().await.unwrap().to_bytes())
@@ -189,53 +189,4 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender.send_request(request).await.unwrap()
-}
-
-fn any_certificate() -> Arc<ClientConfig> {
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
-    Arc::new(config)
-}
-
-/// TLS is only a carrier here.
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

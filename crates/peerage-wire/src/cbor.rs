@@ -285,13 +285,21 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// Reads a map inside this one that may be absent.
+    ///
+    /// # Errors
+    /// If the field is not a map.
+    pub fn optional_map(&mut self, key: u64) -> Result<Option<Self>, Malformed> {
+        let Some(raw) = self.seek(key)? else { return Ok(None) };
+        Self::checked(raw).map(Some).map_err(|_| Malformed::Type(key))
+    }
+
     /// Reads a map inside this one.
     ///
     /// # Errors
     /// If the field is missing or not a map.
     pub fn map(&mut self, key: u64) -> Result<Self, Malformed> {
-        let raw = self.seek(key)?.ok_or(Malformed::Missing(key))?;
-        Self::checked(raw).map_err(|_| Malformed::Type(key))
+        self.optional_map(key)?.ok_or(Malformed::Missing(key))
     }
 
     /// Reads a list of at most `most` elements, empty if it is absent; `read` gets each encoded element.

@@ -1,8 +1,9 @@
-//! Pieces that records and messages have in common: addresses, candidates, services.
+//! Pieces that records and messages have in common: addresses, ranges, candidates, services.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cbor::{Element, Malformed, Map, MapWriter};
+use crate::id::Segment;
 use crate::limits::MAX_NAME;
 
 /// Returns an address and port as 6 or 18 bytes, big end first (Rule 2.5). IPv4 mapped into IPv6 is written as IPv4.
@@ -38,6 +39,20 @@ pub fn read_addresses(map: &mut Map<'_>, key: u64, most: usize) -> Result<Vec<So
 pub fn write_addresses(map: &mut MapWriter, key: u64, addresses: &[SocketAddr]) {
     let bytes: Vec<_> = addresses.iter().copied().map(address_bytes).collect();
     map.list_of_bytes(key, &bytes);
+}
+
+/// Reads the two ends of a range of places, which stand under `key` and the key after it (Rule 2.14).
+///
+/// # Errors
+/// If one is missing or no place, or if the last comes before the first.
+pub fn read_segment(map: &mut Map<'_>, key: u64) -> Result<Segment, Malformed> {
+    let (from, to) = (map.id(key)?, map.id(key + 1)?);
+    if from > to { Err(Malformed::Type(key + 1)) } else { Ok(Segment { from, to }) }
+}
+
+/// Writes the two ends of a range of places under `key` and the key after it.
+pub fn write_segment(map: &mut MapWriter, key: u64, segment: &Segment) {
+    map.bytes(key, &segment.from.to_bytes()).bytes(key + 1, &segment.to.to_bytes());
 }
 
 /// How bytes travel to a candidate.

@@ -1,7 +1,11 @@
 //! Names of things: fixed-size byte strings and numbers, one type each.
 
+mod place;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use place::{PlaceKey, PlacementKey, Segment};
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -133,6 +137,12 @@ byte_id!(
     /// What a NodeInfo is found under by those who know a location and the domain's epoch key (Rule 1.7).
     LookupTag, 16
 );
+byte_id!(
+    /// Names an attempt to link two nodes; by it and their node ids a relay knows which two legs belong together.
+    LinkId,
+    16
+);
+
 byte_id!(
     /// Names a session: random, chosen by the user-node.
     SessionId, 16
@@ -293,18 +303,6 @@ impl FromStr for NodeId {
     }
 }
 
-/// Where a record lives in the distributed table: its domain, then the hash of its key (Rule 1.8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PlacementKey(pub u64);
-
-impl PlacementKey {
-    /// Returns the place of a record, or of a look-up tag, of this domain.
-    pub fn new(domain: Domain, key: &[u8]) -> Self {
-        let low = u32::from_be_bytes(prefix(&sha256(&[key])));
-        Self((u64::from(domain.0) << 32) | u64::from(low))
-    }
-}
-
 /// An Ethernet hardware address (Rule 1.4).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
@@ -380,14 +378,6 @@ mod tests {
     fn a_fingerprint_can_be_read_out_loud() {
         let id = NodeId { domain: Domain(7), hash: [0xab; 32] };
         assert_eq!(id.fingerprint(), ["abab"; 16].join(" "));
-    }
-
-    /// Rule 1.8: records of one domain stand together, and within it by the hash of their key.
-    #[test]
-    fn placement_keys_of_a_domain_are_a_range() {
-        let key = PlacementKey::new(Domain(5), &[1; 32]);
-        assert_eq!(key.0 >> 32, 5);
-        assert_eq!(key.0.to_be_bytes()[4..], sha256(&[&[1; 32]])[..4]);
     }
 
     /// Rule 1.4.

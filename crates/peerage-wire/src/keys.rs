@@ -156,7 +156,7 @@ impl SecretKey {
         mac.finalize().into_bytes().into()
     }
 
-    fn derive(&self, salt: Option<&[u8]>, info: &[&[u8]]) -> Self {
+    pub(crate) fn derive(&self, salt: Option<&[u8]>, info: &[&[u8]]) -> Self {
         let mut out = Self([0; 32]);
         // HKDF-SHA-256 can give 8,160 bytes; 32 never fail.
         let done = Hkdf::<Sha256>::new(salt, &self.0).expand_multi_info(info, &mut out.0);

@@ -8,6 +8,7 @@
 //! [`record::UnverifiedRecord::parse`] with [`record::UnverifiedRecord::verify`] turns carried bytes into records that
 //! can be believed.
 
+pub mod beacon;
 pub mod cbor;
 pub mod codec;
 pub mod crypto;
@@ -16,6 +17,7 @@ pub mod frame;
 pub mod id;
 pub mod intro;
 pub mod keys;
+pub mod leg;
 pub mod limits;
 pub mod message;
 pub mod open;

@@ -1,12 +1,22 @@
+use std::net::SocketAddr;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::codec::{CandidateKind, Transport};
-use crate::id::Domain;
+use crate::codec::{Candidate, CandidateKind, Transport, address_bytes, address_from};
+use crate::id::{
+    CommandId, DeviceId, Domain, LinkId, LocationId, LookupTag, NodeId, PlaceKey, PlacementKey, RecordKey,
+    Segment, SessionId,
+};
 use crate::intro::{Introduction, KeyStatement};
-use crate::limits::{MAX_CANDIDATES, MAX_DATAGRAM, MAX_NODE_INFO};
-use crate::packet::{LONG_HEADER, SHORT_OVERHEAD};
+use crate::limits::{
+    MAX_ADDRESSES, MAX_CANDIDATES, MAX_DATAGRAM, MAX_ENTRIES, MAX_FORWARDED, MAX_NAME, MAX_NODE_INFO,
+    MAX_PARTS, MAX_RECORD, MAX_TAGS,
+};
+use crate::packet::{Class, LONG_HEADER, SHORT_OVERHEAD};
+use crate::record::SetSummary;
+use crate::time::UnixTime;
 
 const NODE: NodeId = NodeId { domain: Domain(0xdfe4_7365), hash: [3; 32] };
 
@@ -50,16 +60,76 @@ fn any_page() -> impl Strategy<Value = Page> {
     (records, any::<bool>()).prop_map(|(records, more)| Page { records, more })
 }
 
+fn any_table() -> impl Strategy<Value = Table> {
+    prop::sample::select(Table::ALL.to_vec()).prop_map(|(table, _)| table)
+}
+
+fn any_segment() -> impl Strategy<Value = Segment> {
+    let ends = any::<(u64, u64)>().prop_map(|(a, b)| (PlacementKey(a.min(b)), PlacementKey(a.max(b))));
+    prop_oneof![Just(Segment::ALL), ends.prop_map(|(from, to)| Segment { from, to })]
+}
+
+fn any_place_key() -> impl Strategy<Value = PlaceKey> {
+    any::<(u64, [u8; 32])>()
+        .prop_map(|(place, key)| PlaceKey { place: PlacementKey(place), key: RecordKey(key) })
+}
+
+fn any_summary() -> impl Strategy<Value = SetSummary> {
+    any::<(u32, [u8; 32])>().prop_map(|(count, sum)| SetSummary { count, sum })
+}
+
+fn any_submission() -> impl Strategy<Value = Submission> {
+    let load =
+        any::<(u64, u32, u32, u64)>().prop_map(|(relayed_bytes, relayed_tunnels, records, held_bytes)| {
+            Load { relayed_bytes, relayed_tunnels, records, held_bytes }
+        });
+    let addresses = vec(any_address(), 0..=MAX_ADDRESSES);
+    (any_id(), addresses, any::<(u64, bool)>(), load).prop_map(|(id, addresses, (version, leaving), load)| {
+        Submission { id, addresses, version, leaving, load }
+    })
+}
+
+fn any_refused() -> impl Strategy<Value = Refused> {
+    let reason = prop::sample::select(RefusedReason::ALL.to_vec());
+    (any::<(u32, u32)>(), reason).prop_map(|((domain, count), (reason, _))| Refused {
+        domain: Domain(domain),
+        reason,
+        count,
+    })
+}
+
+fn any_reconciled() -> impl Strategy<Value = Reconciled> {
+    let parts = prop::collection::btree_map(any_place_key(), any_summary(), 1..=MAX_PARTS);
+    let entries = prop::collection::btree_set(any::<(u64, u64, [u8; 4])>(), 0..=MAX_ENTRIES);
+    prop_oneof![
+        Just(Reconciled::Same),
+        parts.prop_map(|parts| {
+            Reconciled::Parts(parts.into_iter().map(|(to, summary)| Part { to, summary }).collect())
+        }),
+        entries.prop_map(|entries| {
+            let entry = |(place, version, hash)| Entry { place: PlacementKey(place), version, hash };
+            Reconciled::Entries(entries.into_iter().map(entry).collect())
+        }),
+    ]
+}
+
 fn any_request() -> impl Strategy<Value = Request> {
     let tunnel = (any::<([u8; 16], [u8; 32])>(), "[a-z]{0,16}", any_candidates());
-    let tunnel = tunnel.prop_map(|((id, device), service, candidates)| {
+    let tunnel = (tunnel, prop::option::of(any_node()));
+    let tunnel = tunnel.prop_map(|(((id, device), service, candidates), relay)| {
         let (id, device) = (SessionId(id), DeviceId(device));
-        Request::TunnelRequest(TunnelRequest { id, device, service, candidates })
+        Request::TunnelRequest(TunnelRequest { id, device, service, candidates, relay })
     });
     let seen = (any_id(), any::<([u8; 32], [u8; 32])>()).prop_map(|(id, (key, location))| {
         Request::DeviceSeen { id, key: RecordKey(key), location: LocationId(location) }
     });
     let tags = vec(any::<[u8; 16]>().prop_map(LookupTag), 0..MAX_TAGS);
+    let transfer = (any_table(), any_segment(), prop::option::of(any_place_key()))
+        .prop_map(|(table, range, after)| Request::TransferPartition { table, range, after });
+    let reconcile =
+        (any_table(), any_place_key(), any_place_key(), any_summary()).prop_map(|(table, a, b, summary)| {
+            Request::Reconcile { table, from: a.min(b), to: a.max(b), summary }
+        });
     prop_oneof![
         any_key().prop_map(|after| Request::GetOperatorNodes { after }),
         (prop::option::of(vec(any::<u8>(), 32)), any_key())
@@ -68,9 +138,15 @@ fn any_request() -> impl Strategy<Value = Request> {
         any_node().prop_map(Request::GetNodeInfo),
         (tags, any_key()).prop_map(|(tags, after)| Request::GetTunnelNodes { tags, after }),
         tunnel,
+        any_passing(),
         Just(Request::Ping),
-        any_key().prop_map(|after| Request::GetDevices { after }),
-        Just(Request::GetHead),
+        (any_key(), any_segment()).prop_map(|(after, range)| Request::GetDevices { after, range }),
+        any::<Option<u32>>().prop_map(|domain| Request::GetHead { domain: domain.map(Domain) }),
+        any_submission().prop_map(Request::SubmitSuperNode),
+        transfer,
+        reconcile,
+        (any_id(), vec(any_refused(), 0..=MAX_LIST))
+            .prop_map(|(id, refused)| Request::Refusals { id, refused }),
         any_bytes().prop_map(Request::Store),
         seen,
         any_id().prop_map(Request::Leave),
@@ -81,11 +157,50 @@ fn any_request() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn any_inner() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..=MAX_FORWARDED).prop_map(Bytes::from)
+}
+
+fn any_passing() -> impl Strategy<Value = Request> {
+    let token = vec(any::<u8>(), 0..=128).prop_map(Bytes::from);
+    prop_oneof![
+        (any_node(), any_inner()).prop_map(|(to, inner)| Request::ForwardedTunnelRequest { to, inner }),
+        (any_address(), any_inner(), token).prop_map(|(observed, inner, token)| Request::Forward(Forward {
+            observed,
+            inner,
+            token
+        })),
+        (any::<[u8; 16]>(), any_node())
+            .prop_map(|(link, peer)| Request::RelayJoin { link: LinkId(link), peer }),
+    ]
+}
+
+fn any_passed() -> impl Strategy<Value = Reply> {
+    use RelayRefusal::{DomainQuota, Duplicate, Full, Membership, Names, NoPeer, NodeQuota};
+    let refusals = [NoPeer, NodeQuota, DomainQuota, Full, Names, Duplicate, Membership].map(Err);
+    prop_oneof![
+        prop::option::of(any_inner()).prop_map(Reply::ForwardedTunnelOpened),
+        (any_bytes(), any_inner()).prop_map(|(token, inner)| Reply::Forwarded { token, inner }),
+        Just(Reply::RelayJoined(Ok(()))),
+        prop::sample::select(refusals.to_vec()).prop_map(Reply::RelayJoined),
+    ]
+}
+
 fn any_reply() -> impl Strategy<Value = Reply> {
     let record = || prop::option::of(any_bytes());
-    let stored = (prop::sample::select(Table::ALL.to_vec()), any::<([u8; 32], u64)>());
+    let stored = (any_table(), any::<([u8; 32], u64)>());
     let stored =
-        stored.prop_map(|((table, _), (key, version))| Reply::Stored { table, key: RecordKey(key), version });
+        stored.prop_map(|(table, (key, version))| Reply::Stored { table, key: RecordKey(key), version });
+    let states = [
+        SuperNodeState::Refused,
+        SuperNodeState::Checking,
+        SuperNodeState::Assigned,
+        SuperNodeState::Unreachable,
+        SuperNodeState::HandedOver,
+        SuperNodeState::NotNeeded,
+    ];
+    let submitted = (any_id(), prop::sample::select(states.to_vec()))
+        .prop_map(|(id, state)| Reply::SuperNodeSubmitted { id, state });
     prop_oneof![
         any_page().prop_map(Reply::OperatorNodes),
         any_page().prop_map(Reply::SuperNodes),
@@ -94,9 +209,14 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         any_page().prop_map(Reply::TunnelNodes),
         any_candidates().prop_map(|candidates| Reply::TunnelOpened { candidates }),
         any_address().prop_map(|observed| Reply::Reping { observed }),
+        any_passed(),
         any_page().prop_map(Reply::Devices),
         record().prop_map(Reply::Head),
         stored,
+        submitted,
+        any_page().prop_map(Reply::Partition),
+        any_reconciled().prop_map(Reply::Reconciled),
+        any_id().prop_map(Reply::RefusalsNoted),
         any_id().prop_map(Reply::DeviceNoted),
         any_id().prop_map(Reply::Left),
         (any_address(), record()).prop_map(|(observed, head)| Reply::Attached { observed, head }),
@@ -119,6 +239,7 @@ fn largest() -> Vec<(Request, Reply)> {
         device: DeviceId([2; 32]),
         service: "s".repeat(MAX_NAME),
         candidates: candidates(MAX_CANDIDATES),
+        relay: Some(NODE),
     };
     let stored = Reply::Stored { table: Table::Head, key: RecordKey([1; 32]), version: u64::MAX };
     let key = Some(vec![1; 32]);
@@ -134,8 +255,8 @@ fn largest() -> Vec<(Request, Reply)> {
         ),
         (Request::TunnelRequest(tunnel), Reply::TunnelOpened { candidates: candidates(MAX_CANDIDATES) }),
         (Request::Ping, Reply::Reping { observed }),
-        (Request::GetDevices { after }, Reply::Devices(full())),
-        (Request::GetHead, Reply::Head(record(LARGEST_HEAD))),
+        (Request::GetDevices { after, range: LONG }, Reply::Devices(full())),
+        (Request::GetHead { domain: Some(Domain(u32::MAX)) }, Reply::Head(record(LARGEST_HEAD))),
         (Request::Store(Bytes::from(vec![1; MAX_RECORD])), stored),
         (seen, Reply::DeviceNoted(id)),
         (Request::Leave(id), Reply::Left(id)),
@@ -144,17 +265,91 @@ fn largest() -> Vec<(Request, Reply)> {
         (Request::GetRevocations { after }, Reply::Revocations(full())),
         (Request::GetDomainKey, Reply::DomainKey(record(MAX_RECORD))),
     ]
+    .into_iter()
+    .chain(largest_of_holders())
+    .chain(largest_of_passing())
+    .collect()
 }
 
+/// What passes through somebody in between, at its largest: an inner answer is at most as long as the inner request.
+fn largest_of_passing() -> [(Request, Reply); 3] {
+    let inner = Bytes::from(vec![1; MAX_FORWARDED]);
+    let token = Bytes::from(vec![1; 72]);
+    // The longest answer goes with the shortest address.
+    let observed = "192.0.2.1:1".parse().unwrap();
+    let forward = Forward { observed, inner: inner.clone(), token: token.clone() };
+    [
+        (
+            Request::ForwardedTunnelRequest { to: NODE, inner: inner.clone() },
+            Reply::ForwardedTunnelOpened(Some(inner.clone())),
+        ),
+        (Request::Forward(forward), Reply::Forwarded { token, inner }),
+        (
+            Request::RelayJoin { link: LinkId([1; 16]), peer: NODE },
+            Reply::RelayJoined(Err(RelayRefusal::Full)),
+        ),
+    ]
+}
+
+/// What passes between super-nodes and operators, at its largest.
+fn largest_of_holders() -> [(Request, Reply); 4] {
+    let id = CommandId([1; 16]);
+    let (table, summary) = (Table::Node, SetSummary { count: u32::MAX, sum: [1; 32] });
+    let submission = Submission {
+        id,
+        addresses: candidates(MAX_ADDRESSES).iter().map(|candidate| candidate.address).collect(),
+        version: u64::MAX,
+        leaving: true,
+        load: Load {
+            relayed_bytes: u64::MAX,
+            relayed_tunnels: u32::MAX,
+            records: u32::MAX,
+            held_bytes: u64::MAX,
+        },
+    };
+    let refused = Refused { domain: Domain(u32::MAX), reason: RefusedReason::Rate, count: u32::MAX };
+    let page = Page::fill(std::iter::repeat_n(Bytes::from(vec![1; 68]), 100), MAX_DATAGRAM);
+    [
+        (
+            Request::SubmitSuperNode(submission),
+            Reply::SuperNodeSubmitted { id, state: SuperNodeState::NotNeeded },
+        ),
+        (
+            Request::TransferPartition { table, range: Segment::ALL, after: Some(PlaceKey::MAX) },
+            Reply::Partition(page),
+        ),
+        (
+            Request::Reconcile { table, from: PlaceKey::MIN, to: PlaceKey::MAX, summary },
+            Reply::Reconciled(Reconciled::Parts(parts(MAX_PARTS as u64))),
+        ),
+        (Request::Refusals { id, refused: vec![refused; MAX_LIST] }, Reply::RefusalsNoted(id)),
+    ]
+}
+
+/// The last positions of so many places, each with the largest numbers.
+fn parts(count: u64) -> Vec<Part> {
+    let summary = SetSummary { count: u32::MAX, sum: [1; 32] };
+    (0..count).map(|n| Part { to: PlaceKey::last_at(PlacementKey(u64::MAX - count + n)), summary }).collect()
+}
+
+fn entries(count: u64) -> Vec<Entry> {
+    (0..count).map(|n| Entry { place: PlacementKey(n), version: u64::MAX - n, hash: [7; 4] }).collect()
+}
+
+/// A range whose ends need all their bytes.
+const LONG: Segment = Segment { from: PlacementKey(1), to: PlacementKey(u64::MAX) };
+
 /// A Head whose every number has all its bytes; the tests of records find the same.
-const LARGEST_HEAD: usize = 318;
+const LARGEST_HEAD: usize = 361;
 
 /// Rules 4.2 and 4.6: the request that asks for an answer is as long as the longest such answer.
 #[test]
 fn every_request_is_padded_to_the_size_of_its_largest_reply() {
     for (request, reply) in largest() {
         let longest = REPLY_OVERHEAD + reply.encode().len();
-        assert!(longest <= request.reply_size(), "{request:?}: {longest}");
+        // A forwarded message is as long as what is inside, and the answer inside is no longer than the request.
+        let padded = request.reply_size().max(SHORT_OVERHEAD + request.encode().len());
+        assert!(longest <= padded, "{request:?}: {longest}");
         assert!(request.reply_size() <= MAX_DATAGRAM);
     }
     let stale = REPLY_OVERHEAD + Reply::StaleTime(UnixTime::from_millis(u64::MAX)).encode().len();
@@ -167,12 +362,15 @@ fn every_request_fits_into_a_datagram() {
     for (request, _) in largest() {
         let short = SHORT_OVERHEAD + request.encode().len();
         let long = LONG_HEADER + 16 + request.encode().len();
-        assert!(short <= MAX_DATAGRAM && long <= MAX_DATAGRAM, "{request:?}");
+        // Whoever forwards to a node that is attached to it has a context with it.
+        let needs_context = matches!(request, Request::Forward(_));
+        assert!(short <= MAX_DATAGRAM && (long <= MAX_DATAGRAM || needs_context), "{request:?}");
     }
 }
 
 /// Rule 3.7: a TunnelRequest with everything in it goes together with the introduction of a member, whose record has at
-/// most 241 bytes; a Store of a full record does not, and needs a receiver that knows the sender.
+/// most 241 bytes, and with a cookie; with a relay, if it has two candidates less; through a forwarder, if it has eight. A
+/// Store of a full record does not, and needs a receiver that knows the sender.
 #[test]
 fn a_full_tunnel_request_fits_beside_an_introduction() {
     let statement = KeyStatement {
@@ -184,12 +382,30 @@ fn a_full_tunnel_request_fits_beside_an_introduction() {
     };
     let introduction = Introduction { record: vec![0; 241], statement }.to_bytes().len();
     let size = |request: &Request| LONG_HEADER + introduction + 16 + request.encode().len();
-    let sizes: Vec<_> = largest().iter().map(|(request, _)| size(request)).collect();
-    let tunnel = sizes[5];
-    let store = sizes[9];
-    assert_eq!((introduction, tunnel, store), (391, 1_171, 1_453));
-    assert!(tunnel + crate::packet::COOKIE_SIZE <= MAX_DATAGRAM);
-    assert!(sizes.iter().enumerate().all(|(at, size)| *size <= MAX_DATAGRAM || at == 9));
+    let tunnel = |count, relay| {
+        size(&Request::TunnelRequest(TunnelRequest {
+            id: SessionId([1; 16]),
+            device: DeviceId([2; 32]),
+            service: "s".repeat(MAX_NAME),
+            candidates: candidates(count),
+            relay,
+        }))
+    };
+    let relayed = (tunnel(MAX_CANDIDATES - 2, Some(NODE)), tunnel(8, Some(NODE)));
+    assert_eq!((introduction, tunnel(MAX_CANDIDATES, None), relayed), (391, 1_171, (1_160, 910)));
+    assert!(tunnel(MAX_CANDIDATES, None) + crate::packet::COOKIE_SIZE <= MAX_DATAGRAM);
+    assert!(relayed.0 + crate::packet::COOKIE_SIZE <= MAX_DATAGRAM);
+    assert!(relayed.1 + crate::packet::COOKIE_SIZE <= MAX_FORWARDED);
+    for (request, _) in largest() {
+        let alone = matches!(
+            request,
+            Request::Store(_)
+                | Request::TunnelRequest(_)
+                | Request::ForwardedTunnelRequest { .. }
+                | Request::Forward(_)
+        );
+        assert_eq!(size(&request) > MAX_DATAGRAM, alone, "{request:?}");
+    }
 }
 
 /// Rule 4.1: odd requests, each answered by the next number; StaleTime answers all.
@@ -206,18 +422,9 @@ fn requests_are_odd_and_their_answers_follow() {
         }
         numbers.push(request.number());
     }
-    let reserved = [
-        number::SUBMIT_SUPER_NODE,
-        number::TRANSFER_PARTITION,
-        number::FORWARDED_TUNNEL_REQUEST,
-        number::RECONCILE,
-        number::REFUSALS,
-        number::RELAY_JOIN,
-    ];
-    numbers.extend(reserved);
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!(numbers, (1..=43).step_by(2).collect::<Vec<u8>>());
+    assert_eq!(numbers, (1..=45).step_by(2).collect::<Vec<u8>>());
 }
 
 /// Rule 4.1: reserved and unknown numbers are refused by name, also where a reply's number is sent as a request.
@@ -240,11 +447,16 @@ fn reads_change_nothing_and_everything_else_is_of_the_other_class() {
         let has_effect = matches!(
             request,
             Request::Store(_)
+                | Request::SubmitSuperNode(_)
                 | Request::DeviceSeen { .. }
+                | Request::Refusals { .. }
                 | Request::Leave(_)
                 | Request::Attach
                 | Request::Notify { .. }
                 | Request::TunnelRequest(_)
+                | Request::ForwardedTunnelRequest { .. }
+                | Request::Forward(_)
+                | Request::RelayJoin { .. }
         );
         assert_eq!(request.class() == Class::Other, has_effect, "{request:?}");
     }
@@ -253,7 +465,11 @@ fn reads_change_nothing_and_everything_else_is_of_the_other_class() {
 /// Rule 3.12: what has an effect can be told from its repetition.
 #[test]
 fn commands_with_effects_carry_something_to_recognise_them_by() {
-    for (request, _) in largest().into_iter().filter(|(request, _)| request.class() == Class::Other) {
+    // Of what is forwarded, it is inside.
+    let forwarded =
+        |request: &Request| matches!(request, Request::ForwardedTunnelRequest { .. } | Request::Forward(_));
+    let all = largest().into_iter().filter(|(request, _)| !forwarded(request));
+    for (request, _) in all.filter(|(request, _)| request.class() == Class::Other) {
         let bytes = request.encode();
         let mut map = Map::parse(&bytes[PLAINTEXT_HEADER..]).unwrap();
         let field = map.optional_bytes(1).unwrap().map(<[u8]>::len);
@@ -352,6 +568,146 @@ fn lists_beyond_their_limits_are_refused() {
     assert_eq!(Reply::decode(&Reply::Devices(page).encode()), Err(Malformed::Type(1).into()));
     let many = Reply::TunnelOpened { candidates: candidates(MAX_CANDIDATES + 1) };
     assert_eq!(Reply::decode(&many.encode()), Err(Malformed::Type(1).into()));
+}
+
+/// Writes the body of a command and reads it.
+fn request_of(command: u8, write: impl FnOnce(&mut MapWriter)) -> Result<Request, BadMessage> {
+    let mut body = MapWriter::new();
+    write(&mut body);
+    Request::decode(&frame(command, &body.finish()))
+}
+
+fn reply_of(command: u8, write: impl FnOnce(&mut MapWriter)) -> Result<Reply, BadMessage> {
+    let mut body = MapWriter::new();
+    write(&mut body);
+    Reply::decode(&frame(command, &body.finish()))
+}
+
+/// Rule 4.3: both ends of the range of GetDevices may be left out, and then mean the first and the last place of all.
+#[test]
+fn devices_are_asked_for_in_a_range_whose_ends_may_be_left_out() {
+    let place = PlacementKey(7 << 32);
+    let read = |from: Option<PlacementKey>, to: Option<PlacementKey>| {
+        let [from, to] = [from, to].map(|end| end.map(PlacementKey::to_bytes));
+        request_of(number::GET_DEVICES, |map| {
+            map.optional_bytes(3, from.as_ref().map(<[u8; 8]>::as_slice));
+            map.optional_bytes(4, to.as_ref().map(<[u8; 8]>::as_slice));
+        })
+    };
+    let range = |from, to| Ok(Request::GetDevices { after: None, range: Segment { from, to } });
+    assert_eq!(read(None, None), range(PlacementKey::MIN, PlacementKey::MAX));
+    assert_eq!(read(Some(place), None), range(place, PlacementKey::MAX));
+    assert_eq!(read(None, Some(place)), range(PlacementKey::MIN, place));
+    assert_eq!(read(Some(place), Some(place)), range(place, place));
+    assert_eq!(read(Some(PlacementKey(2)), Some(PlacementKey(1))), Err(Malformed::Type(4).into()));
+}
+
+/// Rules 4.7 and 4.8: a range that ends before it begins is no range.
+#[test]
+fn ranges_that_end_before_they_begin_are_refused() {
+    let (first, last) = (PlacementKey(1), PlacementKey(2));
+    let transfer = |from, to| {
+        let range = Segment { from, to };
+        Request::decode(&Request::TransferPartition { table: Table::Node, range, after: None }.encode())
+    };
+    assert!(transfer(first, last).is_ok() && transfer(first, first).is_ok());
+    assert_eq!(transfer(last, first), Err(Malformed::Type(3).into()));
+    let reconcile = |from, to| {
+        let (table, summary) = (Table::Node, SetSummary::default());
+        Request::decode(&Request::Reconcile { table, from, to, summary }.encode())
+    };
+    let [first, last] = [first, last].map(PlaceKey::first_at);
+    assert!(reconcile(first, last).is_ok() && reconcile(first, first).is_ok());
+    assert_eq!(reconcile(last, first), Err(Malformed::Type(3).into()));
+}
+
+/// Rule 2.6: a table that this version does not know is not compared and not handed over.
+#[test]
+fn unknown_tables_are_refused() {
+    let place = PlaceKey::MIN.to_bytes();
+    let transfer = request_of(number::TRANSFER_PARTITION, |map| {
+        map.uint(1, 9_u8).bytes(2, &[0; 8]).bytes(3, &[0; 8]);
+    });
+    let reconcile = request_of(number::RECONCILE, |map| {
+        map.uint(1, 0_u8).bytes(2, &place).bytes(3, &place).uint(4, 0_u8).bytes(5, &[0; 32]);
+    });
+    assert_eq!(transfer, Err(Malformed::Type(1).into()));
+    assert_eq!(reconcile, Err(Malformed::Type(1).into()));
+}
+
+/// Rule 4.8: the fullest answers fit into a datagram, and one part more would not.
+#[test]
+fn as_many_parts_are_stated_as_fit_into_a_datagram() {
+    let size = |reconciled| REPLY_OVERHEAD + Reply::Reconciled(reconciled).encode().len();
+    assert!(size(Reconciled::Parts(parts(MAX_PARTS as u64))) <= MAX_DATAGRAM);
+    assert!(size(Reconciled::Parts(parts(MAX_PARTS as u64 + 1))) > MAX_DATAGRAM);
+    assert!(size(Reconciled::Entries(entries(MAX_ENTRIES as u64))) <= MAX_DATAGRAM);
+}
+
+/// Rule 4.8: parts and entries come in ascending order, within their limits, and one of the three forms at a time.
+#[test]
+fn an_answer_to_reconcile_has_one_form_and_one_order() {
+    let read = |reconciled| Reply::decode(&Reply::Reconciled(reconciled).encode());
+    let refused = |key| Err(Malformed::Type(key).into());
+    assert!(read(Reconciled::Entries(Vec::new())).is_ok());
+    assert!(read(Reconciled::Entries(entries(MAX_ENTRIES as u64))).is_ok());
+    assert_eq!(read(Reconciled::Entries(entries(MAX_ENTRIES as u64 + 1))), refused(3));
+    assert_eq!(read(Reconciled::Parts(parts(MAX_PARTS as u64 + 1))), refused(2));
+    for (a, b) in [(0, 1), (1, 1)] {
+        let (mut parts, mut entries) = (parts(3), entries(3));
+        parts[a] = parts[b + 1];
+        entries[a] = entries[b + 1];
+        assert_eq!(read(Reconciled::Parts(parts)), refused(2));
+        assert_eq!(read(Reconciled::Entries(entries)), refused(3));
+    }
+    let form = |same, bytes: Option<&[u8]>| {
+        reply_of(number::RECONCILE + 1, |map| {
+            map.flag(1, same).optional_bytes(3, bytes);
+        })
+    };
+    assert_eq!(form(true, None), Ok(Reply::Reconciled(Reconciled::Same)));
+    assert_eq!(form(false, None), refused(2));
+    assert_eq!(form(true, Some(&[])), refused(2));
+    assert_eq!(form(false, Some(&[0; Entry::SIZE - 1])), refused(3));
+    assert_eq!(form(false, Some(&[0; Entry::SIZE + 1])), refused(3));
+}
+
+/// Rule 4.9: a state that this version does not know says nothing that it could act upon.
+#[test]
+fn unknown_states_of_a_super_node_are_refused() {
+    let read = |state: u8| {
+        reply_of(number::SUBMIT_SUPER_NODE + 1, |map| {
+            map.bytes(1, &[1; 16]).uint(2, state);
+        })
+    };
+    let id = CommandId([1; 16]);
+    assert_eq!(read(4), Ok(Reply::SuperNodeSubmitted { id, state: SuperNodeState::HandedOver }));
+    assert_eq!(read(6), Err(Malformed::Type(2).into()));
+}
+
+/// Rule 4.9: a node without addresses, load or record says so with what is left out or zero.
+#[test]
+fn a_submission_with_nothing_in_it_is_read() {
+    let (id, load) = (CommandId([1; 16]), Load::default());
+    let submission = Submission { id, addresses: vec![], version: 0, leaving: false, load };
+    let request = Request::SubmitSuperNode(submission);
+    assert_eq!(Request::decode(&request.encode()), Ok(request));
+}
+
+/// Rule 4.10: reasons of a later version are left out, the others are counted.
+#[test]
+fn refusals_for_unknown_reasons_are_left_out() {
+    let read = request_of(number::REFUSALS, |map| {
+        map.bytes(1, &[1; 16]).list_of_maps(2, &[(5_u32, 2_u8), (6, 6), (7, 0)], |(domain, reason)| {
+            let mut map = MapWriter::new();
+            map.uint(1, *domain).uint(2, *reason).uint(3, 9_u32);
+            map
+        });
+    });
+    let refused = Refused { domain: Domain(5), reason: RefusedReason::Rate, count: 9 };
+    assert_eq!(read, Ok(Request::Refusals { id: CommandId([1; 16]), refused: vec![refused] }));
+    let many = Request::Refusals { id: CommandId([1; 16]), refused: vec![refused; MAX_LIST + 1] };
+    assert_eq!(Request::decode(&many.encode()), Err(Malformed::Type(2).into()));
 }
 
 proptest! {

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 
 use super::{Header, Record, Table};
 use crate::cbor::{Element, Malformed, Map, MapWriter};
-use crate::codec::{Candidate, Service, read_addresses, read_candidates, write_addresses};
+use crate::codec::{
+    Candidate, Service, read_addresses, read_candidates, read_segment, write_addresses, write_segment,
+};
 use crate::crypto::{CryptoError, open_sealed, seal_to};
 use crate::id::{
-    DeviceId, Domain, LocationId, LookupTag, Mac, NetworkId, NodeId, PlacementKey, RecordKey, sha256,
+    DeviceId, Domain, LocationId, LookupTag, Mac, NetworkId, NodeId, PlacementKey, RecordKey, Segment, sha256,
 };
 use crate::intro::KeyStatement;
 use crate::keys::{AgreementKey, DomainKeys, LABEL_DOMAIN_KEY, SecretKey};
@@ -182,35 +184,43 @@ impl NodeInfoPrivate {
     }
 }
 
-/// Table SuperNode: the part of the key-space that a super-node serves, both ends included (Rule 2.14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Table SuperNode: the part of the table that a super-node holds, and how it is reached (Rule 2.14).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SuperNodeBody {
-    /// The first placement key.
-    pub from: PlacementKey,
-    /// The last placement key.
-    pub to: PlacementKey,
+    /// The places that it serves.
+    pub segment: Segment,
     /// The version of the segment map that assigned it.
     pub map_version: u64,
+    /// The Ed25519 identity key, by which whoever knows this record alone can verify its key statement.
+    pub identity: [u8; 32],
+    /// Where anybody reaches it: messages over UDP, links and relays over TCP on the same port.
+    pub addresses: Vec<SocketAddr>,
 }
 
 impl SuperNodeBody {
     /// Writes the public body.
     pub fn write(&self) -> MapWriter {
         let mut map = MapWriter::new();
-        map.bytes(1, &self.from.0.to_be_bytes()).bytes(2, &self.to.0.to_be_bytes()).uint(3, self.map_version);
+        write_segment(&mut map, 1, &self.segment);
+        map.uint(3, self.map_version).bytes(4, &self.identity);
+        write_addresses(&mut map, 5, &self.addresses);
         map
     }
 
-    /// Reads the public body.
+    /// Reads the public body and checks that the record is about the node whose key it holds.
     ///
     /// # Errors
-    /// If the record is of another table or malformed.
+    /// If the record is of another table, malformed, or about another node.
     pub fn read(record: &Record) -> Result<Self, Malformed> {
-        record.read_public(Table::SuperNode, |map| {
-            let (from, to) = (map.id::<[u8; 8]>(1)?, map.id::<[u8; 8]>(2)?);
-            let [from, to] = [from, to].map(|bytes| PlacementKey(u64::from_be_bytes(bytes)));
-            Ok(Self { from, to, map_version: map.uint(3)? })
-        })
+        let body = record.read_public(Table::SuperNode, |map| {
+            Ok(Self {
+                segment: read_segment(map, 1)?,
+                map_version: map.uint(3)?,
+                identity: map.id(4)?,
+                addresses: read_addresses(map, 5, MAX_ADDRESSES)?,
+            })
+        })?;
+        if subject(record.header()).is_of(&body.identity) { Ok(body) } else { Err(Malformed::Type(3)) }
     }
 }
 

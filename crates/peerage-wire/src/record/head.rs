@@ -24,7 +24,8 @@ impl SetSummary {
         summary
     }
 
-    pub(super) fn add(&mut self, hash: &[u8; 32]) {
+    /// Adds a record by SHA-256 of its bytes.
+    pub fn add(&mut self, hash: &[u8; 32]) {
         self.count = self.count.saturating_add(1);
         let mut carry = 0_u16;
         for (byte, add) in self.sum.iter_mut().zip(hash).rev() {
@@ -32,6 +33,18 @@ impl SetSummary {
             *byte = low;
             carry = u16::from(high);
         }
+    }
+
+    fn write(&self) -> MapWriter {
+        let mut map = MapWriter::new();
+        map.uint(1, self.count).bytes(2, &self.sum);
+        map
+    }
+
+    fn read(mut map: Map<'_>) -> Result<Self, Malformed> {
+        let summary = Self { count: map.uint(1)?, sum: map.id(2)? };
+        map.finish()?;
+        Ok(summary)
     }
 }
 
@@ -50,6 +63,9 @@ pub struct HeadBody {
     pub map_version: u64,
     /// After how many hours without an operator members stop opening tunnels; `None` for never.
     pub offline_hours: Option<u16>,
+    /// The valid SuperNode records whose range holds any place of the domain, tombstones left out; `None` if the
+    /// operator does not say.
+    pub super_nodes: Option<SetSummary>,
 }
 
 impl HeadBody {
@@ -64,18 +80,16 @@ impl HeadBody {
 
     /// Writes the public body.
     pub fn write(&self) -> MapWriter {
-        let set = |summary: &SetSummary| {
-            let mut map = MapWriter::new();
-            map.uint(1, summary.count).bytes(2, &summary.sum);
-            map
-        };
         let mut map = MapWriter::new();
-        map.map(1, &set(&self.operators))
-            .map(2, &set(&self.revocations))
-            .map(3, &set(&self.devices))
+        map.map(1, &self.operators.write())
+            .map(2, &self.revocations.write())
+            .map(3, &self.devices.write())
             .uint(4, self.epoch)
             .uint(5, self.map_version)
             .optional_uint(6, self.offline_hours);
+        if let Some(super_nodes) = &self.super_nodes {
+            map.map(7, &super_nodes.write());
+        }
         map
     }
 
@@ -84,23 +98,18 @@ impl HeadBody {
     /// # Errors
     /// If the record is of another table, malformed, or has another key.
     pub fn read(record: &Record) -> Result<Self, Malformed> {
-        let set = |map: &mut Map<'_>, key| {
-            let mut map = map.map(key)?;
-            let summary = SetSummary { count: map.uint(1)?, sum: map.id(2)? };
-            map.finish()?;
-            Ok(summary)
-        };
         if record.header().key != Self::record_key(record.header().domain) {
             return Err(Malformed::Type(3));
         }
         record.read_public(Table::Head, |map| {
             Ok(Self {
-                operators: set(map, 1)?,
-                revocations: set(map, 2)?,
-                devices: set(map, 3)?,
+                operators: SetSummary::read(map.map(1)?)?,
+                revocations: SetSummary::read(map.map(2)?)?,
+                devices: SetSummary::read(map.map(3)?)?,
                 epoch: map.uint(4)?,
                 map_version: map.uint(5)?,
                 offline_hours: map.optional_uint(6)?,
+                super_nodes: map.optional_map(7)?.map(SetSummary::read).transpose()?,
             })
         })
     }

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::{Candidate, CandidateKind, Protocol, Service, Transport};
 use crate::crypto::Real;
-use crate::id::{DeviceId, LocationId, LookupTag, Mac};
+use crate::id::{DeviceId, LocationId, LookupTag, Mac, Segment};
 use crate::intro::KeyStatement;
 use crate::keys::{AgreementKey, DomainKeys, SecretKey};
-use crate::limits::{MAX_PRIVATE_BODY, PRIVATE_BODY_PAD};
+use crate::limits::{MAX_ADDRESSES, MAX_PRIVATE_BODY, PRIVATE_BODY_PAD};
 use crate::testing::TestRng;
 
 const NETWORK: NetworkId = NetworkId([0x11; 32]);
@@ -79,6 +79,15 @@ fn node_body() -> NodeBody {
     }
 }
 
+fn super_node_body(from: PlacementKey, to: PlacementKey, map_version: u64) -> SuperNodeBody {
+    SuperNodeBody {
+        segment: Segment { from, to },
+        map_version,
+        identity: node().public(),
+        addresses: vec!["192.0.2.1:7400".parse().unwrap()],
+    }
+}
+
 fn statement() -> KeyStatement {
     let id = node().node_id(DOMAIN);
     KeyStatement::sign(&node(), &NETWORK, id, [6; 32], NOW..NOW.after(DAY), &Real)
@@ -118,7 +127,7 @@ fn one_of_each() -> Vec<Record> {
     let mut operator_header = header(Table::OperatorNode, operator().node_id(Domain::OPERATORS).record_key());
     operator_header.domain = Domain::OPERATORS;
     let domain_key = DomainKeyBody { sealed: vec![1; 150] };
-    let super_node = SuperNodeBody { from: PlacementKey(1), to: PlacementKey(2), map_version: 3 };
+    let super_node = super_node_body(PlacementKey(1), PlacementKey(2), 3);
     let info = NodeInfoPublic { statement: statement(), tags: vec![LookupTag([1; 16])], addresses: vec![] };
     vec![
         signed(&draft(header(Table::Node, own_key()), node_body().write())),
@@ -500,6 +509,23 @@ fn a_node_info_has_room_for_some_candidates_only() {
     assert!(matches!(make(10, 16, 4, 2), Err(DraftError::TooLong { .. })));
 }
 
+/// Rule 2.14: a SuperNode record holds the key that it is named by, and a range with a place in it.
+#[test]
+fn a_super_node_record_is_about_the_node_whose_key_it_holds() {
+    let read = |body: &SuperNodeBody| {
+        SuperNodeBody::read(&signed(&draft(header(Table::SuperNode, own_key()), body.write())))
+    };
+    let body = super_node_body(PlacementKey(5), PlacementKey(5), 1);
+    assert_eq!(read(&body), Ok(body.clone()));
+    let other = SuperNodeBody { identity: operator().public(), ..body };
+    assert_eq!(read(&other), Err(Malformed::Type(3)));
+    assert_eq!(read(&super_node_body(PlacementKey(6), PlacementKey(5), 1)), Err(Malformed::Type(2)));
+    let mut without = MapWriter::new();
+    without.bytes(1, &[0; 8]).bytes(2, &[1; 8]).uint(3, 1_u8);
+    let record = signed(&draft(header(Table::SuperNode, own_key()), without));
+    assert_eq!(SuperNodeBody::read(&record), Err(Malformed::Missing(4)));
+}
+
 /// Rules 2.14 and 2.18: records of fixed content stay far below the limit at their largest.
 #[test]
 fn the_largest_records_of_fixed_content_are_small() {
@@ -517,8 +543,12 @@ fn the_largest_records_of_fixed_content_are_small() {
         epoch: u32::MAX,
         map_version: u64::MAX,
         offline_hours: Some(u16::MAX),
+        super_nodes: Some(summary),
     };
-    let from_to = SuperNodeBody { from: PlacementKey(0), to: PlacementKey(u64::MAX), map_version: u64::MAX };
+    let super_node = SuperNodeBody {
+        addresses: vec!["[2001:db8::1]:7400".parse().unwrap(); MAX_ADDRESSES],
+        ..super_node_body(PlacementKey(0), PlacementKey(u64::MAX), u64::MAX)
+    };
     let roles = Roles { tunnel: true, super_node: true };
     let node_body = NodeBody { roles, ..node_body() };
     let domain_key =
@@ -526,12 +556,12 @@ fn the_largest_records_of_fixed_content_are_small() {
     let size = |table, public| signed(&draft(largest(table), public)).bytes().len();
     let sizes = [
         size(Table::Head, head.write()),
-        size(Table::SuperNode, from_to.write()),
+        size(Table::SuperNode, super_node.write()),
         size(Table::Node, node_body.write()),
         size(Table::DomainKey, domain_key.write()),
         size(Table::Revocation, revocation().write()),
     ];
-    assert_eq!(sizes, [318, 199, 241, 328, 222]);
+    assert_eq!(sizes, [361, 388, 241, 328, 222]);
 }
 
 /// Rule 2.16: how much one device can say.
@@ -676,15 +706,18 @@ proptest! {
     fn public_bodies_are_read_back_as_written(
         (receiving, tunnel, super_node) in any::<([u8; 32], bool, bool)>(),
         (from, to, map_version) in any::<(u64, u64, u64)>(),
+        addresses in vec(any_address(), 0..MAX_ADDRESSES),
         (at, reason, of_domain) in any::<(u64, u16, bool)>(),
         [operators, revocations, devices] in [any_summary(), any_summary(), any_summary()],
+        super_nodes in prop::option::of(any_summary()),
         (epoch, offline_hours) in any::<(u32, Option<u16>)>(),
     ) {
         let body = NodeBody { receiving, roles: Roles { tunnel, super_node }, ..node_body() };
         let record = signed(&draft(header(Table::Node, own_key()), body.write()));
         prop_assert_eq!(NodeBody::read(&received(record.bytes()).unwrap()), Ok(body));
 
-        let body = SuperNodeBody { from: PlacementKey(from), to: PlacementKey(to), map_version };
+        let (from, to) = (PlacementKey(from.min(to)), PlacementKey(from.max(to)));
+        let body = SuperNodeBody { addresses, ..super_node_body(from, to, map_version) };
         let record = signed(&draft(header(Table::SuperNode, own_key()), body.write()));
         prop_assert_eq!(SuperNodeBody::read(&received(record.bytes()).unwrap()), Ok(body));
 
@@ -694,7 +727,7 @@ proptest! {
         let record = signed(&draft(header(Table::Revocation, body.record_key()), body.write()));
         prop_assert_eq!(RevocationBody::read(&received(record.bytes()).unwrap()), Ok(body));
 
-        let body = HeadBody { operators, revocations, devices, epoch, map_version, offline_hours };
+        let body = HeadBody { operators, revocations, devices, epoch, map_version, offline_hours, super_nodes };
         let record = signed(&draft(header(Table::Head, HeadBody::record_key(DOMAIN)), body.write()));
         prop_assert_eq!(HeadBody::read(&received(record.bytes()).unwrap()), Ok(body));
     }

@@ -1,6 +1,8 @@
 //! The wire format against checked-in vectors: what RFC 9180 publishes, and what this implementation has once sent.
 
 #[cfg(test)]
+mod beacons;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod hostile;

@@ -1,18 +1,20 @@
-//! Answers to reads: a function of the request, who asks and the records held.
+//! Answers to reads: a function of the request, who asks and what is held.
 //!
 //! It has no state and changes nothing, so that any thread with a view of the records can run it (Rule 4.3). Who is not
-//! entitled to an answer gets none: silence tells a stranger nothing.
+//! entitled to an answer gets none, and what is not held completely here is not answered either: silence tells a stranger
+//! nothing, and half a set looks like the truth.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use peerage_wire::id::{Domain, NodeId, RecordKey};
+use peerage_wire::id::{Domain, LookupTag, NodeId, PlacementKey, RecordKey, Segment};
 use peerage_wire::message::{Page, Reply, Request};
 use peerage_wire::record::{HeadBody, Record, Table};
 use peerage_wire::time::UnixTime;
 
 use crate::discard::Discard;
-use crate::table::Records;
+use crate::reconcile::{self, RECONCILED};
+use crate::table::{Records, stretch};
 use crate::trust::Member;
 
 /// What an answer depends on besides the request.
@@ -28,66 +30,239 @@ pub struct Asked<'a> {
     pub time: UnixTime,
 }
 
-/// Answers a read from the records held.
+/// What whoever answers holds.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The records. All SuperNode and OperatorNode records are among them, whatever the places.
+    pub records: &'a Records,
+    /// The places of which everything is held that operators sign.
+    pub signed: &'a [Segment],
+    /// The places of which NodeInfo is held: of an operator, where it stands in for super-nodes.
+    pub announced: &'a [Segment],
+}
+
+impl<'a> View<'a> {
+    /// Returns the view of an operator that stands in for all super-nodes.
+    pub const fn everywhere(records: &'a Records) -> Self {
+        Self { records, signed: &[Segment::ALL], announced: &[Segment::ALL] }
+    }
+
+    /// Returns the view of a super-node with these segments.
+    pub const fn holder(records: &'a Records, segments: &'a [Segment]) -> Self {
+        Self { records, signed: segments, announced: segments }
+    }
+}
+
+/// Answers a read from what is held.
 ///
 /// # Errors
-/// Why the request is dropped: it is no read, or its sender may not ask for it (Rule 4.5).
-pub fn answer(request: &Request, asked: Asked<'_>, records: &Records) -> Result<Reply, Discard> {
+/// Why the request is dropped: it is no read, its sender may not ask for it, or it is not held here (Rule 4.5).
+pub fn answer(request: &Request, asked: Asked<'_>, view: View<'_>) -> Result<Reply, Discard> {
     let own = asked.from.id.domain;
-    let one = |table, domain, key| bytes_of(records.get(table, domain, key), asked.time);
     match request {
         Request::Ping => Ok(Reply::Reping { observed: asked.remote }),
         Request::GetOperatorNodes { after } => {
-            Ok(Reply::OperatorNodes(page(records, Table::OperatorNode, Domain::OPERATORS, *after, asked)))
+            Ok(Reply::OperatorNodes(page(view, Table::OperatorNode, Domain::OPERATORS, *after, asked)))
         }
-        // A reader whose range does not cover the key says nothing; the operator covers all of it.
-        Request::GetSuperNodes { key: _, after } => {
-            Ok(Reply::SuperNodes(page(records, Table::SuperNode, own, *after, asked)))
+        Request::GetSuperNodes { key, after } => {
+            Ok(Reply::SuperNodes(super_nodes(key.as_deref(), *after, asked, view)))
         }
-        Request::GetNode(node) => {
-            let (table, domain) = readable(node, asked.from, Table::Node)?;
-            Ok(Reply::Node(one(table, domain, node.record_key())))
-        }
-        Request::GetNodeInfo(node) => {
-            let (_, domain) = readable(node, asked.from, Table::NodeInfo)?;
-            Ok(Reply::NodeInfo(one(Table::NodeInfo, domain, node.record_key())))
-        }
+        Request::GetNode(node) => node_record(node, asked, view).map(Reply::Node),
+        Request::GetNodeInfo(node) => node_info(node, asked, view).map(Reply::NodeInfo),
         Request::GetTunnelNodes { tags, after } => {
-            let found = records.tagged(own, tags, *after);
-            let valid = found.into_iter().filter(|record| record.is_valid_at(asked.time));
-            Ok(Reply::TunnelNodes(Page::fill(valid.map(|r| r.bytes().clone()), asked.room)))
+            tunnel_nodes(tags, *after, asked, view).map(Reply::TunnelNodes)
         }
-        Request::GetDevices { after } => {
-            Ok(Reply::Devices(page(records, Table::EndDevice, own, *after, asked)))
-        }
+        Request::GetDevices { after, range } => devices(*range, *after, asked, view).map(Reply::Devices),
         Request::GetRevocations { after } => {
-            Ok(Reply::Revocations(page(records, Table::Revocation, own, *after, asked)))
+            touches(view, own)?;
+            Ok(Reply::Revocations(page(view, Table::Revocation, own, *after, asked)))
         }
-        Request::GetHead => Ok(Reply::Head(one(Table::Head, own, HeadBody::record_key(own)))),
-        Request::GetDomainKey => Ok(Reply::DomainKey(one(Table::DomainKey, own, asked.from.id.record_key()))),
+        Request::GetHead { domain } => {
+            let domain = domain.unwrap_or(own);
+            may_have_head(domain, asked, view)?;
+            let head = view.records.get(Table::Head, domain, HeadBody::record_key(domain));
+            Ok(Reply::Head(bytes_of(head, asked.time)))
+        }
+        Request::GetDomainKey => {
+            let key = asked.from.id.record_key();
+            held(view.signed, PlacementKey::new(own, &key.0))?;
+            Ok(Reply::DomainKey(bytes_of(view.records.get(Table::DomainKey, own, key), asked.time)))
+        }
+        Request::TransferPartition { table, range, after } => {
+            may_transfer(*table, *range, asked, view)?;
+            let records = view.records.in_range(*table, *range, *after);
+            Ok(Reply::Partition(filled(records, asked)))
+        }
+        Request::Reconcile { table, from, to, summary } => {
+            if !RECONCILED.contains(table) {
+                return Err(Discard::Forbidden);
+            }
+            may_transfer(*table, Segment { from: from.place, to: to.place }, asked, view)?;
+            Ok(Reply::Reconciled(reconcile::answer(view.records, *table, *from, *to, *summary)))
+        }
         Request::TunnelRequest(_)
+        | Request::ForwardedTunnelRequest { .. }
+        | Request::Forward(_)
+        | Request::RelayJoin { .. }
+        | Request::SubmitSuperNode(_)
         | Request::Store(_)
         | Request::DeviceSeen { .. }
+        | Request::Refusals { .. }
         | Request::Leave(_)
         | Request::Attach
         | Request::Notify { .. } => Err(Discard::UnknownCommand),
     }
 }
 
-/// Decides whether a member may read about a node: of its own domain, or of the operators' (Rule 4.5).
-fn readable(node: &NodeId, from: &Member, table: Table) -> Result<(Table, Domain), Discard> {
-    if node.domain == Domain::OPERATORS {
-        return Ok((if table == Table::Node { Table::OperatorNode } else { table }, node.domain));
+/// Decides whether somebody may have the Head of a domain: members, operators, and super-nodes whose segment touches it.
+///
+/// # Errors
+/// If not, or if nothing of the domain is held here.
+pub fn may_have_head(domain: Domain, asked: Asked<'_>, view: View<'_>) -> Result<(), Discard> {
+    touches(view, domain)?;
+    let is_member = domain == asked.from.id.domain;
+    let may = is_member || asker_segment(asked, view).is_some_and(|segment| segment.touches(domain));
+    if may { Ok(()) } else { Err(Discard::Forbidden) }
+}
+
+/// Returns the places of which somebody may have everything, whosever it is: all for operators, its own for a super-node.
+fn asker_segment(asked: Asked<'_>, view: View<'_>) -> Option<Segment> {
+    if asked.from.is_operator {
+        return Some(Segment::ALL);
     }
-    let entitled = node.domain == from.id.domain || from.is_operator;
-    if entitled { Ok((table, node.domain)) } else { Err(Discard::Forbidden) }
+    view.records.segment(&asked.from.id, asked.time)
+}
+
+/// Decides whether a fellow holder or an operator may have a range of a table.
+fn may_transfer(table: Table, range: Segment, asked: Asked<'_>, view: View<'_>) -> Result<(), Discard> {
+    let asker = asker_segment(asked, view).ok_or(Discard::Forbidden)?;
+    let places = |segment: Segment| {
+        let (from, to) = stretch(table, segment);
+        Segment { from: from.place, to: to.place }
+    };
+    let (held, asker_holds): (Vec<_>, _) = match table {
+        Table::SuperNode | Table::OperatorNode => return Ok(()),
+        // Of a NodeInfo not the domain counts, but where it is kept.
+        Table::NodeInfo => (view.announced.to_vec(), asker),
+        Table::Node | Table::EndDevice | Table::DomainKey | Table::Revocation | Table::Head => {
+            (view.signed.iter().copied().map(places).collect(), places(asker))
+        }
+    };
+    if !asker_holds.covers(&range) {
+        return Err(Discard::Forbidden);
+    }
+    if covers(&held, range) { Ok(()) } else { Err(Discard::OutOfRange) }
+}
+
+/// Returns whether segments that may lie in any order cover a range together.
+fn covers(segments: &[Segment], range: Segment) -> bool {
+    let mut next = range.from;
+    loop {
+        let here = segments.iter().filter(|segment| segment.contains(next));
+        let Some(to) = here.map(|segment| segment.to).max() else { return false };
+        if to >= range.to {
+            return true;
+        }
+        next = PlacementKey(to.0.saturating_add(1));
+    }
+}
+
+fn held(segments: &[Segment], place: PlacementKey) -> Result<(), Discard> {
+    let is_held = segments.iter().any(|segment| segment.contains(place));
+    if is_held { Ok(()) } else { Err(Discard::OutOfRange) }
+}
+
+fn touches(view: View<'_>, domain: Domain) -> Result<(), Discard> {
+    let any = view.signed.iter().any(|segment| segment.touches(domain));
+    if any { Ok(()) } else { Err(Discard::OutOfRange) }
+}
+
+/// Decides whether somebody may read about a node: a member of its domain, an operator, or who holds the same place; about operators
+/// everybody may (Rule 4.5).
+fn readable(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<(), Discard> {
+    let place = PlacementKey::new(node.domain, &node.hash);
+    let may = node.domain == asked.from.id.domain
+        || node.domain == Domain::OPERATORS
+        || asker_segment(asked, view).is_some_and(|segment| segment.contains(place));
+    if may { Ok(()) } else { Err(Discard::Forbidden) }
+}
+
+fn node_record(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<Option<Bytes>, Discard> {
+    readable(node, asked, view)?;
+    let table = if node.domain == Domain::OPERATORS {
+        Table::OperatorNode
+    } else {
+        held(view.signed, PlacementKey::new(node.domain, &node.hash))?;
+        Table::Node
+    };
+    Ok(bytes_of(view.records.get(table, node.domain, node.record_key()), asked.time))
+}
+
+fn node_info(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<Option<Bytes>, Discard> {
+    readable(node, asked, view)?;
+    held(view.announced, PlacementKey::new(node.domain, &node.hash))?;
+    Ok(bytes_of(view.records.get(Table::NodeInfo, node.domain, node.record_key()), asked.time))
+}
+
+/// Finds the super-nodes that concern the asker's domain, or hold one place of it. Every holder knows all of them.
+fn super_nodes(key: Option<&[u8]>, after: Option<RecordKey>, asked: Asked<'_>, view: View<'_>) -> Page {
+    let own = asked.from.id.domain;
+    let range = key.map_or_else(
+        || Segment::of_domain(own),
+        |key| {
+            let place = PlacementKey::new(own, key);
+            Segment { from: place, to: place }
+        },
+    );
+    let found = view.records.super_nodes(range, asked.time).map(|(record, _)| record);
+    filled(found.filter(|record| after.is_none_or(|after| record.header().key > after)), asked)
+}
+
+/// Finds the nodes of the asker's domain under those of the tags whose places are held here; others hold the others.
+fn tunnel_nodes(
+    tags: &[LookupTag],
+    after: Option<RecordKey>,
+    asked: Asked<'_>,
+    view: View<'_>,
+) -> Result<Page, Discard> {
+    let own = asked.from.id.domain;
+    let is_held = |tag: &&LookupTag| held(view.announced, PlacementKey::new(own, &tag.0)).is_ok();
+    let here: Vec<_> = tags.iter().filter(is_held).copied().collect();
+    if here.is_empty() {
+        return Err(Discard::OutOfRange);
+    }
+    Ok(filled(view.records.tagged(own, &here, after), asked))
+}
+
+/// Lists the devices of the asker's domain whose places lie in a range, all of which must be held here.
+fn devices(
+    range: Segment,
+    after: Option<RecordKey>,
+    asked: Asked<'_>,
+    view: View<'_>,
+) -> Result<Page, Discard> {
+    let own = Segment::of_domain(asked.from.id.domain);
+    let wanted = Segment { from: range.from.max(own.from), to: range.to.min(own.to) };
+    if wanted.from > wanted.to || !covers(view.signed, wanted) {
+        return Err(Discard::OutOfRange);
+    }
+    let list = view.records.list(Table::EndDevice, asked.from.id.domain, after);
+    let is_wanted = |record: &&Record| wanted == own || wanted.contains(record.header().placement());
+    Ok(filled(list.filter(is_wanted), asked))
 }
 
 fn bytes_of(record: Option<&Record>, time: UnixTime) -> Option<Bytes> {
     record.filter(|record| record.is_valid_at(time)).map(|record| record.bytes().clone())
 }
 
-fn page(records: &Records, table: Table, domain: Domain, after: Option<RecordKey>, asked: Asked<'_>) -> Page {
-    let list = records.list(table, domain, after).filter(|record| record.is_valid_at(asked.time));
-    Page::fill(list.map(|record| record.bytes().clone()), asked.room)
+fn page(view: View<'_>, table: Table, domain: Domain, after: Option<RecordKey>, asked: Asked<'_>) -> Page {
+    filled(view.records.list(table, domain, after), asked)
 }
+
+fn filled<'a>(records: impl IntoIterator<Item = &'a Record>, asked: Asked<'_>) -> Page {
+    let valid = records.into_iter().filter(|record| record.is_valid_at(asked.time));
+    Page::fill(valid.map(|record| record.bytes().clone()), asked.room)
+}
+
+#[cfg(test)]
+mod tests;

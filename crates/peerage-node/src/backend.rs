@@ -119,7 +119,8 @@ impl Shell {
             NodeEvent::Stale(false)
             | NodeEvent::Announced(_)
             | NodeEvent::ClockLearned(_)
-            | NodeEvent::DeviceReported(_) => Vec::new(),
+            | NodeEvent::DeviceReported(_)
+            | NodeEvent::SuperRole(_) => Vec::new(),
         }
     }
 
@@ -156,7 +157,9 @@ impl local_api::Backend for Shell {
         match self.node.command(Command::RefreshDevices).await {
             Some(Answer::Refreshed) => self.devices().await,
             Some(Answer::Failed(failure)) => Err(problem_of(&failure.into())),
-            Some(Answer::Route(_) | Answer::Left { .. }) | None => Err(shutting_down()),
+            Some(Answer::Route(_) | Answer::Left { .. } | Answer::SuperOff { .. }) | None => {
+                Err(shutting_down())
+            }
         }
     }
 
@@ -199,7 +202,7 @@ pub(crate) fn problem_of(error: &ForwardError) -> Problem {
         | ForwardError::Refused(_)
         | ForwardError::NoCertificate
         | ForwardError::Local { .. } => ProblemKind::DeviceUnreachable,
-        ForwardError::ShuttingDown => ProblemKind::Unavailable,
+        ForwardError::Abandoned | ForwardError::ShuttingDown => ProblemKind::Unavailable,
     };
     let mut detail = error.to_string();
     if let Some(first) = detail.get(..1).map(str::to_uppercase) {

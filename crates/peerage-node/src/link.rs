@@ -1,11 +1,13 @@
-//! Links: authenticated connections to other nodes, on which tunnels open in one round trip.
+//! Links: authenticated connections to other nodes, on which tunnels open in one round trip and from which they move when a path
+//! fails or a better one is there.
 //!
 //! A user-node [dials](Links::connect) a tunnel-node's candidates, keeps the link warm, and opens a [`Stream`] for each
 //! connection of an application. A tunnel-node [listens](Links::serve); what is asked of it arrives as
 //! [`LinkEvent::OpenAsked`], and the node decides.
 //!
-//! One task drives each link. It and the tasks of its streams share the sessions behind a lock that is held only
-//! while bytes move in memory, never while anything waits.
+//! Which session stands on which link, and when another is dialled, is decided by [`Bundle`](peerage_proto::link::bundle::Bundle), one for
+//! each peer. One task drives each link and one more keeps each peer: it lets time pass and dials. They and the tasks of the streams share
+//! the bundle behind a lock that is held only while bytes move in memory, never while anything waits.
 //!
 //! Invariants: a link exists only after both sides have proven their keys; links, handshakes and links per address are
 //! limited; everything that a stranger can make this node keep ends by itself.
@@ -14,26 +16,31 @@ mod channel;
 mod dial;
 mod driver;
 mod listen;
+mod peer;
+mod relayed;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use peerage_proto::link::{self, LinkError};
-use peerage_proto::session::{self, AttachError};
+use peerage_proto::link::bundle::{Dial, LinkId, OpenError, PathKind, Purpose, Standing};
+use peerage_proto::link::{self, Side};
+use peerage_proto::session;
 use peerage_wire::frame::Code;
-use peerage_wire::id::NodeId;
+use peerage_wire::id::{DeviceId, NodeId};
 use peerage_wire::open::Open;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time;
 
 use self::channel::Channel;
 pub use self::channel::ChannelError;
 pub use self::dial::DialError;
-use self::stream::Shared;
+use self::peer::{Ends, Peer};
+pub(crate) use self::relayed::Leg;
 pub use self::stream::Stream;
 use crate::clock::Clock;
 use crate::tls::Tls;
@@ -42,18 +49,15 @@ use crate::tls::Tls;
 /// tunnels need some forty.
 pub const MAX_LINKS: usize = 4_096;
 
-/// The most links to one peer: together they carry some thousand tunnels, 256 each.
-const MAX_LINKS_TO_PEER: usize = 4;
-
 /// The most events that wait for the node. An opening that finds no room is refused, so a flood of them costs nothing else.
 const MAX_EVENTS: usize = 1_024;
 
 /// What the node has to know about its links.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// A link that this node has dialled to this peer stands.
+    /// A link that this node has dialled to this peer can be used, after none could.
     Up(NodeId),
-    /// The last link that this node has dialled to this peer has ended.
+    /// No link that this node has dialled to this peer can be used any more.
     Down(NodeId),
     /// A peer asks for a tunnel.
     OpenAsked {
@@ -64,17 +68,35 @@ pub enum LinkEvent {
     },
     /// A peer has sent a Head; nothing in it is verified.
     Head(Bytes),
+    /// A tunnel has lost its links, and the peer does not answer where it was; [`Links::set_path`] tells where it is now.
+    PathWanted {
+        /// Who is looked for.
+        peer: NodeId,
+        /// For a tunnel to this device,
+        device: DeviceId,
+        /// to this service.
+        service: String,
+    },
+}
+
+/// The way that the bytes of a tunnel take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The address at the other end of the connection.
+    pub remote: SocketAddr,
+    /// Whether that is a super-node's.
+    pub is_relayed: bool,
 }
 
 /// Why a session could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenFailed {
-    /// The link does not take it.
+    /// No link takes it.
     #[error(transparent)]
-    Link(#[from] LinkError),
-    /// The session cannot be made.
-    #[error(transparent)]
-    Session(AttachError),
+    Refused(#[from] OpenError),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Closed,
 }
 
 /// What links need to know about their node.
@@ -100,48 +122,40 @@ pub struct Links {
 struct Inner {
     config: LinkConfig,
     notifier: Notifier,
-    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
+    /// The newest Head, for peers that come.
+    head: Mutex<Option<Bytes>>,
     permits: Arc<Semaphore>,
+    /// The links.
     tasks: Mutex<JoinSet<()>>,
-    /// They never end by themselves.
-    listeners: Mutex<JoinSet<()>>,
+    /// What never ends by itself, and what nobody waits for: listeners, keepers of peers, dials.
+    helpers: Mutex<JoinSet<()>>,
 }
 
-#[derive(Debug, Default)]
-struct Peer {
-    /// Links that this node has dialled, and on which it may open streams.
-    dialled: Vec<PeerLink>,
-    accepted: Vec<PeerLink>,
-    /// Held while dialling, so that many openings at once share one dial.
-    gate: Arc<tokio::sync::Mutex<()>>,
-    /// Where it was reached last.
-    last: Option<SocketAddr>,
-}
-
-/// One link to a peer.
+/// A link to a peer that could be used when it was asked for.
 #[derive(Clone, Debug)]
 pub struct PeerLink {
-    shared: Arc<Shared>,
-    remote: SocketAddr,
+    peer: Arc<Peer>,
+    path: Path,
 }
 
 impl PeerLink {
-    /// Opens a session; its first bytes travel with the request.
+    /// Opens a session over the best link to the peer; its first bytes travel with the request.
     ///
     /// # Errors
-    /// If the link has its limit of streams, or has ended.
+    /// If no link takes it, or there are too many.
     pub fn open(&self, open: &Open) -> Result<Stream, OpenFailed> {
-        self.shared.open(open)
+        self.peer.open(open)
+    }
+
+    /// Returns the path of the link.
+    pub const fn path(&self) -> Path {
+        self.path
     }
 
     /// Returns the address at the other end.
     pub const fn remote(&self) -> SocketAddr {
-        self.remote
-    }
-
-    fn has_room(&self) -> bool {
-        let table = self.shared.lock();
-        table.link.closed().is_none() && !table.link.is_suspect() && table.link.streams() < link::MAX_STREAMS
+        self.path.remote
     }
 }
 
@@ -153,9 +167,10 @@ impl Links {
             config,
             notifier: Notifier { sender },
             peers: Mutex::default(),
+            head: Mutex::default(),
             permits: Arc::new(Semaphore::new(MAX_LINKS)),
             tasks: Mutex::default(),
-            listeners: Mutex::default(),
+            helpers: Mutex::default(),
         };
         (Self { inner: Arc::new(inner) }, events)
     }
@@ -171,45 +186,74 @@ impl Links {
         identity: [u8; 32],
         candidates: &[SocketAddr],
     ) -> Result<PeerLink, DialError> {
-        let gate = Arc::clone(&self.inner.peers().entry(peer).or_default().gate);
-        let guard = gate.lock().await;
-        let result = self.connect_alone(peer, identity, candidates).await;
-        drop(guard);
-        drop(gate);
-        self.inner.forget_idle(peer);
-        result
+        self.connect_or_meet((peer, identity), candidates, None).await
     }
 
-    async fn connect_alone(
+    /// As [`connect`](Self::connect), and meets the peer at a relay at the same time, if a leg is under way.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(crate) async fn connect_or_meet(
         &self,
-        peer: NodeId,
-        identity: [u8; 32],
+        (peer, identity): (NodeId, [u8; 32]),
         candidates: &[SocketAddr],
+        leg: Option<Leg>,
     ) -> Result<PeerLink, DialError> {
-        let last = {
-            let mut peers = self.inner.peers();
-            let known = peers.entry(peer).or_default();
-            if let Some(link) = known.dialled.iter().find(|link| link.has_room()) {
-                return Ok(link.clone());
-            }
-            if known.dialled.len() >= MAX_LINKS_TO_PEER {
-                return Err(DialError::TooManyLinks);
-            }
-            known.last
+        let known = self.inner.peer(peer);
+        known.set_reach(identity, candidates);
+        let guard = known.gate.lock().await;
+        let result = self.connect_alone(&known, leg).await;
+        drop(guard);
+        let link = result.map(|path| PeerLink { peer: Arc::clone(&known), path });
+        drop(known);
+        self.inner.forget_idle(peer);
+        link
+    }
+
+    async fn connect_alone(&self, peer: &Arc<Peer>, leg: Option<Leg>) -> Result<Path, DialError> {
+        let standing_path = peer.act(|state, _| state.bundle.best_link().and_then(|link| state.path(link)));
+        if let Some(path) = standing_path.flatten() {
+            return Ok(path);
+        }
+        if !peer.act(|state, _| state.bundle.may_dial()).unwrap_or(false) {
+            return Err(DialError::TooManyLinks);
+        }
+        let link = match leg {
+            Some(leg) => self.inner.race(peer, leg).await?,
+            None => self.inner.dial(peer, Purpose::Shared).await?,
         };
-        let permit =
-            Arc::clone(&self.inner.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
-        // A link that has just ended leaves no candidates behind but the place where it led.
-        let last = last.filter(|last| !candidates.contains(last));
-        let candidates: Vec<SocketAddr> = candidates.iter().copied().chain(last).collect();
-        let (channel, remote) = dial::dial(&self.inner.config.tls, identity, &candidates).await?;
-        Ok(self.inner.start(peer, link::Side::Client, (channel, remote), (permit, None)))
+        let path = peer.act(|state, _| state.path(link)).flatten();
+        path.ok_or(DialError::NoCandidate)
     }
 
     /// Accepts links of others on this socket, as tunnel-node, until [`close`](Self::close).
     pub fn serve(&self, listener: TcpListener) {
         let task = listen::run(Arc::downgrade(&self.inner), listener);
-        lock(&self.inner.listeners).spawn(task);
+        lock(&self.inner.helpers).spawn(task);
+    }
+
+    /// Tells where a peer can be reached now; tunnels that wait for a link try it at once. Without effect for a peer that is not known.
+    pub fn set_path(&self, peer: NodeId, identity: [u8; 32], candidates: &[SocketAddr]) {
+        let known = lock(&self.inner.peers).get(&peer).cloned();
+        if let Some(known) = known {
+            known.set_reach(identity, candidates);
+        }
+    }
+
+    /// Tells that the computer's networks have changed: links from addresses that it has no more are left at once, and where it would
+    /// reach a peer from another address now, a new link takes the tunnels over.
+    pub fn networks_changed(&self, is_own: &dyn Fn(IpAddr) -> bool) {
+        for peer in self.inner.all() {
+            peer.networks_changed(is_own, &route_to);
+        }
+    }
+
+    /// Sends a signed Head to all peers, and to those that come (Rule 7.9).
+    pub fn send_head(&self, record: &Bytes) {
+        *lock(&self.inner.head) = Some(record.clone());
+        for peer in self.inner.all() {
+            peer.act(|state, now| state.bundle.send_head(record, now));
+        }
     }
 
     /// Returns how many links stand.
@@ -217,99 +261,120 @@ impl Links {
         MAX_LINKS - self.inner.permits.available_permits()
     }
 
-    /// Ends all links politely, and waits for it; takes some seconds at most.
+    /// Ends all tunnels and links politely, and waits for it; takes some seconds at most.
     pub async fn close(&self) {
-        lock(&self.inner.listeners).abort_all();
-        let links: Vec<PeerLink> = {
-            let mut peers = self.inner.peers();
-            let all = std::mem::take(&mut *peers).into_values();
-            all.flat_map(|peer| peer.dialled.into_iter().chain(peer.accepted)).collect()
-        };
-        for link in links {
-            link.shared.lock().link.close(Code::Shutdown);
-            link.shared.kick.notify_one();
+        lock(&self.inner.helpers).abort_all();
+        for peer in self.inner.all() {
+            peer.act(|state, now| state.bundle.end_all(Code::Shutdown, now));
         }
-        let mut tasks = std::mem::take(&mut *self.inner.tasks());
+        let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
         let ended = async { while tasks.join_next().await.is_some() {} };
         // Those that do not end in time are cut off.
-        let _ = tokio::time::timeout(driver::FAREWELL_TIMEOUT, ended).await;
+        let _ = time::timeout(driver::FAREWELL_TIMEOUT, ended).await;
+        lock(&self.inner.peers).clear();
     }
 }
 
+/// Returns from which of its addresses this computer would reach another now; nothing is sent.
+fn route_to(remote: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(remote).ok()?;
+    socket.local_addr().ok().map(|local| local.ip())
+}
+
+/// Returns what a TCP link stands on.
+const fn standing(side: Side, purpose: Purpose, path: PathKind) -> Standing {
+    Standing { side, purpose, path, consent_interval: link::CONSENT_TCP }
+}
+
 impl Inner {
-    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
-        lock(&self.peers)
+    fn all(&self) -> Vec<Arc<Peer>> {
+        lock(&self.peers).values().cloned().collect()
     }
 
-    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
-        lock(&self.tasks)
+    /// Returns a peer, which is remembered as long as anything is left of it.
+    fn peer(self: &Arc<Self>, id: NodeId) -> Arc<Peer> {
+        let mut peers = lock(&self.peers);
+        if let Some(peer) = peers.get(&id) {
+            return Arc::clone(peer);
+        }
+        let (peer, kick) = Peer::new(id, self);
+        peers.insert(id, Arc::clone(&peer));
+        drop(peers);
+        if let Some(head) = lock(&self.head).clone() {
+            peer.act(|state, now| state.bundle.send_head(&head, now));
+        }
+        let mut helpers = lock(&self.helpers);
+        // Tasks that have ended leave only their results.
+        while helpers.try_join_next().is_some() {}
+        helpers.spawn(peer::keep(Arc::downgrade(&peer), kick));
+        peer
+    }
+
+    /// Forgets a peer of which nothing is left.
+    fn forget_idle(&self, peer: NodeId) {
+        let mut peers = lock(&self.peers);
+        if peers.get(&peer).is_some_and(Peer::is_idle) {
+            peers.remove(&peer);
+        }
+    }
+
+    /// Dials a peer for its tunnels that wait, or that want another link.
+    async fn dial_for(self: &Arc<Self>, peer: &Arc<Peer>, dial: Dial) -> Result<LinkId, DialError> {
+        match time::timeout(dial.timeout, self.dial(peer, dial.purpose)).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(DialError::TimedOut),
+        }
+    }
+
+    /// Dials a peer where it is known to be, and begins to drive the link.
+    async fn dial(self: &Arc<Self>, peer: &Arc<Peer>, purpose: Purpose) -> Result<LinkId, DialError> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
+        let reach = peer.act(|state, _| state.reach.clone()).unwrap_or_default();
+        let identity = reach.identity.ok_or(DialError::NoCandidate)?;
+        let (channel, remote) = dial::dial(&self.config.tls, identity, &reach.places()).await?;
+        let failed = |source: std::io::Error| DialError::Failed { address: remote, source: source.into() };
+        let local = channel.socket().local_addr().map_err(failed)?;
+        let standing = standing(Side::Client, purpose, PathKind::Direct);
+        Ok(self.start(peer, standing, channel, (local, remote), (permit, None)))
     }
 
     /// Begins to drive a link whose handshake is complete.
     fn start(
         self: &Arc<Self>,
-        peer: NodeId,
-        side: link::Side,
-        (channel, remote): (Channel, SocketAddr),
+        peer: &Arc<Peer>,
+        standing: Standing,
+        channel: Channel,
+        (local, remote): (SocketAddr, SocketAddr),
         permits: (OwnedSemaphorePermit, Option<listen::Counted>),
-    ) -> PeerLink {
-        let LinkConfig { local, session, clock, .. } = self.config.clone();
-        let consent_interval = link::CONSENT_TCP;
-        let config = link::Config { side, local, remote: peer, consent_interval };
-        let link = link::Link::new(config, clock.mono());
-        let shared = Arc::new(Shared::new((peer, side), link, session, clock));
-        let link = PeerLink { shared: Arc::clone(&shared), remote };
-        {
-            let mut peers = self.peers();
-            let known = peers.entry(peer).or_default();
-            match side {
-                link::Side::Client => {
-                    known.last = Some(remote);
-                    known.dialled.push(link.clone());
-                }
-                link::Side::Server => known.accepted.push(link.clone()),
+    ) -> LinkId {
+        let kick = Arc::new(Notify::new());
+        let link = peer.act(|state, now| {
+            let link = state.bundle.add_link(standing, now);
+            state.links.insert(link, Ends { local, remote, kick: Arc::clone(&kick) });
+            // A relay is no place at which the peer could be dialled.
+            if standing.side == Side::Client && standing.path == PathKind::Direct {
+                state.reach.last = Some(remote);
             }
-        }
-        let mut tasks = self.tasks();
-        // Tasks that have ended leave only their results.
+            link
+        });
+        // Only without a node is there none.
+        let link = link.unwrap_or(LinkId(0));
+        let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
-        let (inner, notifier) = (Arc::downgrade(self), self.notifier.clone());
+        let (inner, peer) = (Arc::downgrade(self), Arc::clone(peer));
         tasks.spawn(async move {
-            let code = driver::run(Arc::clone(&shared), channel, notifier).await;
-            tracing::debug!(?peer, %code, "a link has ended");
+            let id = peer.id;
+            let code = driver::run(peer, link, kick, channel).await;
+            tracing::debug!(peer = ?id, %code, "a link has ended");
             if let Some(inner) = inner.upgrade() {
-                inner.ended(&shared);
+                inner.forget_idle(id);
             }
             drop(permits);
         });
         link
-    }
-
-    fn ended(&self, shared: &Arc<Shared>) {
-        let peer = shared.peer;
-        let mut peers = self.peers();
-        let Some(known) = peers.get_mut(&peer) else { return };
-        let others = |link: &PeerLink| !Arc::ptr_eq(&link.shared, shared);
-        let dialled = known.dialled.len();
-        known.dialled.retain(others);
-        known.accepted.retain(others);
-        let is_last = known.dialled.is_empty() && dialled > 0;
-        drop(peers);
-        self.forget_idle(peer);
-        if is_last {
-            self.notifier.notify(LinkEvent::Down(peer));
-        }
-    }
-
-    /// Forgets a peer to which no link stands and nobody dials.
-    fn forget_idle(&self, peer: NodeId) {
-        let mut peers = self.peers();
-        let is_idle = peers.get(&peer).is_some_and(|known| {
-            known.dialled.is_empty() && known.accepted.is_empty() && Arc::strong_count(&known.gate) == 1
-        });
-        if is_idle {
-            peers.remove(&peer);
-        }
     }
 }
 
@@ -338,5 +403,7 @@ impl Notifier {
     }
 }
 
+#[cfg(test)]
+mod mobility;
 #[cfg(test)]
 mod tests;

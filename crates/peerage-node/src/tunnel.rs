@@ -8,6 +8,7 @@
 //! when the node says so, whatever its peers do; what waits in memory is bounded by the session's windows.
 
 pub mod datagrams;
+mod early;
 pub mod forward;
 pub mod pin;
 pub mod pump;

@@ -26,6 +26,7 @@
 //! up inside beyond the bytes that were fed. Bytes that are no frames, or frames that no honest peer sends,
 //! close the link with the reason; sessions live on and may resume elsewhere.
 
+pub mod bundle;
 mod input;
 mod liveness;
 mod output;
@@ -237,14 +238,23 @@ enum Phase {
     Closed(Closed),
 }
 
+/// The last frame on a stream without a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    /// There is no session, so the peer's ends.
+    Refuse(Code),
+    /// The session goes on elsewhere.
+    Leave,
+}
+
 #[derive(Debug, Default)]
 struct Stream {
     is_urgent: bool,
     is_bulk: bool,
     /// What it has used of its turn, in bytes.
     used_bytes: usize,
-    /// No session stands behind it: frames are dropped, and this is the answer.
-    refusal: Option<Code>,
+    /// No session stands behind it any more: frames are dropped, and this is the answer.
+    farewell: Option<Farewell>,
     /// The peer may know it.
     is_announced: bool,
     has_sent_last: bool,
@@ -286,6 +296,19 @@ impl Link {
         } else if self.liveness.on_received(now) {
             self.events.push_back(Event::Trusted);
         }
+    }
+
+    /// Takes out what was received and is not decoded yet, so that more can be appended while the link is used otherwise; give
+    /// it back with [`handle_taken`](Self::handle_taken).
+    pub fn take_input(&mut self) -> BytesMut {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Takes back what [`take_input`](Self::take_input) gave, with received bytes behind it; otherwise as
+    /// [`handle_read`](Self::handle_read).
+    pub fn handle_taken(&mut self, input: BytesMut, now: Instant) {
+        self.input = input;
+        self.handle_read(now);
     }
 
     /// Takes received bytes by copying them; otherwise as [`read_buffer`](Self::read_buffer) with
@@ -347,12 +370,21 @@ impl Link {
     /// Answers an opening, or ends a stream, without a session: RESET goes out and all that still comes is
     /// dropped.
     pub fn refuse(&mut self, stream: StreamId, code: Code, now: Instant) {
+        self.bid_farewell(stream, Farewell::Refuse(code), now);
+    }
+
+    /// Leaves a stream whose session goes on without it: LEAVE goes out and all that still comes is dropped.
+    pub fn leave(&mut self, stream: StreamId, now: Instant) {
+        self.bid_farewell(stream, Farewell::Leave, now);
+    }
+
+    fn bid_farewell(&mut self, stream: StreamId, farewell: Farewell, now: Instant) {
         let Some(entry) = self.streams.get_mut(&stream) else { return };
-        if entry.refusal.is_some() || entry.has_sent_last {
+        if entry.farewell.is_some() || entry.has_sent_last {
             return;
         }
         if entry.is_announced {
-            entry.refusal = Some(code);
+            entry.farewell = Some(farewell);
             self.mark_ready(stream);
         } else {
             self.forget(stream, now);

@@ -43,7 +43,7 @@ use peerage_wire::frame::{CarrierNumber, Code, MAX_DATAGRAM, MAX_REQUEST, Resume
 use peerage_wire::id::SessionId;
 use peerage_wire::time::Instant;
 
-pub use self::budget::Budget;
+pub use self::budget::{Budget, Held};
 use self::carriers::{Carrier, Greeting};
 use self::receive::ReceiveHalf;
 use self::send::SendHalf;
@@ -70,6 +70,10 @@ pub const CARRIERLESS_LIFETIME: Duration = Duration::from_secs(20 * 60);
 
 /// The most carriers of one session at a time: one in use, one being tried, and two that drain.
 pub const MAX_CARRIERS: usize = 4;
+
+/// The most carriers that are kept beyond these only to be left: a link that is silent is dropped within 33 s, and one that replaces it
+/// takes 3 s to fall silent.
+const MAX_GIVEN_UP: usize = 16;
 
 /// The most datagrams that wait in each direction of one session (Rule 7.18); the oldest gives way. They are
 /// of use only while they are fresh.
@@ -262,6 +266,12 @@ impl Session {
         }
     }
 
+    /// Ends both directions at once, and does not try to tell the peer: there is no way to it.
+    pub fn give_up(&mut self, code: Code) {
+        self.reset(code);
+        self.is_end_owed = false;
+    }
+
     /// Takes the next bytes that arrived.
     ///
     /// After reading, there may be frames to send: room for the peer.
@@ -319,6 +329,9 @@ impl Session {
         if self.phase == Phase::Opening && self.has_healthy_carrier() {
             return Err(AttachError::NotOpened);
         }
+        if !self.has_healthy_carrier() {
+            self.make_room();
+        }
         let greeting = if number.0 == 0 {
             Greeting::Open
         } else {
@@ -343,9 +356,31 @@ impl Session {
             return Err(AttachError::Stale);
         }
         let resend = !self.has_healthy_carrier();
+        if resend || resume.resend {
+            self.make_room();
+        }
         self.add_carrier(resume.carrier, Greeting::Resumed { resend }, round_trip)?;
         self.on_resumed(resume.carrier, resume.received, resume.limit, resend || resume.resend, now);
         Ok(())
+    }
+
+    /// Gives up the oldest carrier when there is room for no other. Only for a carrier on which everything is sent again that was
+    /// not acknowledged: nothing is waited for then on those before it.
+    fn make_room(&mut self) {
+        if self.counted() < MAX_CARRIERS {
+            return;
+        }
+        if let Some(oldest) = self.carriers.iter_mut().find(|carrier| !carrier.is_given_up) {
+            oldest.is_given_up = true;
+            oldest.is_replaced = true;
+        }
+        if self.carriers.len() >= MAX_GIVEN_UP {
+            self.carriers.remove(0);
+        }
+    }
+
+    fn counted(&self) -> usize {
+        self.carriers.iter().filter(|carrier| !carrier.is_given_up).count()
     }
 
     fn add_carrier(
@@ -354,7 +389,7 @@ impl Session {
         greeting: Greeting,
         round_trip: Duration,
     ) -> Result<(), AttachError> {
-        if self.carriers.len() >= MAX_CARRIERS {
+        if self.counted() >= MAX_CARRIERS {
             return Err(AttachError::TooMany);
         }
         self.next_carrier = number.0.checked_add(1).ok_or(AttachError::TooMany)?;
@@ -372,6 +407,10 @@ impl Session {
         };
         let carrier = self.carriers.remove(index);
         self.send_again(&carrier);
+        if let Some(left) = self.carriers.last_mut().filter(|left| left.number < carrier.number) {
+            // What was to take its place is gone, and the peer may never have heard of it.
+            left.is_replaced = left.has_received_last;
+        }
         if carrier.greeting == Greeting::Open {
             // OPEN was never sent, so the next carrier is the first.
             self.next_carrier = 0;
@@ -403,10 +442,34 @@ impl Session {
         }
     }
 
+    /// Returns whether a carrier belongs to the session: it was attached, and neither lost nor left by both sides.
+    pub fn has_carrier(&self, number: CarrierNumber) -> bool {
+        self.carriers.iter().any(|carrier| carrier.number == number)
+    }
+
+    /// Returns whether the session was ever resumed: if so, bytes that were written before the peer's first answer may have reached its
+    /// application although the session has failed.
+    pub const fn was_resumed(&self) -> bool {
+        self.next_carrier > 1
+    }
+
+    /// Returns the carrier to which new frames go (Rule 7.20).
+    pub fn carrier_in_use(&self) -> Option<CarrierNumber> {
+        self.active().map(|carrier| carrier.number)
+    }
+
     /// Returns whether the opener should attach a carrier for the session to go on.
     pub fn needs_carrier(&self) -> bool {
-        let is_wanted = !matches!(self.phase, Phase::Ended(_)) || self.is_end_owed;
-        matches!(self.role, Role::Opener { .. }) && is_wanted && !self.has_healthy_carrier()
+        let needs = match self.phase {
+            // On the highest carrier, the peer's last frame may still come.
+            Phase::Ended(_) => {
+                let highest = self.carriers.last().filter(|highest| self.is_highest(highest));
+                let is_hopeful = highest.is_some_and(|c| !c.is_suspect && !c.has_received_last);
+                self.is_end_owed && !is_hopeful
+            }
+            Phase::Opening | Phase::Asked | Phase::Open => !self.has_healthy_carrier(),
+        };
+        matches!(self.role, Role::Opener { .. }) && needs
     }
 
     /// Returns the carriers that have frames to send. Ask after every call that may have changed something.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_client::local::{EventDetail, OpenTunnel, Path, PathKind, Privacy, Tunnel, TunnelState};
 use peerage_client::{Problem, ProblemKind};
-use peerage_proto::node::Way;
+use peerage_proto::node::{Route, Way};
 use peerage_wire::codec;
 use peerage_wire::frame::MAX_DATAGRAM;
 use tokio::net::{TcpListener, UdpSocket};
@@ -19,9 +19,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time;
 
 use super::{Events, describe, now_ms, problem_of};
+use crate::link::{self, PeerLink};
 use crate::tunnel::Counters;
 use crate::tunnel::datagrams::{Flow, MAX_WAITING};
-use crate::tunnel::forward::{Dialer, Reached, serve_connection, serve_flow};
+use crate::tunnel::forward::{Dialer, OnPath, Reached, serve_connection, serve_flow};
 
 /// The most local ports at a time. Each has a descriptor; more are a program that forgets to close.
 const MAX_PORTS: usize = 256;
@@ -119,6 +120,8 @@ impl LocalPorts {
             device: reached.route.device.to_string(),
             service: reached.route.service.name,
             counters: Arc::clone(&counters),
+            ports: self.clone(),
+            id,
         };
         let task = tokio::spawn(async move {
             match listening {
@@ -170,19 +173,8 @@ fn bind_problem(wanted: SocketAddr, error: &io::Error) -> Problem {
 
 fn describe_port(id: u64, reached: &Reached, local: SocketAddr) -> Tunnel {
     let route = &reached.route;
-    let (path, is_local) = match (&route.way, &reached.link) {
-        (Way::Local(address), _) => {
-            (Some(Path { kind: PathKind::Local, remote: *address, tunnel_node: None }), true)
-        }
-        (Way::Tunnel { peer, .. }, link) => {
-            let path = link.as_ref().map(|link| Path {
-                kind: PathKind::Direct,
-                remote: link.remote(),
-                tunnel_node: Some(peer.to_string()),
-            });
-            (path, false)
-        }
-    };
+    let path = describe_path(route, reached.link.as_ref().map(PeerLink::path));
+    let is_local = matches!(route.way, Way::Local(_));
     let privacy = match (reached.is_verified, is_local, route.service.tls) {
         (true, _, _) => Privacy::DeviceVerified,
         (false, true, _) => Privacy::LocalNetwork,
@@ -206,6 +198,17 @@ fn describe_port(id: u64, reached: &Reached, local: SocketAddr) -> Tunnel {
     }
 }
 
+fn describe_path(route: &Route, path: Option<link::Path>) -> Option<Path> {
+    match &route.way {
+        Way::Local(address) => Some(Path { kind: PathKind::Local, remote: *address, tunnel_node: None }),
+        Way::Tunnel { peer, .. } => path.map(|path| Path {
+            kind: if path.is_relayed { PathKind::Relayed } else { PathKind::Direct },
+            remote: path.remote,
+            tunnel_node: Some(peer.to_string()),
+        }),
+    }
+}
+
 /// What a local port leads to.
 #[derive(Clone)]
 struct Service {
@@ -213,9 +216,25 @@ struct Service {
     device: String,
     service: String,
     counters: Arc<Counters>,
+    ports: LocalPorts,
+    id: u64,
 }
 
 impl Service {
+    /// Notes the path that a connection takes: the port's is that of the newest, or of the one that moved last.
+    fn note_path(&self, route: &Route, path: Option<link::Path>) {
+        let Some(path) = describe_path(route, path) else { return };
+        let changed = {
+            let mut ports = self.ports.shared.ports();
+            let Some(port) = ports.get_mut(&self.id) else { return };
+            let before = port.described.path.replace(path.clone());
+            (before.as_ref() != Some(&path)).then(|| port.describe())
+        };
+        if let Some(tunnel) = changed {
+            self.ports.events.publish(EventDetail::TunnelChanged { tunnel });
+        }
+    }
+
     async fn serve_tcp(self, listener: TcpListener) {
         let mut connections = JoinSet::new();
         loop {
@@ -229,7 +248,9 @@ impl Service {
                     connections.spawn(async move {
                         let _counted = service.counters.connection();
                         let names = (service.device.as_str(), service.service.as_str());
-                        let served = serve_connection(&service.dialer, names, application, &service.counters);
+                        let on_path = |route: &Route, path| service.note_path(route, path);
+                        let notes = (&*service.counters, &on_path as OnPath<'_>);
+                        let served = serve_connection(&service.dialer, names, application, notes);
                         if let Err(error) = served.await {
                             tracing::info!(%error, "a connection of an application has failed");
                         }
@@ -269,8 +290,10 @@ impl Service {
                 tasks.spawn(async move {
                     let _counted = service.counters.connection();
                     let names = (service.device.as_str(), service.service.as_str());
-                    let flow = Flow { incoming, outgoing: (&socket, application) };
-                    if let Err(error) = serve_flow(&service.dialer, names, flow, &service.counters).await {
+                    let flow = Flow { incoming, outgoing: (&socket, application), was_open: false };
+                    let on_path = |route: &Route, path| service.note_path(route, path);
+                    let notes = (&*service.counters, &on_path as OnPath<'_>);
+                    if let Err(error) = serve_flow(&service.dialer, names, flow, notes).await {
                         tracing::info!(%error, "datagrams of an application lead nowhere");
                     }
                     application

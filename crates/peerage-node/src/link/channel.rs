@@ -6,6 +6,7 @@
 use std::io::{self, BufRead as _, IoSlice, Write};
 
 use bytes::BytesMut;
+use peerage_proto::session::{Budget, Held};
 use peerage_wire::frame::Encoded;
 use rustls::Connection;
 use tokio::net::TcpStream;
@@ -19,6 +20,10 @@ const READ_MAX: usize = 512 * 1_024;
 
 /// The plaintext of one TLS record at most (RFC 8446, section 5.1).
 const MAX_RECORD: usize = 16 * 1_024;
+
+/// About how much plaintext is opened at a time. A piece that a slow application leaves with its session holds on to all of it; more
+/// would hold more, less costs calls.
+const BLOCK: usize = 64 * 1_024;
 
 /// Why a channel cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +48,28 @@ pub(super) enum Filled {
     Nothing,
 }
 
+/// Whether everything that was read is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// Yes.
+    All,
+    /// There is more; what was opened should be worked off first.
+    Part,
+}
+
 /// One TLS connection and its socket.
 pub(super) struct Channel {
     socket: TcpStream,
     tls: Connection,
-    /// Received and not yet opened: `received[..filled]`.
+    /// Received and not yet opened: `received[opened..filled]`.
     received: Vec<u8>,
+    opened: usize,
     filled: usize,
+    /// For a buffer that is larger than that of an idle link.
+    budget: Option<Budget>,
+    held: Option<Held>,
+    /// For what is sealed and not sent yet.
+    sealed: Option<Held>,
     /// Plaintext that arrived together with the end of the handshake.
     early: BytesMut,
 }
@@ -58,7 +78,22 @@ impl Channel {
     pub(super) fn new(socket: TcpStream, mut tls: Connection) -> Self {
         // What may wait is bounded by what `poll_output` of the link hands out at a time.
         tls.set_buffer_limit(None);
-        Self { socket, tls, received: Vec::new(), filled: 0, early: BytesMut::new() }
+        Self {
+            socket,
+            tls,
+            received: Vec::new(),
+            opened: 0,
+            filled: 0,
+            budget: None,
+            held: None,
+            sealed: None,
+            early: BytesMut::new(),
+        }
+    }
+
+    /// Lets the buffer for received bytes grow within a budget.
+    pub(super) fn set_budget(&mut self, budget: Budget) {
+        self.budget = Some(budget);
     }
 
     pub(super) const fn socket(&self) -> &TcpStream {
@@ -110,8 +145,23 @@ impl Channel {
     /// Grows the buffer while reads fill it, and gives it back when they no longer come near.
     fn resize(&mut self) {
         let size = self.received.len();
-        if self.filled == size && size < READ_MAX {
-            self.received.resize((size * 4).clamp(READ_MIN, READ_MAX), 0);
+        if size == 0 {
+            self.received.resize(READ_MIN, 0);
+        } else if self.filled == size {
+            self.grow();
+        }
+    }
+
+    /// Makes the buffer larger, if the node has memory for it.
+    fn grow(&mut self) {
+        let larger = (self.received.len() * 4).min(READ_MAX);
+        if larger <= self.received.len() {
+            return;
+        }
+        let wanted = u64::try_from(larger).unwrap_or(u64::MAX);
+        if let Some(held) = self.budget.as_ref().and_then(|budget| budget.try_hold(wanted)) {
+            self.held = Some(held);
+            self.received.resize(larger, 0);
         }
     }
 
@@ -119,18 +169,19 @@ impl Channel {
     pub(super) fn shrink(&mut self) {
         if self.filled == 0 && self.received.len() > READ_MIN {
             self.received = Vec::new();
+            self.held = None;
         }
     }
 
-    /// Opens what was read and appends the plaintext.
-    pub(super) fn open(&mut self, plaintext: &mut BytesMut) -> Result<(), ChannelError> {
+    /// Opens about [`BLOCK`] of what was read and appends the plaintext.
+    pub(super) fn open(&mut self, plaintext: &mut BytesMut) -> Result<Opened, ChannelError> {
         if !self.early.is_empty() && !self.tls.is_handshaking() {
             plaintext.extend_from_slice(&std::mem::take(&mut self.early));
         }
-        plaintext.reserve(self.filled);
-        let mut rest = self.received.get(..self.filled).unwrap_or_default();
-        let was_full = self.filled == self.received.len();
-        while !rest.is_empty() {
+        let mut rest = self.received.get(self.opened..self.filled).unwrap_or_default();
+        plaintext.reserve(rest.len().min(BLOCK + MAX_RECORD));
+        let most = plaintext.len() + BLOCK;
+        while !rest.is_empty() && plaintext.len() < most {
             self.tls.read_tls(&mut rest)?;
             let state = self.tls.process_new_packets()?;
             drain(&mut self.tls, plaintext)?;
@@ -138,12 +189,16 @@ impl Channel {
                 return Err(ChannelError::Ended);
             }
         }
-        self.filled = 0;
-        if was_full {
-            let larger = (self.received.len() * 4).min(READ_MAX);
-            self.received.resize(larger, 0);
+        self.opened = self.filled - rest.len();
+        if !rest.is_empty() {
+            return Ok(Opened::Part);
         }
-        Ok(())
+        let was_full = self.filled == self.received.len();
+        (self.opened, self.filled) = (0, 0);
+        if was_full {
+            self.grow();
+        }
+        Ok(Opened::All)
     }
 
     /// Seals frames, to be sent by [`flush`](Self::flush). Each record holds whole frames.
@@ -165,6 +220,11 @@ impl Channel {
         write_record(&mut self.tls, &record)
     }
 
+    /// Keeps a part of the budget until everything sealed is sent.
+    pub(super) fn hold(&mut self, sealed: Option<Held>) {
+        self.sealed = sealed;
+    }
+
     /// Says that nothing follows.
     pub(super) fn finish(&mut self) {
         self.tls.send_close_notify();
@@ -175,7 +235,7 @@ impl Channel {
         socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)?;
         loop {
             self.socket.readable().await?;
-            self.filled = 0;
+            (self.opened, self.filled) = (0, 0);
             match self.fill() {
                 Ok(_discarded) => {}
                 Err(ChannelError::Ended) => return Ok(()),
@@ -198,6 +258,7 @@ impl Channel {
                 Err(error) => return Err(error),
             }
         }
+        self.sealed = None;
         Ok(true)
     }
 }

@@ -17,7 +17,7 @@ use crate::tls::{Tls, peer_identity};
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// How long a candidate may take to connect and to prove itself: three lost packets in a row on a bad path.
-const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a peer could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum DialError {
         /// Why.
         source: ChannelError,
     },
+    /// It took longer than may be waited for.
+    #[error("no address of the tunnel-node answered in time")]
+    TimedOut,
     /// This node has its limit of links, or of links to this peer.
     #[error("this computer has as many connections to other computers as it may have")]
     TooManyLinks,

@@ -1,42 +1,42 @@
-//! The task of one link: bytes between its socket and its sessions.
+//! The task of one link: bytes between its socket and the sessions on it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerage_proto::link::{BATCH_BYTES, Closed, Event};
+use peerage_proto::link::bundle::LinkId;
+use peerage_proto::link::{BATCH_BYTES, Closed};
 use peerage_wire::frame::{Code, Encoded};
-use peerage_wire::open::Open;
-use peerage_wire::time::Instant;
+use tokio::sync::Notify;
 use tokio::time;
 
-use super::channel::{Channel, ChannelError, Filled};
-use super::stream::{Shared, Table};
-use super::{LinkEvent, Notifier};
+use super::channel::{Channel, ChannelError, Filled, Opened};
+use super::peer::Peer;
 
 /// How long the last words of a link may take to leave. Longer keeps dead sockets, shorter loses the reason on slow paths.
 pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sleeps are cut to this, because timers of the runtime stand still while the computer sleeps.
-const MAX_SLEEP: Duration = Duration::from_secs(5);
+/// What a link may have sealed when the node's budget is used up, in bytes: two TLS records.
+const BATCH_MIN: usize = 32 * 1_024;
+
+/// After so much silence a link gives its buffers back.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Drives a link until it ends, and returns why.
-pub(super) async fn run(shared: Arc<Shared>, mut channel: Channel, notifier: Notifier) -> Code {
-    let code = match drive(&shared, &mut channel, &notifier).await {
+pub(super) async fn run(peer: Arc<Peer>, id: LinkId, kick: Arc<Notify>, mut channel: Channel) -> Code {
+    let code = match drive(&peer, id, &kick, &mut channel).await {
         Ok(closed) => code_of(closed),
         Err(error) => {
-            tracing::debug!(peer = ?shared.peer, %error, "a link broke");
+            tracing::debug!(peer = ?peer.id, %error, "a link broke");
             // The peer's last words may still be there, although it does not listen any more.
-            while matches!(channel.fill(), Ok(Filled::Some))
-                && receive(&shared, &mut channel, &notifier).is_ok()
-            {}
-            shared.lock().link.closed().map_or(Code::Expired, code_of)
+            while matches!(channel.fill(), Ok(Filled::Some)) && receive(&peer, id, &mut channel).is_ok() {}
+            closed(&peer, id).map_or(Code::Expired, code_of)
         }
     };
-    {
-        let mut table = shared.lock();
-        table.link.close(code);
-        table.end_all(code, shared.clock.mono());
-    }
+    // From here on its sessions go on elsewhere.
+    peer.act(|state, now| {
+        state.bundle.link_lost(id, now);
+        state.links.remove(&id);
+    });
     let farewell = async {
         channel.finish();
         while !channel.flush()? {
@@ -58,120 +58,90 @@ const fn code_of(closed: Closed) -> Code {
     }
 }
 
+fn closed(peer: &Arc<Peer>, id: LinkId) -> Option<Closed> {
+    // Without a node there are no links.
+    peer.act(|state, _| state.bundle.closed(id)).unwrap_or(Some(Closed::Here(Code::Shutdown)))
+}
+
 async fn drive(
-    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    id: LinkId,
+    kick: &Notify,
     channel: &mut Channel,
-    notifier: &Notifier,
 ) -> Result<Closed, ChannelError> {
     let mut frames: Vec<Encoded> = Vec::new();
+    let budget = peer.budget();
+    if let Some(budget) = &budget {
+        channel.set_budget(budget.clone());
+    }
     // Bytes may have come together with the end of the handshake.
-    receive(shared, channel, notifier)?;
+    receive(peer, id, channel)?;
     loop {
-        let turn = prepare(shared, channel.is_flushed(), &mut frames);
+        let mut has_more = false;
+        if channel.is_flushed() {
+            // Sealed bytes wait with the link until the socket takes them; without memory for many, there are few.
+            let held = budget.as_ref().and_then(|budget| budget.try_hold(BATCH_BYTES as u64));
+            let most = if held.is_some() { BATCH_BYTES } else { BATCH_MIN };
+            channel.hold(held);
+            let more = peer.act(|state, now| state.bundle.poll_output(id, most, now, &mut frames));
+            has_more = more.unwrap_or(false);
+        }
+        let closed = closed(peer, id);
         if !frames.is_empty() {
             channel.seal(&frames)?;
             frames.clear();
         }
         let is_flushed = channel.flush()?;
-        if let Some(closed) = turn.closed
+        if let Some(closed) = closed
             && is_flushed
+            && !has_more
         {
             return Ok(closed);
         }
         if channel.fill()? == Filled::Some {
-            receive(shared, channel, notifier)?;
+            receive(peer, id, channel)?;
             // One link must not keep a thread for itself.
             tokio::task::yield_now().await;
             continue;
         }
-        if is_flushed && turn.has_more {
+        if is_flushed && has_more {
             tokio::task::yield_now().await;
             continue;
         }
-        wait(shared, channel, is_flushed, turn.wakes_at).await?;
+        wait(channel, kick, is_flushed).await?;
     }
 }
 
-/// What a turn found.
-struct Turn {
-    closed: Option<Closed>,
-    has_more: bool,
-    wakes_at: Option<Instant>,
-}
-
-/// Does what is due and takes the next batch of frames.
-fn prepare(shared: &Shared, is_flushed: bool, frames: &mut Vec<Encoded>) -> Turn {
-    let now = shared.clock.mono();
-    let mut table = shared.lock();
-    table.handle_timeout(now);
-    table.settle();
-    if is_flushed {
-        table.poll_output(BATCH_BYTES, now, frames);
-        table.settle();
-    }
-    // Timeouts make events too: suspicion, and the end.
-    while let Some(event) = table.link.poll_event(now) {
-        table.handle_event(event, now);
-    }
-    Turn { closed: table.link.closed(), has_more: table.link.wants_output(), wakes_at: table.poll_timeout() }
-}
-
-/// Opens what was read and hands it to the sessions.
-fn receive(shared: &Arc<Shared>, channel: &mut Channel, notifier: &Notifier) -> Result<(), ChannelError> {
-    let now = shared.clock.mono();
-    let mut guard = shared.lock();
-    let table = &mut *guard;
-    let result = channel.open(table.link.read_buffer());
-    // What came before an error, or before the end, still counts.
-    table.link.handle_read(now);
-    while let Some(event) = table.link.poll_event(now) {
-        match table.handle_event(event, now) {
-            Some(Event::OpenAsked { stream, limit, request }) => {
-                let Ok(open) = Open::decode(&request) else {
-                    table.link.refuse(stream, Code::BadRequest, now);
-                    continue;
-                };
-                on_open(shared, table, notifier, (stream, limit, open), now);
-            }
-            Some(Event::Up) if shared.is_client() => notifier.notify(LinkEvent::Up(shared.peer)),
-            Some(Event::Head(record)) => notifier.notify(LinkEvent::Head(record)),
-            _ => {}
+/// Opens what was read and hands it to the sessions. The lock is free while bytes are deciphered.
+fn receive(peer: &Arc<Peer>, id: LinkId, channel: &mut Channel) -> Result<(), ChannelError> {
+    loop {
+        let Some(mut input) = peer.act(|state, _| state.bundle.take_input(id)) else { return Ok(()) };
+        let result = channel.open(&mut input);
+        // What came before an error, or before the end, still counts.
+        peer.act(|state, now| state.bundle.handle_input(id, input, now));
+        if result? == Opened::All {
+            return Ok(());
         }
     }
-    table.settle();
-    result
 }
 
-fn on_open(
-    shared: &Arc<Shared>,
-    table: &mut Table,
-    notifier: &Notifier,
-    (id, limit, open): (peerage_wire::frame::StreamId, u64, Open),
-    now: Instant,
-) {
-    let Some(permit) = notifier.reserve() else {
-        table.link.refuse(id, Code::Limit, now);
-        return;
+async fn wait(channel: &mut Channel, kick: &Notify, is_flushed: bool) -> std::io::Result<()> {
+    let quiet = async {
+        let socket = channel.socket();
+        tokio::select! {
+            ready = socket.readable() => ready,
+            ready = socket.writable(), if !is_flushed => ready,
+            () = kick.notified() => Ok(()),
+        }
     };
-    let stream = shared.accept(table, id, limit, &open);
-    permit.send(LinkEvent::OpenAsked { stream, open });
-}
-
-async fn wait(
-    shared: &Shared,
-    channel: &mut Channel,
-    is_flushed: bool,
-    wakes_at: Option<Instant>,
-) -> std::io::Result<()> {
-    let left = wakes_at.map_or(MAX_SLEEP, |at| at - shared.clock.mono());
-    if left > Duration::from_secs(1) {
-        channel.shrink();
+    if let Ok(ready) = time::timeout(SILENCE, quiet).await {
+        return ready;
     }
+    channel.shrink();
     let socket = channel.socket();
     tokio::select! {
         ready = socket.readable() => ready,
         ready = socket.writable(), if !is_flushed => ready,
-        () = shared.kick.notified() => Ok(()),
-        () = time::sleep(left.min(MAX_SLEEP)) => Ok(()),
+        () = kick.notified() => Ok(()),
     }
 }

@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use peerage_proto::link::Side;
+use peerage_proto::link::bundle::{PathKind, Purpose};
 use peerage_wire::id::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
 
-use super::Inner;
 use super::channel::{Channel, ChannelError};
 use super::dial::prepare;
+use super::{Inner, standing};
 use crate::tls::peer_identity;
 
 /// How long a peer may take to prove its key. Longer keeps descriptors for strangers, shorter fails peers on slow paths.
@@ -56,7 +57,9 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener) {
             match time::timeout(HANDSHAKE_TIMEOUT, greet(&strong, socket)).await {
                 Ok(Ok((peer, channel))) => {
                     drop(handshake);
-                    strong.start(peer, Side::Server, (channel, remote), (link, Some(count)));
+                    let Ok(local) = channel.socket().local_addr() else { return };
+                    let standing = standing(Side::Server, Purpose::Shared, PathKind::Direct);
+                    strong.start(&strong.peer(peer), standing, channel, (local, remote), (link, Some(count)));
                 }
                 Ok(Err(error)) => tracing::debug!(%remote, %error, "a handshake failed"),
                 Err(_elapsed) => tracing::debug!(%remote, "a handshake took too long"),

@@ -32,7 +32,7 @@ async fn a_peer_with_another_key_is_not_the_one_that_was_dialled() {
     let result = client.links.connect(wanted.node_id(DOMAIN), wanted.public(), &[server.address]).await;
     assert!(matches!(result, Err(DialError::Failed { source: ChannelError::Tls(_), .. })), "{result:?}");
     assert_eq!(client.links.count(), 0);
-    assert!(client.links.inner.peers().is_empty());
+    assert!(lock(&client.links.inner.peers).is_empty());
 }
 
 #[tokio::test]

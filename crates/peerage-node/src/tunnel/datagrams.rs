@@ -26,10 +26,12 @@ pub(crate) struct Flow<'a> {
     pub(crate) incoming: mpsc::Receiver<Bytes>,
     /// The socket and the application's address.
     pub(crate) outgoing: (&'a UdpSocket, std::net::SocketAddr),
+    /// Whether a tunnel for it was ever granted.
+    pub(crate) was_open: bool,
 }
 
 /// Moves the datagrams of one application until it has been silent for [`IDLE_TIMEOUT`].
-pub(crate) async fn pump_flow(mut flow: Flow<'_>, stream: &Stream, counters: &Counters) -> Result<(), Code> {
+pub(crate) async fn pump_flow(flow: &mut Flow<'_>, stream: &Stream, counters: &Counters) -> Result<(), Code> {
     loop {
         while let Some(datagram) = stream.read_datagram() {
             let (socket, application) = flow.outgoing;
@@ -39,6 +41,7 @@ pub(crate) async fn pump_flow(mut flow: Flow<'_>, stream: &Stream, counters: &Co
             }
         }
         check(stream)?;
+        flow.was_open |= stream.state() == State::Open;
         let step = async {
             tokio::select! {
                 () = stream.changed() => true,
@@ -94,7 +97,7 @@ pub(crate) async fn pump_socket(socket: &UdpSocket, stream: &Stream) -> Result<(
 
 /// Moves datagrams between an application and a device on the same LAN.
 pub(crate) async fn copy_local(
-    mut flow: Flow<'_>,
+    flow: &mut Flow<'_>,
     device: &UdpSocket,
     counters: &Counters,
 ) -> std::io::Result<()> {

@@ -19,16 +19,15 @@ use peerage_wire::open::Open;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time;
 
+use super::early::{Early, Failed, OPEN_TIMEOUT};
 use super::serve::CONNECT_TIMEOUT;
 use super::{Counters, Tunnels, pin, pump};
 use crate::driver::NodeHandle;
-use crate::link::{DialError, Links, OpenFailed, PeerLink, Stream};
+use crate::link::{DialError, Links, OpenFailed, Path, PeerLink, Stream};
+use crate::relay::OwnLegs;
 
 /// The most ways that are tried for one connection. More makes an application wait for a site that is in trouble.
 const MAX_WAYS: usize = 3;
-
-/// How long a tunnel-node may take to grant a session: it looks for the device on its LAN first.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most ways of which it is remembered that the device's certificate was right; beyond, all are verified anew.
 const MAX_PROOFS: usize = 1_024;
@@ -66,6 +65,9 @@ pub enum ForwardError {
         /// Why.
         source: io::Error,
     },
+    /// The application did not wait for it.
+    #[error("the application has closed its connection")]
+    Abandoned,
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -82,14 +84,17 @@ pub struct Reached {
     pub is_verified: bool,
 }
 
-/// A connection to a device.
+/// The beginning of a connection to a device.
 #[derive(Debug)]
-pub enum Opened {
+enum Begun {
     /// Without a tunnel.
-    Local(SocketAddr),
-    /// Through a tunnel, which the node watches.
-    Tunnel(Watch),
+    Local(Route, SocketAddr),
+    /// Through a tunnel that was asked for.
+    Tunnel(Route, Arc<Stream>),
 }
+
+/// Told each time a connection takes a way, or another.
+pub(crate) type OnPath<'a> = &'a (dyn Fn(&Route, Option<Path>) + Send + Sync);
 
 /// A tunnel that the node watches until the value is dropped.
 #[derive(Debug)]
@@ -122,14 +127,15 @@ struct Proof {
 pub struct Dialer {
     node: NodeHandle,
     links: Links,
+    legs: OwnLegs,
     tunnels: Tunnels,
     proofs: Arc<Mutex<BTreeMap<Proof, Instant>>>,
 }
 
 impl Dialer {
     /// Makes the value.
-    pub fn new(node: NodeHandle, links: Links, tunnels: Tunnels) -> Self {
-        Self { node, links, tunnels, proofs: Arc::default() }
+    pub fn new(node: NodeHandle, (links, legs): (Links, OwnLegs), tunnels: Tunnels) -> Self {
+        Self { node, links, legs, tunnels, proofs: Arc::default() }
     }
 
     /// Finds a way to a service of a device, and proves as much of it as can be proven without an application.
@@ -155,28 +161,17 @@ impl Dialer {
         Err(last.unwrap_or(ForwardError::NoWay(Failure::NoTunnelNode)))
     }
 
-    /// Opens a connection to a service of a device.
-    ///
-    /// # Errors
-    /// If no way works.
-    pub async fn open(&self, device: &str, service: &str) -> Result<Opened, ForwardError> {
-        let mut last = ForwardError::NoWay(Failure::NoTunnelNode);
-        for _way in 0..MAX_WAYS {
-            let reached = self.reach(device, Some(service)).await?;
-            let link = match (&reached.route.way, &reached.link) {
-                (Way::Local(address), _) => return Ok(Opened::Local(*address)),
-                (Way::Tunnel { .. }, Some(link)) => link.clone(),
-                (Way::Tunnel { .. }, None) => return Err(last),
-            };
-            match open_on(&link, &reached.route).await {
-                Ok(stream) => return Ok(Opened::Tunnel(self.watch(stream, &reached.route))),
-                Err(error) => {
-                    self.report(&reached.route, &error);
-                    last = error;
-                }
+    /// Begins a connection to a service of a device; the tunnel-node has not answered yet.
+    async fn begin(&self, device: &str, service: &str) -> Result<Begun, ForwardError> {
+        let Reached { route, link, .. } = self.reach(device, Some(service)).await?;
+        match (&route.way, link) {
+            (Way::Local(address), _) => Ok(Begun::Local(route.clone(), *address)),
+            (Way::Tunnel { .. }, Some(link)) => {
+                let opened = ask_for(&link, &route).inspect_err(|error| self.report(&route, error))?;
+                Ok(Begun::Tunnel(route, opened))
             }
+            (Way::Tunnel { .. }, None) => Err(ForwardError::NoWay(Failure::NoTunnelNode)),
         }
-        Err(last)
     }
 
     async fn ask(&self, device: &str, service: Option<&str>) -> Result<Route, ForwardError> {
@@ -184,18 +179,21 @@ impl Dialer {
         match self.node.command(Command::Route { device, service }).await {
             Some(Answer::Route(route)) => Ok(*route),
             Some(Answer::Failed(failure)) => Err(failure.into()),
-            Some(Answer::Refreshed | Answer::Left { .. }) | None => Err(ForwardError::ShuttingDown),
+            Some(Answer::Refreshed | Answer::Left { .. } | Answer::SuperOff { .. }) | None => {
+                Err(ForwardError::ShuttingDown)
+            }
         }
     }
 
     async fn try_way(&self, route: &Route) -> Result<(Option<PeerLink>, bool), ForwardError> {
         let wants_proof = route.service.tls && !route.pins.is_empty();
-        let (peer, identity, candidates) = match &route.way {
+        let (peer, identity, candidates, relayed) = match &route.way {
             // The node has proven the place itself.
             Way::Local(_) => return Ok((None, wants_proof)),
-            Way::Tunnel { peer, identity, candidates } => (*peer, *identity, candidates),
+            Way::Tunnel { peer, identity, candidates, relayed } => (*peer, *identity, candidates, *relayed),
         };
-        let link = self.links.connect(peer, identity, candidates).await?;
+        let leg = relayed.and_then(|attempt| self.legs.take(attempt));
+        let link = self.links.connect_or_meet((peer, identity), candidates, leg).await?;
         if !wants_proof {
             return Ok((Some(link), false));
         }
@@ -230,6 +228,7 @@ impl Dialer {
             | ForwardError::Dial(_)
             | ForwardError::Open(_)
             | ForwardError::Local { .. }
+            | ForwardError::Abandoned
             | ForwardError::ShuttingDown => None,
         };
         tracing::debug!(?peer, %error, "a way has failed");
@@ -248,42 +247,119 @@ impl Dialer {
     }
 }
 
-async fn open_on(link: &PeerLink, route: &Route) -> Result<Arc<Stream>, ForwardError> {
+fn ask_for(link: &PeerLink, route: &Route) -> Result<Arc<Stream>, ForwardError> {
     let mut session = SessionId([0; 16]);
     rand_core::Rng::fill_bytes(&mut crate::enrol::rng(), &mut session.0);
     let Service { name, .. } = &route.service;
-    let stream = link.open(&Open { session, device: route.device, service: name.clone() })?;
-    match time::timeout(OPEN_TIMEOUT, stream.opened()).await {
-        Ok(Ok(())) => Ok(Arc::new(stream)),
-        Ok(Err(code)) => Err(ForwardError::Refused(code)),
-        Err(_elapsed) => Err(ForwardError::Refused(Code::DeviceUnreachable)),
-    }
+    Ok(Arc::new(link.open(&Open { session, device: route.device, service: name.clone() })?))
+}
+
+async fn open_on(link: &PeerLink, route: &Route) -> Result<Arc<Stream>, ForwardError> {
+    let stream = ask_for(link, route)?;
+    let opened = time::timeout(OPEN_TIMEOUT, stream.opened()).await;
+    opened.unwrap_or(Err(Code::DeviceUnreachable)).map_err(ForwardError::Refused)?;
+    Ok(stream)
 }
 
 /// Serves one connection of an application; if no way works, it is reset.
 pub(crate) async fn serve_connection(
     dialer: &Dialer,
-    (device, service): (&str, &str),
+    names: (&str, &str),
     application: TcpStream,
-    counters: &Counters,
+    (counters, on_path): (&Counters, OnPath<'_>),
 ) -> Result<(), ForwardError> {
     // What matters is the application's rhythm, not the network's.
     let _ = application.set_nodelay(true);
-    let opened = dialer.open(device, service).await;
-    match opened {
-        Ok(Opened::Tunnel(watch)) => {
-            pump::pump(application, &watch.stream, counters).await.map_err(ForwardError::Refused)
+    let mut early = Early::default();
+    let (route, way) = match find_way(dialer, names, &application, &mut early).await {
+        Ok(found) => found,
+        Err(error) => {
+            pump::reset(&application);
+            return Err(error);
         }
-        Ok(Opened::Local(address)) => {
+    };
+    match way {
+        Opened::Tunnel(watch) => {
+            counters.add_sent(early.len());
+            let stream = &watch.stream;
+            let pumping = pump::pump_rest(application, stream, counters, early.has_ended());
+            let pumped = telling((&route, stream), on_path, pumping).await;
+            pumped.map_err(ForwardError::Refused)
+        }
+        Opened::Local(address) => {
+            on_path(&route, None);
             let copied = copy_local(&application, address, counters).await;
             copied.map_err(|source| {
                 pump::reset(&application);
                 ForwardError::Local { address, source }
             })
         }
-        Err(error) => {
-            pump::reset(&application);
-            Err(error)
+    }
+}
+
+/// A connection to a device that stands.
+enum Opened {
+    Local(SocketAddr),
+    Tunnel(Watch),
+}
+
+/// Tries one way after the other, with what the application says meanwhile.
+async fn find_way(
+    dialer: &Dialer,
+    (device, service): (&str, &str),
+    application: &TcpStream,
+    early: &mut Early,
+) -> Result<(Route, Opened), ForwardError> {
+    let mut last = None;
+    for _way in 0..MAX_WAYS {
+        let (route, stream) = match dialer.begin(device, service).await {
+            Ok(Begun::Tunnel(route, stream)) => (route, stream),
+            // What was kept goes nowhere: only a tunnel reads the application ahead.
+            Ok(Begun::Local(route, address)) if early.len() == 0 && !early.has_ended() => {
+                return Ok((route, Opened::Local(address)));
+            }
+            Ok(Begun::Local(..)) => break,
+            // What happened to the way before says more than that there is no other.
+            Err(error) => return Err(last.unwrap_or(error)),
+        };
+        let error = match early.open(application, &stream).await {
+            Ok(()) => {
+                let watch = dialer.watch(stream, &route);
+                return Ok((route, Opened::Tunnel(watch)));
+            }
+            Err(Failed::Abandoned) => return Err(ForwardError::Abandoned),
+            Err(Failed::Refused(code)) => ForwardError::Refused(code),
+            Err(Failed::Silent) => ForwardError::Refused(Code::DeviceUnreachable),
+        };
+        dialer.report(&route, &error);
+        // A tunnel that was resumed may have been granted before it failed, and the device may have read what was sent. A session that
+        // the tunnel-node does not know was never granted.
+        let is_unknown = matches!(error, ForwardError::Refused(Code::UnknownSession));
+        if early.len() > 0 && stream.was_resumed() && !is_unknown {
+            return Err(error);
+        }
+        last = Some(error);
+    }
+    Err(last.unwrap_or(ForwardError::NoWay(Failure::NoTunnelNode)))
+}
+
+/// Tells which path a tunnel takes, now and whenever it takes another, until it has ended.
+async fn telling<T>(
+    (route, stream): (&Route, &Stream),
+    on_path: OnPath<'_>,
+    pumping: impl Future<Output = T>,
+) -> T {
+    let tell = || {
+        if let Some(path) = stream.path() {
+            on_path(route, Some(path));
+        }
+    };
+    tell();
+    let mut pumping = std::pin::pin!(pumping);
+    loop {
+        tokio::select! {
+            result = &mut pumping => return result,
+            () = stream.moved() => tell(),
         }
     }
 }
@@ -330,24 +406,42 @@ async fn copy_one_way(from: &TcpStream, to: &TcpStream, count: impl Fn(usize)) -
     Ok(())
 }
 
-/// Serves the datagrams of one application.
+/// Serves the datagrams of one application. The first ones travel with the request; those that are sent to a tunnel-node which refuses
+/// are lost, as datagrams may be.
 pub(crate) async fn serve_flow(
     dialer: &Dialer,
     (device, service): (&str, &str),
-    flow: super::datagrams::Flow<'_>,
-    counters: &Counters,
+    mut flow: super::datagrams::Flow<'_>,
+    (counters, on_path): (&Counters, OnPath<'_>),
 ) -> Result<(), ForwardError> {
-    match dialer.open(device, service).await? {
-        Opened::Tunnel(watch) => {
-            let pumped = super::datagrams::pump_flow(flow, &watch.stream, counters).await;
-            pumped.map_err(ForwardError::Refused)
-        }
-        Opened::Local(address) => {
-            let failed = |source| ForwardError::Local { address, source };
-            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = UdpSocket::bind(any).await.map_err(failed)?;
-            socket.connect(address).await.map_err(failed)?;
-            super::datagrams::copy_local(flow, &socket, counters).await.map_err(failed)
+    let mut last = None;
+    for _way in 0..MAX_WAYS {
+        let begun = match dialer.begin(device, service).await {
+            Ok(begun) => begun,
+            Err(error) => return Err(last.unwrap_or(error)),
+        };
+        match begun {
+            Begun::Tunnel(route, stream) => {
+                let watch = dialer.watch(stream, &route);
+                let pumping = super::datagrams::pump_flow(&mut flow, &watch.stream, counters);
+                let result = telling((&route, &watch.stream), on_path, pumping).await;
+                let Err(code) = result else { return Ok(()) };
+                let error = ForwardError::Refused(code);
+                if flow.was_open {
+                    return Err(error);
+                }
+                dialer.report(&route, &error);
+                last = Some(error);
+            }
+            Begun::Local(route, address) => {
+                on_path(&route, None);
+                let failed = |source| ForwardError::Local { address, source };
+                let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any).await.map_err(failed)?;
+                socket.connect(address).await.map_err(failed)?;
+                return super::datagrams::copy_local(&mut flow, &socket, counters).await.map_err(failed);
+            }
         }
     }
+    Err(last.unwrap_or(ForwardError::NoWay(Failure::NoTunnelNode)))
 }

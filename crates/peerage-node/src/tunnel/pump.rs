@@ -33,8 +33,18 @@ const MAX_SLICES: usize = 64;
 /// # Errors
 /// If a side broke off: why.
 pub async fn pump(socket: TcpStream, stream: &Stream, counters: &Counters) -> Result<(), Code> {
-    let mut pump =
-        Pump { socket: &socket, stream, counters, up: Upstream::default(), down: Downstream::default() };
+    pump_rest(socket, stream, counters, false).await
+}
+
+/// As [`pump`], for a socket that was read already, perhaps to its end.
+pub(crate) async fn pump_rest(
+    socket: TcpStream,
+    stream: &Stream,
+    counters: &Counters,
+    has_ended: bool,
+) -> Result<(), Code> {
+    let up = Upstream { has_ended, ..Upstream::default() };
+    let mut pump = Pump { socket: &socket, stream, counters, up, down: Downstream::default() };
     let result = pump.run().await;
     if let Err(code) = result {
         stream.reset(code);

@@ -206,6 +206,92 @@ mod ends_are_exact {
     }
 }
 
+mod the_first_bytes_travel_with_the_request {
+    use super::*;
+    use crate::tunnel::early::{Early, Failed};
+    use peerage_proto::session::{Read, State};
+
+    #[tokio::test]
+    async fn and_are_there_before_the_tunnel_is_granted() {
+        let (user, mut asked, address) = pair().await;
+        let (mut application, inner) = tcp_pair().await;
+        application.write_all(b"a request").await.unwrap();
+        let stream = dial(&user, address).await.open(&open()).unwrap();
+        let opening = tokio::spawn(async move {
+            let mut early = Early::default();
+            let opened = early.open(&inner, &stream).await;
+            (opened, early.len(), early.has_ended(), inner, stream)
+        });
+        let device = next(&mut asked).await;
+        let mut pieces = Vec::new();
+        while pieces.is_empty() {
+            device.changed().await;
+            device.read(&mut pieces, 100);
+        }
+        assert_eq!((device.state(), pieces.concat().as_slice()), (State::Asked, &b"a request"[..]));
+        assert!(!opening.is_finished());
+        device.confirm();
+        let (opened, length, has_ended, _inner, _stream) = opening.await.unwrap();
+        assert_eq!((opened, length, has_ended), (Ok(()), 9, false));
+    }
+
+    #[tokio::test]
+    async fn and_are_said_again_when_another_way_is_tried() {
+        let (user, mut asked, address) = pair().await;
+        let (mut application, inner) = tcp_pair().await;
+        application.write_all(b"all of it").await.unwrap();
+        application.shutdown().await.unwrap();
+        let link = dial(&user, address).await;
+        let opening = tokio::spawn(async move {
+            let mut early = Early::default();
+            let first = link.open(&open()).unwrap();
+            assert_eq!(early.open(&inner, &first).await, Err(Failed::Refused(Code::DeviceUnreachable)));
+            let second = link.open(&open()).unwrap();
+            (early.open(&inner, &second).await, early.has_ended(), second)
+        });
+        let refused = next(&mut asked).await;
+        while refused.stats().read_bytes == 0 {
+            refused.read(&mut Vec::new(), 100);
+            refused.changed().await;
+        }
+        refused.reset(Code::DeviceUnreachable);
+        let granted = next(&mut asked).await;
+        granted.confirm();
+        let mut pieces = Vec::new();
+        while granted.read(&mut pieces, 100) != Read::Finished {
+            granted.changed().await;
+        }
+        assert_eq!(pieces.concat(), b"all of it");
+        let (opened, has_ended, _second) = opening.await.unwrap();
+        assert_eq!((opened, has_ended), (Ok(()), true));
+    }
+
+    async fn pair() -> (Links, mpsc::Receiver<LinkEvent>, SocketAddr) {
+        let (tunnel_node, asked) = links(TUNNEL_NODE);
+        let socket = listener().await;
+        let address = socket.local_addr().unwrap();
+        tunnel_node.serve(socket);
+        // It is not closed before the test ends.
+        std::mem::forget(tunnel_node);
+        let (user, events) = links(USER);
+        std::mem::forget(events);
+        (user, asked, address)
+    }
+
+    async fn dial(user: &Links, address: SocketAddr) -> PeerLink {
+        let identity = key(TUNNEL_NODE);
+        user.connect(identity.node_id(DOMAIN), identity.public(), &[address]).await.unwrap()
+    }
+
+    async fn next(asked: &mut mpsc::Receiver<LinkEvent>) -> Stream {
+        loop {
+            if let LinkEvent::OpenAsked { stream, .. } = asked.recv().await.unwrap() {
+                return stream;
+            }
+        }
+    }
+}
+
 mod datagrams_cross {
     use super::*;
 
@@ -219,8 +305,8 @@ mod datagrams_cross {
         let stream = site.link().await.open(&open()).unwrap();
         let to = application.local_addr().unwrap();
         tokio::spawn(async move {
-            let flow = datagrams::Flow { incoming, outgoing: (&local, to) };
-            datagrams::pump_flow(flow, &stream, &Counters::default()).await
+            let mut flow = datagrams::Flow { incoming, outgoing: (&local, to), was_open: false };
+            datagrams::pump_flow(&mut flow, &stream, &Counters::default()).await
         });
         for size in [0_usize, 1, 1_500] {
             sender.send(vec![9; size].into()).await.unwrap();

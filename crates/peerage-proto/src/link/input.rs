@@ -91,7 +91,7 @@ impl Link {
         if entry.has_received_last {
             return Err(Violation::AfterLast);
         }
-        let is_refused = entry.refusal.is_some();
+        let is_refused = entry.farewell.is_some();
         if is_last(&frame) {
             entry.has_received_last = true;
             self.retire(stream, now);

@@ -3,7 +3,7 @@
 use peerage_wire::frame::{Encoded, Frame, HEADER_LEN, MAX_DATA, StreamFrame, StreamId};
 use peerage_wire::time::Instant;
 
-use super::{Link, is_last};
+use super::{Farewell, Link, is_last};
 use crate::session::Lane;
 
 /// A good size of a batch, in bytes: 32 TLS records. More makes a frame that becomes urgent wait longer
@@ -97,8 +97,9 @@ impl Link {
         let Some(entry) = self.streams.get_mut(&stream).filter(|entry| !entry.has_sent_last) else {
             return false;
         };
-        let frame = match (entry.refusal, lane) {
-            (Some(code), Lane::Control) => Some(StreamFrame::Reset(code)),
+        let frame = match (entry.farewell, lane) {
+            (Some(Farewell::Refuse(code)), Lane::Control) => Some(StreamFrame::Reset(code)),
+            (Some(Farewell::Leave), Lane::Control) => Some(StreamFrame::Leave),
             (Some(_), Lane::Bulk) => None,
             (None, lane) => pull(stream, lane),
         };

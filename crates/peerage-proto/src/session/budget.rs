@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// How far first windows may exceed the budget. They are promised to every session, and few are ever full at once; more would
+/// promise memory that is not there, less would refuse tunnels while memory is free.
+const OVERBOOKING: u64 = 4;
+
 /// How much memory the windows and send buffers of all sessions of one node may take together, in bytes.
 ///
 /// Receive windows count as promised to the peers, not as filled at the moment, because a promise cannot be
-/// taken back. Each session gets its first window, and a send buffer of 128 KiB, whatever the budget says
-/// (the number of sessions is limited elsewhere); all growth beyond needs room here. Clones share the same
+/// taken back. Each session gets its first window of 64 KiB, and a send buffer of 16 KiB, whatever the budget says, until first windows
+/// alone are four times the budget; all growth beyond needs room here, and so do buffers that received pieces keep alive, without
+/// which they are copied. So sessions keep at most the budget, and 80 KiB each. Clones share the same
 /// budget.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Account>);
@@ -29,6 +34,17 @@ impl Budget {
         self.0.used.load(Ordering::Relaxed)
     }
 
+    /// Takes a part for something else than a session, if there is room; it goes back when the value is dropped.
+    pub fn try_hold(&self, bytes: u64) -> Option<Held> {
+        let mut lease = self.lease(0);
+        lease.try_grow(bytes).then_some(Held { _lease: lease })
+    }
+
+    /// Returns whether another session may begin: first windows may exceed the total, but not without end.
+    pub fn admits(&self) -> bool {
+        self.used_bytes() <= self.0.total.saturating_mul(OVERBOOKING)
+    }
+
     pub(super) fn lease(&self, bytes: u64) -> Lease {
         self.0.used.fetch_add(bytes, Ordering::Relaxed);
         Lease { budget: self.clone(), held: bytes }
@@ -42,6 +58,12 @@ impl Budget {
     }
 }
 
+/// A part of a [`Budget`] for something else than a session: the buffers of a link that is busy. Goes back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    _lease: Lease,
+}
+
 /// A part of a [`Budget`]; goes back when dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -52,6 +74,19 @@ pub(super) struct Lease {
 impl Lease {
     pub(super) const fn held(&self) -> u64 {
         self.held
+    }
+
+    /// Returns whether [`try_grow`](Self::try_grow) would do at the moment.
+    pub(super) fn can_grow(&self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.held);
+        self.budget.used_bytes().saturating_add(more) <= self.budget.0.total
+    }
+
+    /// Grows to `bytes` whatever the budget says; never shrinks.
+    pub(super) fn grow(&mut self, bytes: u64) {
+        let more = bytes.saturating_sub(self.held);
+        self.budget.0.used.fetch_add(more, Ordering::Relaxed);
+        self.held += more;
     }
 
     /// Grows to `bytes` if the budget has room; never shrinks.

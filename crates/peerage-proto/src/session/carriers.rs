@@ -17,6 +17,8 @@ pub(super) struct Carrier {
     /// The range of offsets that was sent here, FIN included: from the lowest to past the highest.
     pub(super) carried: Option<(u64, u64)>,
     pub(super) has_sent_ack: bool,
+    /// Up to where the peer was told here that its bytes arrived.
+    pub(super) told: u64,
     /// The highest received and limit that the peer said here.
     pub(super) said: (u64, u64),
     /// This side sent LEAVE or RESET here.
@@ -25,6 +27,8 @@ pub(super) struct Carrier {
     pub(super) has_received_last: bool,
     /// A higher carrier has taken over: LEAVE is due.
     pub(super) is_replaced: bool,
+    /// It makes room for a newer one: left as soon as it takes frames again.
+    pub(super) is_given_up: bool,
 }
 
 /// What a carrier begins with.
@@ -55,10 +59,12 @@ impl Carrier {
             round_trip: Duration::ZERO,
             carried: None,
             has_sent_ack: false,
+            told: 0,
             said: (0, 0),
             has_sent_last: false,
             has_received_last: false,
             is_replaced: false,
+            is_given_up: false,
         }
     }
 

@@ -29,6 +29,7 @@ impl Session {
         if carrier.has_received_last {
             return;
         }
+        let is_last = matches!(frame, StreamFrame::Reset(_) | StreamFrame::Leave);
         let result = match self.phase {
             Phase::Ended(_) => {
                 self.on_frame_after_end(number, &frame);
@@ -40,6 +41,10 @@ impl Session {
             self.receive.clear();
             self.end(End::Violated(violation));
             self.is_end_owed = true;
+            if is_last {
+                // Wrong or not, nothing follows it here.
+                self.on_last(number);
+            }
         }
         self.complete_if_done();
         self.note_carriers(now);
@@ -191,7 +196,13 @@ impl Session {
         let carrier = self.carriers.iter().find(|carrier| carrier.number == number);
         let was_asked =
             carrier.is_some_and(|carrier| matches!(carrier.greeting, Greeting::AwaitResumed { .. }));
-        was_asked && matches!(code, Code::StaleCarrier | Code::Limit)
+        // RESUME may have overtaken OPEN, which has arrived since.
+        let has_overtaken = || {
+            let is_left = |carrier: &Carrier| carrier.number < number && carrier.is_usable();
+            self.phase == Phase::Open && self.carriers.iter().any(is_left)
+        };
+        let is_of_carrier = matches!(code, Code::StaleCarrier | Code::Limit);
+        was_asked && (is_of_carrier || (code == Code::UnknownSession && has_overtaken()))
     }
 
     /// The peer sends nothing more here, so nothing could be answered either: this side leaves as well.
@@ -207,9 +218,12 @@ impl Session {
 
     /// Whether the peer said its last on the highest carrier of all: on a lower one it may only have moved.
     fn peer_knows_end(&self) -> bool {
-        let highest =
-            self.carriers.last().filter(|carrier| carrier.number.0.checked_add(1) == Some(self.next_carrier));
+        let highest = self.carriers.last().filter(|carrier| self.is_highest(carrier));
         highest.is_some_and(|carrier| carrier.has_received_last)
+    }
+
+    pub(super) fn is_highest(&self, carrier: &Carrier) -> bool {
+        carrier.number.0.checked_add(1) == Some(self.next_carrier)
     }
 
     fn on_opened(&mut self, number: CarrierNumber, limit: u64) -> Result<(), Violation> {
@@ -306,12 +320,16 @@ impl Session {
 
     fn next_bulk(&self, carrier: &Carrier) -> Option<Next> {
         match self.phase {
+            // LEAVE may be all that the peer ever hears of the end, so it must know by then that nothing is missing.
+            Phase::Ended(End::Complete) if carrier.told < self.receive.received() => return Some(Next::Ack),
             Phase::Ended(End::Complete) => return Some(Next::Leave),
             Phase::Ended(_) | Phase::Asked => return None,
             Phase::Opening | Phase::Open => {}
         }
         if carrier.is_replaced {
-            return Some(Next::Leave);
+            // While the peer lacks bytes that went out here, the loss of this carrier still concerns the session.
+            let is_acked = |(_, end)| end <= self.send.acked() || self.send.is_done();
+            return carrier.carried.is_none_or(is_acked).then_some(Next::Leave);
         }
         if !self.is_active(carrier) || !carrier.may_carry() {
             return None;
@@ -343,7 +361,9 @@ impl Session {
             Next::Ack => {
                 self.ack = AckPlan::None;
                 let (received, limit) = self.receive.tell();
-                self.carrier_mut(number)?.has_sent_ack = true;
+                let carrier = self.carrier_mut(number)?;
+                carrier.has_sent_ack = true;
+                carrier.told = received;
                 Some(StreamFrame::Ack { received, limit })
             }
             Next::Datagram => self.datagrams_out.pop_front().map(StreamFrame::Datagram),
@@ -363,6 +383,7 @@ impl Session {
 
     fn make_greeting(&mut self, number: CarrierNumber) -> Option<StreamFrame> {
         let greeting = self.carrier_mut(number)?.greeting;
+        let mut told = 0;
         let (frame, after) = match greeting {
             Greeting::Open => {
                 let Role::Opener { request } = &self.role else { return None };
@@ -378,12 +399,14 @@ impl Session {
             Greeting::Resume { resend } => {
                 let (received, limit) = self.receive.tell();
                 self.ack = AckPlan::None;
+                told = received;
                 let resume = Resume { session: self.id, carrier: number, received, limit, resend };
                 (StreamFrame::Resume(resume), Greeting::AwaitResumed { resend })
             }
             Greeting::Resumed { resend } => {
                 let (received, limit) = self.receive.tell();
                 self.ack = AckPlan::None;
+                told = received;
                 (StreamFrame::Resumed(Resumed { received, limit, resend }), Greeting::Done)
             }
             Greeting::AwaitOpened | Greeting::AwaitResumed { .. } | Greeting::Done => return None,
@@ -392,6 +415,7 @@ impl Session {
         let carrier = self.carrier_mut(number)?;
         carrier.greeting = after;
         carrier.has_sent_ack = true;
+        carrier.told = told;
         Some(frame)
     }
 

@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes};
 use peerage_wire::time::Instant;
 
 use super::budget::{Budget, Lease};
-use super::chunks::Chunks;
+use super::chunks::{COPY_BELOW, Chunks, SHARED_COST};
 use super::{Violation, WINDOW_MIN};
 
 /// Bytes after which an acknowledgement is sent at once, unless a quarter of the window is less. Raised, the
@@ -41,6 +41,8 @@ pub(super) struct ReceiveHalf {
     window: u64,
     max_window: u64,
     lease: Lease,
+    /// For the buffers that pieces keep alive.
+    shared: Lease,
     /// When the current window's worth of reading began, and how much has been read of it.
     epoch_at: Instant,
     epoch_read: u64,
@@ -71,6 +73,7 @@ impl ReceiveHalf {
             window: WINDOW_MIN,
             max_window: max_window.max(WINDOW_MIN),
             lease: budget.lease(WINDOW_MIN),
+            shared: budget.lease(0),
             epoch_at: now,
             epoch_read: 0,
             last_read_at: now,
@@ -125,9 +128,20 @@ impl ReceiveHalf {
             return self.keep(offset, payload);
         }
         payload.advance(distance(offset, received));
-        self.ready.push(payload);
+        let may_share = self.may_share(&payload);
+        self.ready.push(payload, may_share);
         self.join_runs();
         Ok(true)
+    }
+
+    /// Whether a piece may be kept as it is: while the budget has room for all that it keeps alive.
+    fn may_share(&mut self, piece: &Bytes) -> bool {
+        piece.len() >= COPY_BELOW && self.shared.try_grow(self.shared.held().saturating_add(SHARED_COST))
+    }
+
+    fn note_shared(&mut self) {
+        let runs: u64 = self.runs.iter().map(|run| run.chunks.shared_bytes()).sum();
+        self.shared.shrink(self.ready.shared_bytes().saturating_add(runs));
     }
 
     /// Learns the final offset.
@@ -149,6 +163,7 @@ impl ReceiveHalf {
     /// Takes the next bytes for the application.
     pub(super) fn read(&mut self, round_trip: Duration, now: Instant) -> Option<Bytes> {
         let bytes = self.ready.pop()?;
+        self.note_shared();
         let len = bytes.len() as u64;
         self.read += len;
         if now - self.last_read_at > WINDOW_LIFETIME {
@@ -203,6 +218,7 @@ impl ReceiveHalf {
     /// Forgets what cannot be completed any more; what arrived in order stays for the application.
     pub(super) fn forget_gaps(&mut self) {
         self.runs = Vec::new();
+        self.note_shared();
         self.lease.shrink(self.ready.len());
     }
 
@@ -258,8 +274,10 @@ impl ReceiveHalf {
             }
             let until = self.runs.get(index + 1).map_or(u64::MAX, |run| run.start);
             let len = payload.len().min(distance(offset, until));
+            let piece = payload.split_to(len);
+            let may_share = self.may_share(&piece);
             if let Some(run) = self.runs.get_mut(index) {
-                run.chunks.push(payload.split_to(len));
+                run.chunks.push(piece, may_share);
                 is_new |= len > 0;
             }
             offset += len as u64;
@@ -273,7 +291,8 @@ impl ReceiveHalf {
             return Err(Violation::TooManyGaps);
         }
         let mut chunks = Chunks::default();
-        chunks.push(piece);
+        let may_share = self.may_share(&piece);
+        chunks.push(piece, may_share);
         self.runs.insert(index, Run { start, chunks });
         self.join_following(index);
         Ok(())

@@ -13,9 +13,12 @@ use super::{FIRST_CREDIT, Violation, WINDOW_MIN};
 /// the application down.
 const SLACK: u64 = WINDOW_MIN;
 
-/// What each session may keep without asking the budget: the first credit, and what waits for more. Unlike a
-/// window it is promised to nobody, so it counts for nothing while it is empty.
-const BUFFER_MIN: u64 = FIRST_CREDIT + SLACK;
+/// What each session may keep without asking the budget: a request. Unlike a window it is promised to nobody, so it counts for nothing
+/// while it is empty. More would be taken by every session when memory is short, less would slow them down to a crawl then.
+const BUFFER_MIN: u64 = 16 * 1_024;
+
+/// What the first growth asks for: the first credit, and what waits for more.
+const BUFFER_USUAL: u64 = FIRST_CREDIT + SLACK;
 
 /// The most pieces kept for one session: 8 MiB in pieces of 1 KiB. A piece costs about 32 bytes beside its
 /// content; fewer would hinder applications that write very small pieces over long paths.
@@ -87,6 +90,10 @@ impl SendHalf {
         if len > 0 {
             self.written += len as u64;
             self.unsent.push_back(piece);
+            if self.written - self.acked > BUFFER_MIN + self.lease.held() {
+                // What was said to be writable is taken, even if others have used the room up in between.
+                self.lease.grow(BUFFER_USUAL - BUFFER_MIN);
+            }
             self.grow();
         }
         len
@@ -98,15 +105,17 @@ impl SendHalf {
     }
 
     /// Returns how many bytes may be kept.
-    const fn allowance(&self) -> u64 {
-        BUFFER_MIN + self.lease.held()
+    fn allowance(&self) -> u64 {
+        let leased = BUFFER_MIN + self.lease.held();
+        let usual = BUFFER_USUAL - BUFFER_MIN;
+        if leased < BUFFER_USUAL && self.lease.can_grow(usual) { BUFFER_USUAL } else { leased }
     }
 
     /// Asks the budget for more when what it gave is half used and the peer has room for more.
     fn grow(&mut self) {
         let allowance = self.allowance();
         if self.wanted_end() > self.acked + allowance && self.written - self.acked >= allowance / 2 {
-            let larger = allowance.saturating_mul(2).min(self.max_buffer);
+            let larger = allowance.saturating_mul(2).max(BUFFER_USUAL).min(self.max_buffer);
             self.lease.try_grow(larger.saturating_sub(BUFFER_MIN));
         }
     }

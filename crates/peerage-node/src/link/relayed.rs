@@ -1,0 +1,99 @@
+//! Links over a relay: the same TLS between the same two nodes, on a connection that a super-node has joined for them.
+
+use std::io;
+use std::sync::Arc;
+
+use peerage_proto::link::Side;
+use peerage_proto::link::bundle::{LinkId, PathKind, Purpose};
+use tokio::sync::oneshot;
+use tokio::time;
+
+use super::channel::{Channel, ChannelError};
+use super::dial::{self, DialError};
+use super::peer::Peer;
+use super::{Inner, Links, lock, standing};
+use crate::relay::Joined;
+use crate::tls::peer_identity;
+
+/// A leg under way; it resolves when the peer is at its other end.
+pub(crate) type Leg = oneshot::Receiver<Joined>;
+
+impl Links {
+    /// Takes a leg that this node has made, at whichever end; a link over it stands as soon as both have proven their keys.
+    pub fn take_leg(&self, leg: Joined) {
+        let inner = Arc::clone(&self.inner);
+        let task = async move {
+            if let Err(error) = inner.lead(leg).await {
+                tracing::debug!(%error, "no link over a relay came about");
+            }
+        };
+        lock(&self.inner.helpers).spawn(task);
+    }
+
+    /// As [`take_leg`](Self::take_leg), once the leg is joined.
+    pub(crate) fn await_leg(&self, leg: Leg) {
+        let links = self.clone();
+        let task = async move {
+            if let Ok(joined) = leg.await {
+                links.take_leg(joined);
+            }
+        };
+        lock(&self.inner.helpers).spawn(task);
+    }
+}
+
+impl Inner {
+    /// Dials a peer directly and meets it at a relay at the same time; whichever stands first is used. If that is the relay, the
+    /// direct dial goes on, and what it comes to takes the tunnels over.
+    pub(super) async fn race(self: &Arc<Self>, peer: &Arc<Peer>, leg: Leg) -> Result<LinkId, DialError> {
+        let (sender, direct) = oneshot::channel();
+        let (inner, other) = (Arc::clone(self), Arc::clone(peer));
+        lock(&self.helpers).spawn(async move {
+            // Nobody waits for it any more if the relay was faster.
+            let _ = sender.send(inner.dial(&other, Purpose::Shared).await);
+        });
+        let relayed = async {
+            let joined = leg.await.map_err(|_gone| DialError::NoCandidate)?;
+            self.lead(joined).await
+        };
+        let direct = async { direct.await.unwrap_or(Err(DialError::NoCandidate)) };
+        let (mut direct, mut relayed) = (std::pin::pin!(direct), std::pin::pin!(relayed));
+        tokio::select! {
+            result = &mut direct => match result {
+                Ok(link) => Ok(link),
+                Err(error) => relayed.await.map_err(|_relay| error),
+            },
+            result = &mut relayed => match result {
+                Ok(link) => Ok(link),
+                Err(_relay) => direct.await,
+            },
+        }
+    }
+
+    /// Completes the handshake over a leg and begins to drive the link.
+    async fn lead(self: &Arc<Self>, leg: Joined) -> Result<LinkId, DialError> {
+        let Joined { what, stream } = leg;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
+        let handshake = async {
+            dial::prepare(&stream)?;
+            let local = stream.local_addr()?;
+            let tls = match what.side {
+                Side::Client => self.config.tls.connect(what.identity)?.into(),
+                Side::Server => self.config.tls.accept()?.into(),
+            };
+            let mut channel = Channel::new(stream, tls);
+            channel.handshake().await?;
+            // Whoever is at the other end, the relay included, must be the peer that the attempt is about.
+            if peer_identity(channel.tls()) != Some(what.identity) {
+                return Err(rustls::Error::General("another node is at the other end".to_owned()).into());
+            }
+            Ok((channel, local))
+        };
+        let timeout = || Err(ChannelError::from(io::Error::from(io::ErrorKind::TimedOut)));
+        let result = time::timeout(dial::CANDIDATE_TIMEOUT, handshake).await.unwrap_or_else(|_| timeout());
+        let (channel, local) =
+            result.map_err(|source| DialError::Failed { address: what.address, source })?;
+        let standing = standing(what.side, Purpose::Shared, PathKind::Relayed);
+        Ok(self.start(&self.peer(what.peer), standing, channel, (local, what.address), (permit, None)))
+    }
+}

@@ -1,0 +1,568 @@
+//! All links between this node and one peer, and the sessions that move among them.
+//!
+//! A [`Bundle`] is what the owner of links and sessions needs so that a tunnel outlives what carries it. It finds a carrier for each
+//! session of its own, asks for another link when none is left or a better path is wanted, answers RESUME, gives a session that moves
+//! much a link of its own, and hands frames between links and sessions. It dials nothing: the owner does, when
+//! [`poll_dial`](Bundle::poll_dial) says so, and brings the [link](Bundle::add_link).
+//!
+//! ```text
+//!   socket ─▶ take_input, handle_input ─▶ sessions ─▶ poll_woken ─▶ the application's task: with(session)
+//!   socket ◀─ poll_output ◀─ poll_writable ◀─ sessions ◀─ the application's task: with(session)
+//!   dialler ◀─ poll_dial;  dialler ─▶ add_link, dial_failed
+//! ```
+//!
+//! **Which link.** A session goes to the best link that can be used: its own one if it has one, else the newest of those that are
+//! not about to be [replaced](Bundle::replace), direct ones before relayed. A link in doubt is as good as none for sending, but is kept;
+//! a better one that comes up takes the sessions over one by one, and the old one drains.
+//!
+//! **Invariants.** A session belongs to the peer whose key the handshake of its first link proved, and no other peer's bundle knows it.
+//! At most [`MAX_SESSIONS`] sessions, [`MAX_SHARED`] dialled links that are shared and [`MAX_OWN`] that are not; one dial for shared
+//! links at a time. Deliberately absent: addresses, the table, and who may open what.
+
+mod carry;
+mod redial;
+mod traffic;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_wire::frame::{CarrierNumber, Code, StreamId};
+use peerage_wire::id::NodeId;
+use peerage_wire::open::Open;
+use peerage_wire::time::Instant;
+
+use self::redial::Redial;
+use super::{Closed, Link, Side};
+use crate::session::{self, AttachError, Session, State};
+
+/// The most sessions with one peer, those included that wait for the end of their state to be confirmed. More lets one member
+/// take more memory; fewer would refuse a busy user-node before the node does.
+pub const MAX_SESSIONS: usize = 1_280;
+
+/// The most dialled links with one peer that all sessions share: together they carry some thousand.
+pub const MAX_SHARED: usize = 5;
+
+/// The most sessions with one peer that have a link of their own at a time; further ones share. More costs both sides connections,
+/// fewer makes large transfers wait for one another.
+pub const MAX_OWN: usize = 8;
+
+/// What a session moves before it is given a link of its own (Rule 7.25), in bytes. Less dials for each picture of a page, more leaves a
+/// large transfer before everybody's keystrokes for longer.
+pub const OWN_AFTER: u64 = 256 * 1_024;
+
+/// How long a link that was replaced is kept without streams, so that sessions fall back on it should the new one fail.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// A link's next Head is dropped unheard before this time has passed (Rule 7.27): each costs a signature to be verified, and operators make a new
+/// one every 20 s. Longer delays revocations that follow one another, shorter lets a peer keep the node busy.
+const HEAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Names one link of a bundle; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Names one session of a bundle at this end; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey(pub u64);
+
+/// What kind of path a link stands on; the better ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathKind {
+    /// Over a super-node.
+    Relayed,
+    /// Between the two nodes without another.
+    Direct,
+}
+
+/// Whom a dialled link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// New tunnels open on it.
+    Shared,
+    /// A session that moves much.
+    Own(SessionKey),
+}
+
+/// A link that stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// This node's side.
+    pub side: Side,
+    /// Whom it is for; those that the peer has dialled are shared.
+    pub purpose: Purpose,
+    /// On what it stands.
+    pub path: PathKind,
+    /// [`CONSENT_TCP`](super::CONSENT_TCP) or [`CONSENT_UDP`](super::CONSENT_UDP).
+    pub consent_interval: Duration,
+}
+
+/// A link that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// For [`Bundle::dial_failed`].
+    pub id: u64,
+    /// Whom for.
+    pub purpose: Purpose,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// How many have failed before in this outage: the peer may have to be found anew.
+    pub failures: u32,
+}
+
+/// What a bundle has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A dialled link can be used, after none could; tunnels open on it at once.
+    Usable,
+    /// None of the dialled links can be used any more.
+    Unusable,
+    /// The peer asks for a tunnel: the session waits for `confirm` or `reset`.
+    OpenAsked {
+        /// The session.
+        session: SessionKey,
+        /// For what.
+        open: Open,
+    },
+    /// A signed Head record of the peer, not yet verified.
+    Head(Bytes),
+    /// An own session's bytes go over another link than before.
+    Moved {
+        /// The session.
+        session: SessionKey,
+        /// The link that it uses now.
+        link: LinkId,
+    },
+}
+
+/// Why a session could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// No link can be used, or none has room: one has to be dialled.
+    #[error("no connection to the other computer can be used at the moment")]
+    NoLink,
+    /// [`MAX_SESSIONS`], or the node's memory for tunnels is promised to others.
+    #[error("as many tunnels are open as there may be")]
+    TooMany,
+    /// The session cannot be made.
+    #[error(transparent)]
+    Session(#[from] AttachError),
+}
+
+/// What a bundle is between.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub local: NodeId,
+    /// The peer, whose key every link's handshake has proved.
+    pub remote: NodeId,
+    /// For all sessions.
+    pub session: session::Config,
+}
+
+/// The links and sessions between two nodes.
+#[derive(Debug)]
+pub struct Bundle {
+    config: Config,
+    links: BTreeMap<LinkId, Carrier>,
+    sessions: BTreeMap<SessionKey, Tunnel>,
+    next_link: u64,
+    next_session: u64,
+    redial: Redial,
+    /// A link is wanted although the one in use works.
+    wants_better: bool,
+    is_usable: bool,
+    is_ending: Option<Code>,
+    head: Option<Bytes>,
+    /// Own sessions without a carrier that can be used.
+    needy: BTreeSet<SessionKey>,
+    /// Sessions that want a link of their own, and those for which one is being dialled.
+    own_wanted: BTreeSet<SessionKey>,
+    own_dialled: BTreeMap<u64, SessionKey>,
+    /// Sessions at which something has changed since they were looked at.
+    touched: BTreeSet<SessionKey>,
+    deadlines: BTreeSet<(Instant, SessionKey)>,
+    events: VecDeque<Event>,
+    woken: BTreeSet<SessionKey>,
+    writable: BTreeSet<LinkId>,
+}
+
+/// A link with what it carries.
+#[derive(Debug)]
+struct Carrier {
+    link: Link,
+    standing: Standing,
+    streams: BTreeMap<StreamId, (SessionKey, CarrierNumber)>,
+    round_trip: Option<Duration>,
+    up_at: Option<Instant>,
+    /// Sessions leave it for a better one; closed when it has had no streams at this time.
+    leaves_at: Option<Instant>,
+    /// It works, but a better path may be there.
+    is_doubtful: bool,
+    /// When the peer sent a Head last.
+    head_at: Option<Instant>,
+}
+
+/// A session with where it stands.
+#[derive(Debug)]
+struct Tunnel {
+    session: Session,
+    is_opener: bool,
+    /// Its carriers and where they are; few.
+    places: Vec<Place>,
+    /// What was told last about where its bytes go.
+    told: Option<LinkId>,
+    /// Nobody uses it any more.
+    is_released: bool,
+    /// It wants a link of its own once it has moved so many bytes.
+    own_after: u64,
+    deadline: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    number: CarrierNumber,
+    link: LinkId,
+    stream: StreamId,
+}
+
+impl Bundle {
+    /// Makes a bundle without links.
+    pub fn new(config: Config) -> Self {
+        let redial = Redial::new(config.local);
+        Self {
+            config,
+            links: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            next_link: 0,
+            next_session: 0,
+            redial,
+            wants_better: false,
+            is_usable: false,
+            is_ending: None,
+            head: None,
+            needy: BTreeSet::new(),
+            own_wanted: BTreeSet::new(),
+            own_dialled: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            events: VecDeque::new(),
+            woken: BTreeSet::new(),
+            writable: BTreeSet::new(),
+        }
+    }
+
+    /// Returns whether there is neither a link nor a session.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.sessions.is_empty()
+    }
+
+    // ---- links ------------------------------------------------------------------------------
+
+    /// Takes a link whose handshake is complete.
+    pub fn add_link(&mut self, standing: Standing, now: Instant) -> LinkId {
+        self.next_link = self.next_link.saturating_add(1);
+        let id = LinkId(self.next_link);
+        let Config { local, remote, .. } = self.config;
+        let Standing { side, consent_interval, .. } = standing;
+        let mut link = Link::new(super::Config { side, local, remote, consent_interval }, now);
+        if let Some(head) = self.head.clone() {
+            // Its length was checked when it was set.
+            let _ = link.send_head(head);
+        }
+        if let Some(code) = self.is_ending {
+            link.close(code);
+        }
+        let carrier = Carrier {
+            link,
+            standing,
+            streams: BTreeMap::new(),
+            round_trip: None,
+            up_at: None,
+            leaves_at: None,
+            is_doubtful: false,
+            head_at: None,
+        };
+        self.links.insert(id, carrier);
+        self.writable.insert(id);
+        if side == Side::Client {
+            self.take_up(id, standing, now);
+        }
+        self.settle(now);
+        id
+    }
+
+    /// Forgets a link whose connection is gone; its sessions go on elsewhere.
+    pub fn link_lost(&mut self, id: LinkId, now: Instant) {
+        let Some(carrier) = self.links.get_mut(&id) else { return };
+        let streams = std::mem::take(&mut carrier.streams);
+        let is_news = carrier.link.closed().is_none() && !carrier.link.is_suspect();
+        if is_news {
+            self.note_outage(id, now);
+        }
+        let purpose = self.links.remove(&id).map(|carrier| carrier.standing.purpose);
+        self.writable.remove(&id);
+        self.detach_all(streams, now);
+        if let Some(Purpose::Own(key)) = purpose {
+            self.want_own_later(key);
+        }
+        self.settle(now);
+    }
+
+    /// Returns why a link has ended; what [`poll_output`](Self::poll_output) still gives should be sent, and then
+    /// [`link_lost`](Self::link_lost).
+    pub fn closed(&self, id: LinkId) -> Option<Closed> {
+        self.links.get(&id).map_or(Some(Closed::Silent), |carrier| carrier.link.closed())
+    }
+
+    /// Returns how many links there are.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Returns the link that [`open`](Self::open) would use.
+    pub fn best_link(&self) -> Option<LinkId> {
+        self.best_shared()
+    }
+
+    /// Returns whether another shared link may be dialled.
+    pub fn may_dial(&self) -> bool {
+        self.count(|carrier| carrier.is_shared() && carrier.is_healthy()) < MAX_SHARED
+    }
+
+    /// Returns the ids of the links that this node has dialled.
+    pub fn dialled(&self) -> impl Iterator<Item = LinkId> + '_ {
+        let dialled = self.links.iter().filter(|(_, carrier)| carrier.standing.side == Side::Client);
+        dialled.map(|(id, _)| *id)
+    }
+
+    /// Returns on what a link stands.
+    pub fn path(&self, id: LinkId) -> Option<PathKind> {
+        self.links.get(&id).map(|carrier| carrier.standing.path)
+    }
+
+    /// Returns the smoothed round trip of a link.
+    pub fn round_trip(&self, id: LinkId) -> Option<Duration> {
+        self.links.get(&id).and_then(|carrier| carrier.link.round_trip())
+    }
+
+    /// Returns how many streams are in use on a link.
+    pub fn streams(&self, id: LinkId) -> usize {
+        self.links.get(&id).map_or(0, |carrier| carrier.link.streams())
+    }
+
+    /// Makes a link suspect at once: the computer has slept, or the address on which it stands is gone.
+    pub fn doubt(&mut self, id: LinkId, now: Instant) {
+        if let Some(carrier) = self.links.get_mut(&id) {
+            carrier.link.doubt(now);
+            self.drain_events(id, now);
+            self.settle(now);
+        }
+    }
+
+    /// Asks for a new link in place of one that still works: the computer would reach the peer another way now.
+    pub fn replace(&mut self, id: LinkId, now: Instant) {
+        if let Some(carrier) = self.links.get_mut(&id).filter(|c| c.standing.side == Side::Client) {
+            carrier.is_doubtful = true;
+            self.wants_better = true;
+            self.redial.retry_now();
+            self.settle(now);
+        }
+    }
+
+    /// Tells that the networks have changed, or that the peer may be reached at other places: what is being dialled is out of date,
+    /// and what has failed is tried again at once.
+    pub fn retry(&mut self, now: Instant) {
+        self.redial.retry_now();
+        self.settle(now);
+    }
+
+    /// Returns the next link that should be dialled now, if any.
+    pub fn poll_dial(&mut self, now: Instant) -> Option<Dial> {
+        if self.is_ending.is_some() {
+            return None;
+        }
+        if self.redial_at().is_some_and(|at| at <= now) {
+            let round_trips = self.links.values().filter_map(|carrier| carrier.link.round_trip());
+            let round_trip = round_trips.max().unwrap_or_default();
+            return Some(self.redial.begin(Purpose::Shared, round_trip, now));
+        }
+        let key = self.own_wanted.pop_first()?;
+        let dial = self.redial.begin(Purpose::Own(key), Duration::ZERO, now);
+        self.own_dialled.insert(dial.id, key);
+        Some(dial)
+    }
+
+    /// Tells that a dial has come to nothing.
+    pub fn dial_failed(&mut self, dial: Dial, now: Instant) {
+        match self.own_dialled.remove(&dial.id) {
+            Some(key) => self.want_own_later(key),
+            None => {
+                if self.redial.failed(dial.id) && self.needy.is_empty() {
+                    // A better path was looked for and not found.
+                    self.wants_better = self.redial.may_go_on_looking();
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Sends a signed Head record over every link, and over those that come (Rule 7.9). One that is too long is not sent.
+    pub fn send_head(&mut self, record: &Bytes, now: Instant) {
+        if record.is_empty() || record.len() > peerage_wire::frame::MAX_HEAD {
+            return;
+        }
+        self.head = Some(record.clone());
+        for (id, carrier) in &mut self.links {
+            // One that has ended needs none.
+            let _ = carrier.link.send_head(record.clone());
+            self.writable.insert(*id);
+        }
+        self.settle(now);
+    }
+
+    // ---- sessions ---------------------------------------------------------------------------
+
+    /// Opens a session over the best link; its first bytes may be written at once.
+    ///
+    /// # Errors
+    /// If no link can be used or has room, or there are too many sessions already.
+    pub fn open(&mut self, open: &Open, now: Instant) -> Result<SessionKey, OpenError> {
+        if self.sessions.len() >= MAX_SESSIONS || !self.config.session.budget.admits() {
+            return Err(OpenError::TooMany);
+        }
+        let link = self.best_shared().ok_or(OpenError::NoLink)?;
+        let session = Session::open(open.session, Bytes::from(open.encode()), &self.config.session, now)?;
+        let key = self.insert(session, true);
+        self.attach(key, link, now);
+        self.settle(now);
+        Ok(key)
+    }
+
+    /// Lets the application's side use a session, and draws the consequences; `None` if it is over and forgotten.
+    pub fn with<T>(
+        &mut self,
+        key: SessionKey,
+        now: Instant,
+        act: impl FnOnce(&mut Session, Instant) -> T,
+    ) -> Option<T> {
+        let tunnel = self.sessions.get_mut(&key)?;
+        let result = act(&mut tunnel.session, now);
+        self.look_at(key, now);
+        self.settle(now);
+        Some(result)
+    }
+
+    /// Returns a session; `None` if it is over and forgotten.
+    pub fn session(&self, key: SessionKey) -> Option<&Session> {
+        self.sessions.get(&key).map(|tunnel| &tunnel.session)
+    }
+
+    /// Returns the link that a session's bytes go over, if it has one.
+    pub fn link_of(&self, key: SessionKey) -> Option<LinkId> {
+        let tunnel = self.sessions.get(&key)?;
+        let number = tunnel.session.carrier_in_use()?;
+        tunnel.places.iter().find(|place| place.number == number).map(|place| place.link)
+    }
+
+    /// Tells that nobody uses a session any more: it is forgotten once the peer knows how it ended.
+    pub fn release(&mut self, key: SessionKey, now: Instant) {
+        if let Some(tunnel) = self.sessions.get_mut(&key) {
+            tunnel.is_released = true;
+            self.touched.insert(key);
+            self.settle(now);
+        }
+    }
+
+    /// Returns the sessions and whether this node opened them.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionKey, &Session, bool)> {
+        self.sessions.iter().map(|(key, tunnel)| (*key, &tunnel.session, tunnel.is_opener))
+    }
+
+    /// Ends all sessions with this code, and then all links.
+    pub fn end_all(&mut self, code: Code, now: Instant) {
+        self.is_ending = Some(code);
+        for (key, tunnel) in &mut self.sessions {
+            if !matches!(tunnel.session.state(), State::Ended(_)) {
+                tunnel.session.reset(code);
+            }
+            self.touched.insert(*key);
+        }
+        self.writable.extend(self.links.keys());
+        self.settle(now);
+    }
+
+    // ---- what follows -----------------------------------------------------------------------
+
+    /// Returns what the owner should know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Returns a session at which something has changed for the application.
+    pub fn poll_woken(&mut self) -> Option<SessionKey> {
+        self.woken.pop_first()
+    }
+
+    /// Returns a link that may have something to send, or has ended.
+    pub fn poll_writable(&mut self) -> Option<LinkId> {
+        self.writable.pop_first()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, key)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.deadlines.remove(&(at, key));
+            if let Some(tunnel) = self.sessions.get_mut(&key) {
+                tunnel.deadline = None;
+                tunnel.session.handle_timeout(now);
+                self.touched.insert(key);
+            }
+        }
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            self.link_timeout(id, now);
+        }
+        self.settle(now);
+    }
+
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout), and then [`poll_dial`](Self::poll_dial), at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let sessions = self.deadlines.first().map(|(at, _)| *at);
+        let links = self.links.values().filter_map(|carrier| carrier.link.poll_timeout());
+        let leaving = self.links.values().filter_map(|carrier| carrier.leaves_at);
+        let own = (!self.own_wanted.is_empty() && self.is_ending.is_none()).then(Instant::default);
+        links.chain(sessions).chain(leaving).chain(self.redial_at()).chain(own).min()
+    }
+
+    fn link_timeout(&mut self, id: LinkId, now: Instant) {
+        let Some(carrier) = self.links.get_mut(&id) else { return };
+        if carrier.link.poll_timeout().is_some_and(|at| at <= now) {
+            carrier.link.handle_timeout(now);
+            self.writable.insert(id);
+        }
+        if carrier.leaves_at.is_some_and(|at| at <= now) {
+            let is_free = carrier.link.streams() == 0;
+            carrier.leaves_at = Some(now.after(LINGER));
+            if is_free {
+                carrier.link.close(Code::Idle);
+                self.writable.insert(id);
+            }
+        }
+        self.drain_events(id, now);
+    }
+
+    /// Returns when the next shared link is to be dialled.
+    fn redial_at(&self) -> Option<Instant> {
+        let is_wanted = self.is_ending.is_none() && (self.wants_better || !self.needy.is_empty());
+        if is_wanted && self.may_dial() { self.redial.due_at() } else { None }
+    }
+
+    /// Counts dialled links.
+    fn count(&self, is_meant: impl Fn(&Carrier) -> bool) -> usize {
+        let dialled = self.links.values().filter(|carrier| carrier.standing.side == Side::Client);
+        dialled.filter(|carrier| is_meant(carrier)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,364 @@
+//! Which session stands on which link.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use peerage_wire::frame::{CarrierNumber, Code, StreamId};
+use peerage_wire::time::Instant;
+
+use super::{
+    Bundle, Carrier, Event, LINGER, LinkId, MAX_OWN, MAX_SHARED, OWN_AFTER, Place, Purpose, SessionKey,
+    Standing, Tunnel,
+};
+use crate::link::{MAX_STREAMS, Side};
+use crate::session::{Session, State};
+
+/// A link that fails sooner is like a dial that failed: otherwise a peer that closes each link would be dialled without a pause.
+const PROVED_AFTER: Duration = Duration::from_secs(5);
+
+/// How good a link is for a session; greater is better.
+type Rank = (bool, super::PathKind, LinkId);
+
+impl Carrier {
+    /// Whether frames can be sent here now, and answers are expected.
+    pub(super) const fn is_healthy(&self) -> bool {
+        self.link.closed().is_none() && !self.link.is_suspect()
+    }
+
+    /// Whether a session may be given a stream here.
+    fn has_room(&self) -> bool {
+        let is_dialled = matches!(self.standing.side, Side::Client);
+        is_dialled && self.is_healthy() && self.link.streams() < MAX_STREAMS
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.standing.purpose == Purpose::Shared
+    }
+
+    const fn rank(&self, id: LinkId) -> Rank {
+        (self.leaves_at.is_none(), self.standing.path, id)
+    }
+}
+
+impl Tunnel {
+    fn place(&self, number: CarrierNumber) -> Option<Place> {
+        self.places.iter().find(|place| place.number == number).copied()
+    }
+
+    /// Returns how many bytes have gone either way.
+    fn moved(&self) -> u64 {
+        let stats = self.session.stats();
+        stats.written_bytes.saturating_add(stats.read_bytes)
+    }
+}
+
+impl Bundle {
+    /// Returns the best link for a session that has none of its own.
+    pub(super) fn best_shared(&self) -> Option<LinkId> {
+        let usable = self.links.iter().filter(|(_, carrier)| carrier.is_shared() && carrier.has_room());
+        usable.max_by_key(|(id, carrier)| carrier.rank(**id)).map(|(id, _)| *id)
+    }
+
+    /// Returns the link that a session should stand on.
+    fn best_for(&self, key: SessionKey) -> Option<LinkId> {
+        let own = self.links.iter().find(|(_, carrier)| {
+            carrier.standing.purpose == Purpose::Own(key) && carrier.has_room() && carrier.leaves_at.is_none()
+        });
+        own.map(|(id, _)| *id).or_else(|| self.best_shared())
+    }
+
+    pub(super) fn insert(&mut self, session: Session, is_opener: bool) -> SessionKey {
+        self.next_session = self.next_session.saturating_add(1);
+        let key = SessionKey(self.next_session);
+        let tunnel = Tunnel {
+            session,
+            is_opener,
+            places: Vec::new(),
+            told: None,
+            is_released: false,
+            own_after: OWN_AFTER,
+            deadline: None,
+        };
+        self.sessions.insert(key, tunnel);
+        self.touched.insert(key);
+        key
+    }
+
+    /// Gives an own session a carrier on a link; returns whether it took it.
+    pub(super) fn attach(&mut self, key: SessionKey, id: LinkId, now: Instant) -> bool {
+        let (Some(tunnel), Some(carrier)) = (self.sessions.get_mut(&key), self.links.get_mut(&id)) else {
+            return false;
+        };
+        let round_trip = carrier.link.round_trip().unwrap_or_default();
+        let Ok(number) = tunnel.session.attach(round_trip) else { return false };
+        let Ok(stream) = carrier.link.open_stream() else {
+            tunnel.session.detach(number, now);
+            return false;
+        };
+        tunnel.places.push(Place { number, link: id, stream });
+        carrier.streams.insert(stream, (key, number));
+        self.touched.insert(key);
+        true
+    }
+
+    /// Draws the consequences of a link that this node has dialled.
+    pub(super) fn take_up(&mut self, id: LinkId, standing: Standing, now: Instant) {
+        match standing.purpose {
+            Purpose::Own(key) => {
+                self.own_dialled.retain(|_, dialled| *dialled != key);
+                let is_wanted = self.sessions.get(&key).is_some_and(|tunnel| {
+                    tunnel.session.state() == State::Open && tunnel.session.carrier_in_use().is_some()
+                });
+                if !(is_wanted && self.attach(key, id, now)) {
+                    self.close(id, now);
+                }
+            }
+            Purpose::Shared => {
+                self.redial.succeeded();
+                self.wants_better = false;
+                self.retire_others(id, standing, now);
+            }
+        }
+    }
+
+    /// Lets sessions leave the links that a new one replaces.
+    fn retire_others(&mut self, id: LinkId, standing: Standing, now: Instant) {
+        for (other, carrier) in &mut self.links {
+            let is_worse = carrier.is_doubtful || carrier.standing.path < standing.path;
+            let is_dialled = carrier.standing.side == Side::Client && *other != id;
+            if is_dialled && (is_worse || !carrier.is_healthy()) && carrier.leaves_at.is_none() {
+                carrier.leaves_at = Some(now.after(LINGER));
+            }
+        }
+        // A relay that was dialled together with the direct path, and came second, is not kept busy for nothing.
+        let has_better = self.links.iter().any(|(other, carrier)| {
+            let is_rival = *other != id && carrier.is_shared() && carrier.standing.side == Side::Client;
+            is_rival && carrier.is_healthy() && carrier.standing.path > standing.path
+        });
+        if has_better && let Some(carrier) = self.links.get_mut(&id) {
+            carrier.leaves_at = Some(now.after(LINGER));
+        }
+        for (key, tunnel) in &self.sessions {
+            if tunnel.is_opener {
+                self.touched.insert(*key);
+            }
+        }
+        // One more that is silent is not worth its sockets.
+        if self.count(Carrier::is_shared) > MAX_SHARED {
+            let silent = self.links.iter().find(|(_, c)| {
+                c.standing.side == Side::Client
+                    && c.is_shared()
+                    && !c.is_healthy()
+                    && c.link.closed().is_none()
+            });
+            if let Some((silent, _)) = silent {
+                self.close(*silent, now);
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, id: LinkId, now: Instant) {
+        if let Some(carrier) = self.links.get_mut(&id) {
+            carrier.link.close(Code::Idle);
+            self.writable.insert(id);
+            self.drain_events(id, now);
+        }
+    }
+
+    /// Takes their carrier from all sessions on a link that is gone.
+    pub(super) fn detach_all(
+        &mut self,
+        streams: BTreeMap<StreamId, (SessionKey, CarrierNumber)>,
+        now: Instant,
+    ) {
+        for (key, number) in streams.into_values() {
+            if let Some(tunnel) = self.sessions.get_mut(&key) {
+                tunnel.session.detach(number, now);
+                tunnel.places.retain(|place| place.number != number);
+                self.touched.insert(key);
+            }
+        }
+    }
+
+    /// A session that should have had its own link goes on sharing, and wants one again when it has moved much more.
+    pub(super) fn want_own_later(&mut self, key: SessionKey) {
+        if let Some(tunnel) = self.sessions.get_mut(&key) {
+            tunnel.own_after = tunnel.moved().saturating_add(OWN_AFTER * 16);
+        }
+    }
+
+    /// Looks at everything that was touched, until nothing changes.
+    pub(super) fn settle(&mut self, now: Instant) {
+        loop {
+            while let Some(key) = self.touched.pop_first() {
+                self.woken.insert(key);
+                self.look_at(key, now);
+            }
+            if !self.carry(now) {
+                break;
+            }
+        }
+        let is_usable = self.links.values().any(|carrier| {
+            carrier.up_at.is_some()
+                && carrier.is_shared()
+                && carrier.standing.side == Side::Client
+                && carrier.is_healthy()
+        });
+        if std::mem::replace(&mut self.is_usable, is_usable) != is_usable {
+            self.events.push_back(if is_usable { Event::Usable } else { Event::Unusable });
+        }
+        if !self.needy.is_empty() || self.wants_better {
+            self.redial.want(now);
+        } else if self.links.is_empty() {
+            self.redial.begin_anew();
+        }
+    }
+
+    /// A link has failed, or may have. If it was of use, what came before counts for nothing.
+    pub(super) fn note_outage(&mut self, id: LinkId, now: Instant) {
+        let Some(carrier) = self.links.get(&id) else { return };
+        if carrier.standing.side != Side::Client || !carrier.is_shared() {
+            return;
+        }
+        if carrier.up_at.is_some_and(|at| now - at >= PROVED_AFTER) {
+            self.redial.begin_anew();
+        } else {
+            self.redial.note_failure();
+        }
+    }
+
+    /// Gives own sessions without a carrier another; returns whether one took it.
+    fn carry(&mut self, now: Instant) -> bool {
+        let mut attached = false;
+        for key in self.needy.iter().copied().collect::<Vec<_>>() {
+            let Some(link) = self.best_for(key) else { continue };
+            attached |= self.attach(key, link, now);
+        }
+        attached
+    }
+
+    /// Draws the consequences of a change at a session.
+    pub(super) fn look_at(&mut self, key: SessionKey, now: Instant) {
+        let Some(tunnel) = self.sessions.get_mut(&key) else { return };
+        let mut gone = Vec::new();
+        tunnel.places.retain(|place| {
+            let stays = tunnel.session.has_carrier(place.number);
+            if !stays {
+                gone.push(*place);
+            }
+            stays
+        });
+        for place in gone {
+            let Some(carrier) = self.links.get_mut(&place.link) else { continue };
+            // Without effect where both sides have sent their last frame.
+            carrier.link.leave(place.stream, now);
+            carrier.streams.remove(&place.stream);
+            self.writable.insert(place.link);
+            self.close_if_done(place.link, now);
+        }
+        let Some(tunnel) = self.sessions.get_mut(&key) else { return };
+        for number in tunnel.session.ready() {
+            let Some(place) = tunnel.place(number) else { continue };
+            if let Some(carrier) = self.links.get_mut(&place.link) {
+                carrier.link.mark_ready(place.stream);
+                self.writable.insert(place.link);
+            }
+        }
+        let deadline = tunnel.session.poll_timeout();
+        if deadline != tunnel.deadline {
+            let old = std::mem::replace(&mut tunnel.deadline, deadline);
+            old.map(|at| self.deadlines.remove(&(at, key)));
+            deadline.map(|at| self.deadlines.insert((at, key)));
+        }
+        let is_needy = tunnel.session.needs_carrier();
+        if is_needy {
+            self.needy.insert(key);
+        } else {
+            self.needy.remove(&key);
+        }
+        if tunnel.is_released && tunnel.session.is_over() {
+            return self.forget(key);
+        }
+        if tunnel.is_opener && !is_needy {
+            self.improve(key, now);
+        }
+    }
+
+    fn forget(&mut self, key: SessionKey) {
+        let Some(tunnel) = self.sessions.remove(&key) else { return };
+        tunnel.deadline.map(|at| self.deadlines.remove(&(at, key)));
+        self.needy.remove(&key);
+        self.own_wanted.remove(&key);
+    }
+
+    /// A link that one session had for itself is of no use once that has left.
+    fn close_if_done(&mut self, id: LinkId, now: Instant) {
+        let is_done = self.links.get(&id).is_some_and(|carrier| {
+            !carrier.is_shared() && carrier.streams.is_empty() && carrier.link.closed().is_none()
+        });
+        if is_done {
+            self.close(id, now);
+        }
+    }
+
+    /// Moves an own session to a better link if there is one, and notes where it is and whether it wants one of its own.
+    fn improve(&mut self, key: SessionKey, now: Instant) {
+        let Some(tunnel) = self.sessions.get(&key) else { return };
+        if tunnel.session.state() != State::Open {
+            return;
+        }
+        let moved = tunnel.moved();
+        let in_use = self.link_of(key);
+        if self.links.len() > 1
+            && let Some(current) = in_use
+            && let Some(best) = self.best_for(key)
+            && self.is_better(best, current)
+            && !self.stands_on(key, best)
+        {
+            self.attach(key, best, now);
+        }
+        let Some(tunnel) = self.sessions.get_mut(&key) else { return };
+        if let Some(link) = in_use
+            && tunnel.told.replace(link).is_some_and(|told| told != link)
+        {
+            self.events.push_back(Event::Moved { session: key, link });
+        }
+        let is_many = self.own_wanted.len() + self.own_dialled.len() >= MAX_OWN;
+        if moved >= tunnel.own_after && !is_many && self.count(|c| !c.is_shared()) < MAX_OWN {
+            // Asked once; what comes of it sets it anew.
+            if let Some(tunnel) = self.sessions.get_mut(&key) {
+                tunnel.own_after = u64::MAX;
+            }
+            self.own_wanted.insert(key);
+        }
+    }
+
+    /// Returns whether a session should move from one link to another. Among equals it stays where it is.
+    fn is_better(&self, link: LinkId, than: LinkId) -> bool {
+        let (Some(link), Some(than)) = (self.links.get(&link), self.links.get(&than)) else { return false };
+        if !link.is_shared() {
+            return than.is_shared() || than.leaves_at.is_some();
+        }
+        let rank = |carrier: &Carrier| (carrier.leaves_at.is_none(), carrier.standing.path);
+        rank(link) > rank(than)
+    }
+
+    fn stands_on(&self, key: SessionKey, link: LinkId) -> bool {
+        self.sessions.get(&key).is_some_and(|tunnel| tunnel.places.iter().any(|place| place.link == link))
+    }
+
+    /// Tells all sessions of a link its round trip, when that has changed.
+    pub(super) fn note_round_trip(&mut self, id: LinkId) {
+        let Some(carrier) = self.links.get_mut(&id) else { return };
+        let round_trip: Option<Duration> = carrier.link.round_trip();
+        if round_trip == carrier.round_trip {
+            return;
+        }
+        carrier.round_trip = round_trip;
+        for (key, number) in carrier.streams.values() {
+            if let (Some(tunnel), Some(round_trip)) = (self.sessions.get_mut(key), round_trip) {
+                tunnel.session.set_round_trip(*number, round_trip);
+            }
+        }
+    }
+}

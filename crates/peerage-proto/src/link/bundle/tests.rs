@@ -1,0 +1,414 @@
+//! Bundles at both ends of links that can be slow, silent and lost, in virtual time.
+
+use bytes::{BufMut as _, BytesMut};
+use peerage_wire::id::{DeviceId, Domain, SessionId};
+
+use super::*;
+use crate::link::CONSENT_TCP;
+use crate::session::{Budget, End, Read, WINDOW_MAX};
+
+#[test]
+fn a_session_goes_to_the_best_link_and_back_again_and_no_byte_is_lost() {
+    let mut world = World::new();
+    world.link(Purpose::Shared, PathKind::Relayed);
+    let key = world.open();
+    for turn in 0..20 {
+        world.transfer(key, 3_000);
+        let relayed = world.link_in_use(key);
+        assert_eq!(world.ends[0].path(relayed), Some(PathKind::Relayed));
+        let direct = world.link(Purpose::Shared, PathKind::Direct);
+        // The new carrier first, then the old one drains.
+        world.transfer(key, 3_000);
+        assert_eq!(world.link_in_use(key), direct, "turn {turn}");
+        assert_eq!(world.ends[0].streams(relayed), 0);
+        world.lose(direct);
+        world.transfer(key, 3_000);
+        assert_eq!(world.link_in_use(key), relayed);
+    }
+    let stats = world.ends[0].session(key).unwrap().stats();
+    assert_eq!((stats.written_bytes, stats.acked_bytes), (180_000, 180_000));
+}
+
+#[test]
+fn a_planned_move_sends_nothing_twice() {
+    let mut world = World::new();
+    let old = world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    world.transfer(key, 50_000);
+    world.ends[0].replace(old, world.now);
+    let dial = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!((dial.purpose, dial.failures), (Purpose::Shared, 0));
+    let new = world.link(Purpose::Shared, PathKind::Direct);
+    world.transfer(key, 50_000);
+    assert_eq!(world.link_in_use(key), new);
+    assert_eq!(world.ends[0].session(key).unwrap().stats().resent_bytes, 0);
+    assert_eq!(world.ends[0].poll_dial(world.now), None);
+    // The old one is kept for a while, and then closed.
+    world.pass(Duration::from_secs(70));
+    assert_eq!(world.ends[0].links(), 1);
+}
+
+/// Rules 7.23 and 7.26
+#[test]
+fn a_session_without_a_link_lives_twenty_minutes_and_is_dialled_for_ever_more_rarely() {
+    let mut world = World::new();
+    let first = world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    world.pass(Duration::from_secs(10));
+    world.lose(first);
+    let lost_at = world.now;
+    let mut pauses: Vec<Duration> = Vec::new();
+    let mut last = None;
+    while world.now - lost_at < Duration::from_secs(19 * 60) {
+        if let Some(dial) = world.ends[0].poll_dial(world.now) {
+            last.replace(world.now).inspect(|before| pauses.push(world.now - *before));
+            world.ends[0].dial_failed(dial, world.now);
+        }
+        world.step();
+    }
+    assert!(pauses[0] < Duration::from_secs(1), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(19)));
+    assert!(pauses.len() < 200, "{}", pauses.len());
+    assert!(*pauses.last().unwrap() >= Duration::from_secs(15));
+    // Networks that change are tried at once.
+    world.ends[0].retry(world.now);
+    assert!(world.ends[0].poll_dial(world.now).is_some());
+    world.link(Purpose::Shared, PathKind::Direct);
+    world.transfer(key, 1_000);
+    // Without a link for longer, it ends, at both ends.
+    let second = world.link_in_use(key);
+    world.lose(second);
+    world.pass(session::CARRIERLESS_LIFETIME + Duration::from_secs(1));
+    assert_eq!(world.ends[0].session(key).unwrap().state(), State::Ended(End::Expired));
+    assert_eq!(world.ends[1].session(world.accepted).unwrap().state(), State::Ended(End::Expired));
+}
+
+#[test]
+fn a_peer_that_closes_every_link_is_not_dialled_without_a_pause() {
+    let mut world = World::new();
+    world.link(Purpose::Shared, PathKind::Direct);
+    world.open();
+    let mut dials = 0;
+    let began_at = world.now;
+    while world.now - began_at < Duration::from_secs(10) {
+        let standing = world.ends[1].links.keys().copied().collect::<Vec<_>>();
+        for link in standing {
+            world.ends[1].close(link, world.now);
+        }
+        world.settle();
+        if world.ends[0].poll_dial(world.now).is_some() {
+            dials += 1;
+            world.link(Purpose::Shared, PathKind::Direct);
+        }
+        world.step();
+    }
+    assert!((5..=25).contains(&dials), "{dials}");
+}
+
+#[test]
+fn a_silent_link_is_replaced_after_three_seconds_and_a_false_alarm_costs_bytes_only() {
+    let mut world = World::new();
+    let first = world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    world.silent.insert(first);
+    world.write(0, key, 20_000);
+    let silent_at = world.now;
+    let dial = loop {
+        match world.ends[0].poll_dial(world.now) {
+            Some(dial) => break dial,
+            None => world.step(),
+        }
+    };
+    assert!(world.now - silent_at <= Duration::from_millis(3_100), "{:?}", world.now - silent_at);
+    assert_eq!(dial.purpose, Purpose::Shared);
+    let second = world.link(Purpose::Shared, PathKind::Direct);
+    world.settle();
+    assert_eq!(world.link_in_use(key), second);
+    // It was slow and not dead: what it still brings is there already.
+    world.silent.clear();
+    world.settle();
+    assert_eq!(world.read(1, world.pairs[&key]), 20_000);
+    world.transfer(key, 1_000);
+    assert_eq!(world.ends[0].session(key).unwrap().state(), State::Open);
+}
+
+#[test]
+fn flapping_beyond_the_limit_of_carriers_gives_the_oldest_up() {
+    let mut world = World::new();
+    world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    for _flap in 0..10 {
+        // Each falls silent, without an end, while the ones before are still in doubt.
+        let in_use = world.link_in_use(key);
+        world.silent.insert(in_use);
+        world.ends[0].doubt(in_use, world.now);
+        assert!(world.ends[0].poll_dial(world.now).is_some() || world.ends[0].redial.due_at().is_some());
+        world.link(Purpose::Shared, PathKind::Direct);
+        world.transfer(key, 2_000);
+        world.pass(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_relayed_link_that_comes_after_a_direct_one_is_closed_when_nobody_fell_back_on_it() {
+    let mut world = World::new();
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    world.link(Purpose::Shared, PathKind::Relayed);
+    world.transfer(key, 1_000);
+    assert_eq!((world.link_in_use(key), world.ends[0].links()), (direct, 2));
+    world.pass(Duration::from_secs(40));
+    assert_eq!((world.link_in_use(key), world.ends[0].links()), (direct, 1));
+}
+
+/// Rule 7.25
+#[test]
+fn what_moves_much_gets_a_link_of_its_own_and_closes_it_behind_itself() {
+    let mut world = World::new();
+    let shared = world.link(Purpose::Shared, PathKind::Direct);
+    let small = world.open();
+    let bulk = world.open();
+    world.transfer(small, 100_000);
+    assert_eq!(world.ends[0].poll_dial(world.now), None);
+    world.transfer(bulk, 200_000);
+    world.transfer(bulk, 100_000);
+    let dial = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!(dial.purpose, Purpose::Own(bulk));
+    assert_eq!(world.ends[0].poll_dial(world.now), None, "once");
+    let own = world.link(dial.purpose, PathKind::Direct);
+    world.transfer(bulk, 100_000);
+    world.transfer(small, 10_000);
+    assert_eq!((world.link_in_use(small), world.link_in_use(bulk)), (shared, own));
+    // New tunnels open on the warm link.
+    let another = world.open();
+    assert_eq!(world.link_in_use(another), shared);
+    world.ends[0].with(bulk, world.now, |session, _| session.reset(Code::ApplicationReset));
+    world.ends[0].release(bulk, world.now);
+    world.settle();
+    assert_eq!(world.ends[0].links(), 1);
+    assert!(world.ends[0].session(bulk).is_none());
+}
+
+/// Rule 7.27
+#[test]
+fn a_head_is_passed_on_once_and_a_flood_of_them_is_not() {
+    let mut world = World::new();
+    world.ends[0].send_head(&Bytes::from_static(b"one"), world.now);
+    world.link(Purpose::Shared, PathKind::Direct);
+    world.settle();
+    assert_eq!(world.heads, [Bytes::from_static(b"one")]);
+    for number in 0..100_u8 {
+        world.ends[0].send_head(&Bytes::from(vec![number]), world.now);
+        world.settle();
+    }
+    assert_eq!(world.heads.len(), 1);
+    world.pass(Duration::from_secs(2));
+    world.ends[0].send_head(&Bytes::from_static(b"two"), world.now);
+    world.settle();
+    assert_eq!(world.heads.last(), Some(&Bytes::from_static(b"two")));
+}
+
+#[test]
+fn sessions_are_limited_and_the_next_is_refused_alone() {
+    let mut world = World::new();
+    for _link in 0..MAX_SHARED {
+        world.link(Purpose::Shared, PathKind::Direct);
+    }
+    let keys: Vec<_> = (0..MAX_SESSIONS).map(|_| world.open()).collect();
+    let result = world.ends[0].open(&opening(99_999), world.now);
+    assert_eq!(result, Err(OpenError::TooMany));
+    world.transfer(keys[0], 1_000);
+}
+
+/// A user-node's bundle and a tunnel-node's.
+struct World {
+    ends: [Bundle; 2],
+    now: Instant,
+    /// Links whose bytes do not arrive for now; they wait in the wire.
+    silent: BTreeSet<LinkId>,
+    /// The links of one end and of the other: they have the same numbers, because both are made at once.
+    wires: BTreeMap<LinkId, [BytesMut; 2]>,
+    opened: u32,
+    accepted: SessionKey,
+    pairs: BTreeMap<SessionKey, SessionKey>,
+    heads: Vec<Bytes>,
+}
+
+fn opening(number: u32) -> Open {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    Open { session: SessionId(id), device: DeviceId([1; 32]), service: "raw".to_owned() }
+}
+
+impl World {
+    fn new() -> Self {
+        let node = |byte| NodeId { domain: Domain(9), hash: [byte; 32] };
+        let session = session::Config { max_window: WINDOW_MAX, budget: Budget::new(1 << 30) };
+        let bundle = |local, remote| Bundle::new(Config { local, remote, session: session.clone() });
+        Self {
+            ends: [bundle(node(1), node(2)), bundle(node(2), node(1))],
+            now: Instant::from_micros(1_000_000),
+            silent: BTreeSet::new(),
+            wires: BTreeMap::new(),
+            opened: 0,
+            accepted: SessionKey(0),
+            pairs: BTreeMap::new(),
+            heads: Vec::new(),
+        }
+    }
+
+    fn link(&mut self, purpose: Purpose, path: PathKind) -> LinkId {
+        let standing = |side, purpose| Standing { side, purpose, path, consent_interval: CONSENT_TCP };
+        let id = self.ends[0].add_link(standing(Side::Client, purpose), self.now);
+        assert_eq!(self.ends[1].add_link(standing(Side::Server, Purpose::Shared), self.now), id);
+        self.wires.insert(id, Default::default());
+        self.settle();
+        id
+    }
+
+    fn lose(&mut self, id: LinkId) {
+        for end in &mut self.ends {
+            end.link_lost(id, self.now);
+        }
+        self.wires.remove(&id);
+        self.settle();
+    }
+
+    fn open(&mut self) -> SessionKey {
+        self.opened += 1;
+        let key = self.ends[0].open(&opening(self.opened), self.now).unwrap();
+        self.settle();
+        assert_eq!(self.ends[0].session(key).unwrap().state(), State::Open);
+        self.pairs.insert(key, self.accepted);
+        key
+    }
+
+    fn link_in_use(&self, key: SessionKey) -> LinkId {
+        self.ends[0].link_of(key).unwrap()
+    }
+
+    fn write(&mut self, end: usize, key: SessionKey, bytes: usize) {
+        let key = if end == 0 { key } else { self.pairs[&key] };
+        let mut left = Bytes::from(vec![7; bytes]);
+        self.ends[end].with(key, self.now, |session, _| session.write(&mut left).unwrap());
+        assert!(left.is_empty());
+    }
+
+    /// Moves bytes both ways, and checks that they arrive.
+    fn transfer(&mut self, key: SessionKey, bytes: usize) {
+        for end in [0, 1] {
+            let (from, to) = (end, 1 - end);
+            let (sender, receiver) =
+                if from == 0 { (key, self.pairs[&key]) } else { (self.pairs[&key], key) };
+            let mut left = Bytes::from(vec![7; bytes]);
+            let mut received = 0;
+            for _round in 0..1_000 {
+                self.ends[from].with(sender, self.now, |session, _| session.write(&mut left).unwrap());
+                self.settle();
+                received += self.read(to, receiver);
+                self.settle();
+                let acked = self.ends[from].session(sender).unwrap().stats();
+                if received == bytes && acked.acked_bytes == acked.written_bytes {
+                    break;
+                }
+                self.step();
+            }
+            assert_eq!(received, bytes);
+        }
+    }
+
+    fn read(&mut self, end: usize, key: SessionKey) -> usize {
+        let reading = self.ends[end].with(key, self.now, |session, now| {
+            let pieces = std::iter::from_fn(|| match session.read(now) {
+                Read::Bytes(piece) => Some(piece.len()),
+                Read::Pending | Read::Finished | Read::Reset(_) => None,
+            });
+            pieces.sum()
+        });
+        reading.unwrap()
+    }
+
+    /// Lets a tenth of a second pass.
+    fn step(&mut self) {
+        self.now = self.now.after(Duration::from_millis(100));
+        for end in &mut self.ends {
+            end.handle_timeout(self.now);
+        }
+        self.settle();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let until = self.now.after(time);
+        while self.now < until {
+            self.step();
+        }
+    }
+
+    /// Moves bytes until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            for end in [0, 1] {
+                while self.ends[end].poll_woken().is_some() {}
+                while let Some(event) = self.ends[end].poll_event() {
+                    match event {
+                        Event::OpenAsked { session, .. } => {
+                            self.accepted = session;
+                            self.ends[end].with(session, self.now, |session, _| session.confirm());
+                        }
+                        Event::Head(record) => self.heads.push(record),
+                        Event::Usable | Event::Unusable | Event::Moved { .. } => {}
+                    }
+                }
+                while let Some(link) = self.ends[end].poll_writable() {
+                    moved |= self.send(end, link);
+                }
+            }
+            for link in self.wires.keys().copied().collect::<Vec<_>>() {
+                moved |= self.deliver(link);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, end: usize, link: LinkId) -> bool {
+        let mut frames = Vec::new();
+        while self.ends[end].poll_output(link, 1 << 20, self.now, &mut frames) {}
+        if let Some(wire) = self.wires.get_mut(&link) {
+            for frame in &frames {
+                wire[1 - end].put_slice(&frame.header);
+                wire[1 - end].put_slice(&frame.payload);
+            }
+        }
+        !frames.is_empty()
+    }
+
+    fn deliver(&mut self, link: LinkId) -> bool {
+        if self.silent.contains(&link) {
+            return false;
+        }
+        let mut moved = false;
+        for end in [0, 1] {
+            let Some(bytes) = self.wires.get_mut(&link).map(|wire| wire[end].split()) else { continue };
+            if !bytes.is_empty() {
+                moved = true;
+                let mut input = self.ends[end].take_input(link);
+                input.unsplit(bytes);
+                self.ends[end].handle_input(link, input, self.now);
+            }
+        }
+        let is_over =
+            |end: &Bundle| end.links.get(&link).is_none_or(|carrier| carrier.link.closed().is_some());
+        if self.ends.iter().all(is_over) {
+            for end in &mut self.ends {
+                end.link_lost(link, self.now);
+            }
+            self.wires.remove(&link);
+        }
+        moved
+    }
+}

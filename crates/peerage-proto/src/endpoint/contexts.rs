@@ -7,6 +7,8 @@ use peerage_wire::id::{ContextId, NodeId, Nonce};
 use peerage_wire::seal::ReceiveContext;
 use peerage_wire::time::UnixTime;
 
+use crate::sizes::TableSize;
+
 /// Most contexts of one sender: its threads, and one it has just replaced.
 pub(super) const MAX_PER_SENDER: usize = 4;
 
@@ -57,6 +59,15 @@ pub(super) struct Contexts {
 }
 
 impl Contexts {
+    pub(super) fn sizes(&self) -> [TableSize; 3] {
+        let of_one = self.by_sender.values().map(VecDeque::len).max().unwrap_or(0);
+        [
+            TableSize::new("contexts", self.all.len(), MAX_CONTEXTS),
+            TableSize::new("contexts by age", self.oldest.len(), 2 * MAX_CONTEXTS),
+            TableSize::new("contexts of one sender", of_one, MAX_PER_SENDER),
+        ]
+    }
+
     pub(super) fn get(&self, id: ContextId) -> Option<Arc<ReceiveContext>> {
         self.all.get(&id).map(|entry| Arc::clone(&entry.context))
     }

@@ -5,6 +5,7 @@
 //! way (Rule 3.8, cheapest check first): form, receiver, time of start, known context; under load the cookie; then the
 //! introduction by its hash, Ed25519, X25519; seal, window, replay, command, membership.
 
+mod back;
 mod contexts;
 mod keys;
 mod outgoing;
@@ -21,7 +22,7 @@ use chacha20::ChaCha20Rng;
 use peerage_wire::crypto::Crypto;
 use peerage_wire::id::{KeyHint, NetworkId, NodeId, Nonce};
 use peerage_wire::intro::KeyStatement;
-use peerage_wire::keys::{IdentityKey, SecretKey};
+use peerage_wire::keys::{AgreementKey, IdentityKey, SecretKey};
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::seal::ReceiveContext;
 use peerage_wire::time::{Instant, Now, UnixTime};
@@ -29,9 +30,13 @@ use rand_core::{Rng as _, SeedableRng as _};
 
 use crate::discard::{Discard, Discards};
 use crate::limiter::{Limiter, Rate};
+use crate::sizes::TableSize;
+use crate::relay::LegId;
 use crate::trust::{Member, Trust};
 use crate::wall::WallClock;
 
+use back::Back;
+pub use back::Ticket;
 use contexts::Contexts;
 use keys::SealingKeys;
 use outgoing::Outgoing;
@@ -76,6 +81,7 @@ pub struct ReplyTo {
     nonce: Nonce,
     /// Most bytes of the sealed answer: as many as the request had.
     room: usize,
+    back: Back,
 }
 
 impl ReplyTo {
@@ -145,6 +151,9 @@ pub struct Endpoint {
     cookie_key: SecretKey,
     discards: Discards,
     transmits: VecDeque<(SocketAddr, Bytes)>,
+    probe_transmits: VecDeque<(SocketAddr, Bytes)>,
+    leg_transmits: VecDeque<(LegId, Bytes)>,
+    own_leg_transmits: VecDeque<(LegId, Bytes)>,
     outcomes: VecDeque<Outcome>,
 }
 
@@ -172,6 +181,9 @@ impl Endpoint {
             cookie_key,
             discards: Discards::default(),
             transmits: VecDeque::new(),
+            probe_transmits: VecDeque::new(),
+            leg_transmits: VecDeque::new(),
+            own_leg_transmits: VecDeque::new(),
             outcomes: VecDeque::new(),
         }
     }
@@ -226,6 +238,11 @@ impl Endpoint {
         self.keys.statement()
     }
 
+    /// Changes whether strangers are asked to introduce themselves: a node that becomes a super-node begins to.
+    pub const fn ask_introductions(&mut self, asks: bool) {
+        self.config.asks_introduction = asks;
+    }
+
     /// Takes a renewed record of its own.
     pub fn set_record(&mut self, record: Bytes) {
         self.config.record = record;
@@ -250,6 +267,26 @@ impl Endpoint {
     pub fn learn_peer(&mut self, member: Member, statement: KeyStatement, now: Now) {
         let time = self.judging_time(now);
         self.peers.learn(member, statement, time, now.mono);
+    }
+
+    /// Makes a peer known of which only the identity key is known, from a SuperNode or OperatorNode record. What is sent first
+    /// is sealed to a key that nobody has; the peer answers with a hint that states its own, and the request goes out again
+    /// (Rule 3.9). A peer that is known already stays as it is.
+    pub fn learn_identity(&mut self, member: Member, now: Now) {
+        if self.peers.get(&member.id).is_some() {
+            return;
+        }
+        let nobody = AgreementKey::generate(&mut self.rng);
+        let statement = KeyStatement {
+            node: member.id,
+            key: *nobody.public(),
+            not_before: UnixTime::default(),
+            not_after: UnixTime::default(),
+            signature: [0; 64],
+        };
+        // Its own introduction says more, so it takes the place of this one whatever its date.
+        let member = Member { expires: UnixTime::default(), ..member };
+        self.peers.learn(member, statement, None, now.mono);
     }
 
     /// Forgets a peer: what it sends next is that of a stranger, and its record must be valid then.
@@ -280,6 +317,14 @@ impl Endpoint {
     /// Returns whether [`poll_outcome`](Self::poll_outcome) has nothing to say.
     pub fn has_no_outcome(&self) -> bool {
         self.outcomes.is_empty()
+    }
+
+    /// Returns how full its tables are.
+    pub fn table_sizes(&self) -> Vec<TableSize> {
+        let limiters =
+            [self.agreements.size("agreements"), self.busy.size("busy"), self.hints.size("hints")];
+        let tables = [self.peers.size()].into_iter().chain(self.contexts.sizes());
+        tables.chain(self.outgoing.sizes()).chain(limiters).collect()
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due.
@@ -319,17 +364,6 @@ impl Endpoint {
             self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
         }
         self.outcomes.push_back(Outcome::ClockLearned(self.clock.offset_millis()));
-    }
-
-    /// Answers a request. An answer that would be longer than its request is dropped (Rule 4.6).
-    pub fn reply(&mut self, to: &ReplyTo, reply: &Reply) {
-        let plaintext = reply.encode();
-        match to.context.seal_reply(to.nonce, &plaintext, (&*self.config.crypto, &mut self.rng)) {
-            Ok(datagram) if datagram.len() <= to.room => {
-                self.transmits.push_back((to.remote, datagram.into()));
-            }
-            Ok(_) | Err(_) => self.discard(Discard::NoRoom),
-        }
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use peerage_wire::crypto::TAG_SIZE;
 use peerage_wire::id::{NodeId, Nonce};
-use peerage_wire::limits::MAX_DATAGRAM;
+use peerage_wire::limits::{MAX_DATAGRAM, MAX_FORWARDED};
 use peerage_wire::message::{PLAINTEXT_HEADER, Request};
 use peerage_wire::packet::{Class, tag_of};
 use peerage_wire::seal::{Ends, Sealed, SendContext};
@@ -15,6 +16,8 @@ use peerage_wire::time::{Instant, Now};
 use super::peers::{Opened, Peer};
 use super::{Endpoint, Outcome, RequestId};
 use crate::discard::Discard;
+use crate::relay::LegId;
+use crate::sizes::TableSize;
 use crate::trust::Trust;
 
 /// When a request that was not answered is sent again, counted from when it was last sent; after the last it has
@@ -32,10 +35,57 @@ const MAX_RESENT: u32 = 5;
 /// How long after a datagram a hint about it is acted upon.
 const HINT_LIFETIME: Duration = Duration::from_secs(5);
 
+/// How long a request on a leg may take: as long as the relay waits for the other leg, and the way there and back.
+const LEG_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long the answer to a request that is sent only once is waited for; whoever caused it repeats it if it is lost.
+const ONCE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most requests sent only once that wait for an answer: others cause them, and must not take the room of the own ones.
+const MAX_ONCE: usize = MAX_OUTSTANDING / 4;
+
+/// How a request gets to its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As a datagram, again and again.
+    Straight,
+    /// As a datagram, once.
+    Once,
+    /// As a datagram from a second port, again and again.
+    Probe,
+    /// Inside a request to this node, which passes it on.
+    Through(NodeId),
+    /// On a TCP connection of this node's own.
+    Leg(LegId),
+}
+
+impl Way {
+    /// Returns how long an answer is waited for after the first sending.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT[0],
+            Self::Once => ONCE_TIMEOUT,
+            Self::Leg(_) => LEG_TIMEOUT,
+        }
+    }
+
+    /// Returns the wait before the next sending, after so many; `None` if there is none.
+    fn wait_after(self, sent: usize) -> Option<Duration> {
+        match self {
+            Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT.get(sent).copied(),
+            Self::Once | Self::Leg(_) => None,
+        }
+    }
+}
+
 /// One datagram of a request.
 #[derive(Clone, Debug)]
 struct Attempt {
     request: RequestId,
+    /// Who can answer it: the receiver, or the forwarder.
+    to: NodeId,
+    /// The command that is answered.
+    number: u8,
     /// The context that sealed it, to open the answer with.
     context: SendContext,
     tag: [u8; TAG_SIZE],
@@ -46,7 +96,9 @@ struct Attempt {
 #[derive(Clone, Debug)]
 struct Waiting {
     to: NodeId,
+    /// Where datagrams go: to the receiver, or to the forwarder.
     remote: SocketAddr,
+    way: Way,
     number: u8,
     class: Class,
     plaintext: Vec<u8>,
@@ -57,8 +109,8 @@ struct Waiting {
     resent: u32,
     next_at: Instant,
     nonces: Vec<Nonce>,
-    /// Whether it waits until a smaller one has introduced this node, because both do not fit into one datagram.
-    parked: bool,
+    /// To whom a smaller one introduces this node first, because both do not fit into one datagram.
+    parked: Option<NodeId>,
     /// Whether it was made here, to introduce this node, and nobody wants to hear of it.
     internal: bool,
 }
@@ -71,7 +123,12 @@ pub(super) struct Outgoing {
     by_tag: BTreeMap<[u8; TAG_SIZE], Nonce>,
     /// Requests that failed before they could be sent.
     failed: VecDeque<(RequestId, NodeId)>,
+    /// How many of those that wait are sent only once.
+    once: usize,
 }
+
+/// A sealed request, with what answers each of its layers.
+type Layers = (Bytes, Vec<(Nonce, Attempt)>);
 
 /// An answer that may be somebody's: what is needed to open it.
 pub(super) struct Expected {
@@ -83,9 +140,23 @@ pub(super) struct Expected {
 }
 
 impl Outgoing {
+    pub(super) fn sizes(&self) -> [TableSize; 2] {
+        // Each sending makes an attempt, and one more with a forwarder.
+        let sendings = RETRANSMIT.len().saturating_add(usize::try_from(MAX_RESENT).unwrap_or(0));
+        [
+            TableSize::new("requests", self.waiting.len(), 2 * MAX_OUTSTANDING),
+            TableSize::new("attempts", self.attempts.len(), 4 * MAX_OUTSTANDING * sendings),
+        ]
+    }
+
     fn new_id(&mut self) -> RequestId {
         self.next_id = self.next_id.saturating_add(1);
         RequestId(self.next_id)
+    }
+
+    /// Returns whether a request goes through a forwarder, so that its answer comes inside the forwarder's.
+    pub(super) fn is_through(&self, request: RequestId) -> bool {
+        self.waiting.get(&request).is_some_and(|waiting| matches!(waiting.way, Way::Through(_)))
     }
 
     /// Returns the earliest deadline.
@@ -93,18 +164,17 @@ impl Outgoing {
         if !self.failed.is_empty() {
             return Some(Instant::default());
         }
-        self.waiting.values().filter(|waiting| !waiting.parked).map(|waiting| waiting.next_at).min()
+        self.waiting.values().filter(|waiting| waiting.parked.is_none()).map(|waiting| waiting.next_at).min()
     }
 
     /// Returns how to open an answer to the request with this nonce.
     pub(super) fn expected(&self, nonce: &Nonce, now: Instant) -> Option<Expected> {
         let attempt = self.attempts.get(nonce)?;
-        let waiting = self.waiting.get(&attempt.request)?;
         Some(Expected {
             context: attempt.context.clone(),
             request: attempt.request,
-            to: waiting.to,
-            number: waiting.number,
+            to: attempt.to,
+            number: attempt.number,
             rtt: now - attempt.sent_at,
         })
     }
@@ -112,6 +182,7 @@ impl Outgoing {
     /// Forgets a request and all its datagrams. Returns whether somebody wants to hear of it.
     pub(super) fn finish(&mut self, request: RequestId) -> bool {
         let Some(waiting) = self.waiting.remove(&request) else { return false };
+        self.once -= usize::from(waiting.way == Way::Once);
         for nonce in &waiting.nonces {
             if let Some(attempt) = self.attempts.remove(nonce) {
                 self.by_tag.remove(&attempt.tag);
@@ -130,19 +201,90 @@ impl Outgoing {
         let attempt = self.attempts.get(self.by_tag.get(echo)?)?;
         let waiting = self.waiting.get(&attempt.request)?;
         let fresh = now - attempt.sent_at <= HINT_LIFETIME && waiting.remote == remote;
-        fresh.then_some((attempt.request, waiting.to))
+        fresh.then_some((attempt.request, attempt.to))
     }
 }
 
 impl Endpoint {
     /// Sends a request to a peer that was learned before; what comes of it is an [`Outcome`] with the id.
     pub fn request(&mut self, to: NodeId, remote: SocketAddr, request: &Request, now: Now) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Straight), request, now.mono), now)
+    }
+
+    /// Sends a request once, on behalf of somebody who repeats it if it is lost.
+    pub fn request_once(&mut self, to: NodeId, remote: SocketAddr, request: &Request, now: Now) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Once), request, now.mono), now)
+    }
+
+    /// Sends a request from a second port, to see whether whoever knows only the address gets an answer. The datagrams come out
+    /// of [`poll_probe`](Self::poll_probe).
+    pub fn request_as_stranger(
+        &mut self,
+        to: NodeId,
+        remote: SocketAddr,
+        request: &Request,
+        now: Now,
+    ) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Probe), request, now.mono), now)
+    }
+
+    /// Returns the next datagram to send from the second port.
+    pub fn poll_probe(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.probe_transmits.pop_front()
+    }
+
+    /// Sends a request through a forwarder, itself a peer, at whose address it is given; the outcome names the receiver.
+    pub fn request_through(
+        &mut self,
+        (forwarder, remote): (NodeId, SocketAddr),
+        to: NodeId,
+        request: &Request,
+        now: Now,
+    ) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Through(forwarder)), request, now.mono), now)
+    }
+
+    /// Sends a request on an own leg, whose other end is at `remote`.
+    pub fn request_on(
+        &mut self,
+        (leg, remote): (LegId, SocketAddr),
+        to: NodeId,
+        request: &Request,
+        now: Now,
+    ) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Leg(leg)), request, now.mono), now)
+    }
+
+    /// Forgets a request whose leg is gone; nothing comes of it any more.
+    pub fn forget_request(&mut self, id: RequestId) {
+        self.outgoing.finish(id);
+    }
+
+    /// Introduces this node to a peer that has not answered it lately, so that the next long message fits.
+    pub fn warm_up(&mut self, to: NodeId, remote: SocketAddr, now: Now) {
+        let time = self.clock.time(now);
+        let opened = self.peers.get(&to).and_then(|peer| peer.opened.as_ref());
+        if !opened.is_some_and(|opened| opened.confirmed && !opened.context.is_spent(time)) {
+            self.introduce(to, (remote, Way::Straight), now);
+        }
+    }
+
+    fn begin(&mut self, waiting: Waiting, now: Now) -> RequestId {
         let id = self.outgoing.new_id();
-        if self.outgoing.waiting.len() >= MAX_OUTSTANDING || self.peers.get(&to).is_none() {
-            self.outgoing.failed.push_back((id, to));
+        let through = match waiting.way {
+            Way::Through(forwarder) => forwarder,
+            Way::Straight | Way::Once | Way::Probe | Way::Leg(_) => waiting.to,
+        };
+        let known = self.peers.get(&waiting.to).is_some() && self.peers.get(&through).is_some();
+        let is_once = waiting.way == Way::Once;
+        let is_full =
+            self.outgoing.waiting.len() >= MAX_OUTSTANDING || (is_once && self.outgoing.once >= MAX_ONCE);
+        if is_full || !known {
+            self.outgoing.failed.push_back((id, waiting.to));
             return id;
         }
-        self.outgoing.waiting.insert(id, Waiting::new(to, remote, request, now.mono));
+        self.outgoing.once += usize::from(is_once);
+        self.outgoing.waiting.insert(id, waiting);
         self.transmit(id, now);
         id
     }
@@ -150,45 +292,78 @@ impl Endpoint {
     /// Seals a waiting request once more and sends it.
     fn transmit(&mut self, id: RequestId, now: Now) {
         let Some(mut waiting) = self.outgoing.waiting.remove(&id) else { return };
-        match self.seal(&waiting, now) {
-            Some((sealed, context)) => {
-                if let Some(tag) = tag_of(&sealed.datagram) {
-                    let attempt = Attempt { request: id, context, tag, sent_at: now.mono };
-                    self.outgoing.attempts.insert(sealed.nonce, attempt);
-                    self.outgoing.by_tag.insert(tag, sealed.nonce);
-                    waiting.nonces.push(sealed.nonce);
+        match self.seal_layers(id, &waiting, now) {
+            Ok((datagram, attempts)) => {
+                for (nonce, attempt) in attempts {
+                    self.outgoing.by_tag.insert(attempt.tag, nonce);
+                    self.outgoing.attempts.insert(nonce, attempt);
+                    waiting.nonces.push(nonce);
                 }
-                self.transmits.push_back((waiting.remote, sealed.datagram.into()));
+                match waiting.way {
+                    Way::Leg(leg) => self.own_leg_transmits.push_back((leg, datagram)),
+                    Way::Probe => self.probe_transmits.push_back((waiting.remote, datagram)),
+                    Way::Straight | Way::Once | Way::Through(_) => {
+                        self.transmits.push_back((waiting.remote, datagram));
+                    }
+                }
             }
-            None if waiting.internal => self.discard(Discard::Full),
-            None => {
-                waiting.parked = true;
-                self.introduce(waiting.to, waiting.remote, now);
+            // Even the introduction alone does not fit.
+            Err(stranger) if waiting.internal && stranger == waiting.to => self.discard(Discard::Full),
+            Err(stranger) => {
+                waiting.parked = Some(stranger);
+                let way = if stranger == waiting.to { waiting.way } else { Way::Straight };
+                self.introduce(stranger, (waiting.remote, way), now);
             }
         }
         self.outgoing.waiting.insert(id, waiting);
     }
 
+    /// Seals a request, and once more for the forwarder if it goes through one. Fails with the node that has to know this
+    /// one first, because there is no room for an introduction.
+    fn seal_layers(&mut self, id: RequestId, waiting: &Waiting, now: Now) -> Result<Layers, NodeId> {
+        let Waiting { to, number, .. } = *waiting;
+        let message = (waiting.class, &waiting.plaintext[..], waiting.reply_size);
+        let attempt = |(sealed, context): (Sealed, SendContext), to, number| {
+            let tag = tag_of(&sealed.datagram).unwrap_or_default();
+            let attempt = Attempt { request: id, to, number, context, tag, sent_at: now.mono };
+            (sealed.datagram, (sealed.nonce, attempt))
+        };
+        let Way::Through(forwarder) = waiting.way else {
+            let sealed = self.seal(to, message, MAX_DATAGRAM, now).ok_or(to)?;
+            let (datagram, one) = attempt(sealed, to, number);
+            return Ok((datagram.into(), vec![one]));
+        };
+        let inner = self.seal(to, message, MAX_FORWARDED, now).ok_or(to)?;
+        let (inner, first) = attempt(inner, to, number);
+        let outer = Request::ForwardedTunnelRequest { to, inner: inner.into() };
+        let plaintext = outer.encode();
+        let message = (outer.class(), &plaintext[..], outer.reply_size());
+        let sealed = self.seal(forwarder, message, MAX_DATAGRAM, now).ok_or(forwarder)?;
+        let (datagram, second) = attempt(sealed, forwarder, outer.number());
+        Ok((datagram.into(), vec![first, second]))
+    }
+
     /// Sends a Ping that carries the introduction, ahead of a request that has no room for it (Rule 3.7).
-    fn introduce(&mut self, to: NodeId, remote: SocketAddr, now: Now) {
+    fn introduce(&mut self, to: NodeId, (remote, way): (SocketAddr, Way), now: Now) {
         let pending = |w: &Waiting| w.internal && w.to == to && w.remote == remote;
         if self.outgoing.waiting.values().any(pending) {
             return;
         }
+        let way = if way == Way::Once { Way::Straight } else { way };
         let id = self.outgoing.new_id();
-        let ping = Waiting { internal: true, ..Waiting::new(to, remote, &Request::Ping, now.mono) };
+        let ping = Waiting { internal: true, ..Waiting::new(to, (remote, way), &Request::Ping, now.mono) };
         self.outgoing.waiting.insert(id, ping);
         self.transmit(id, now);
     }
 
     /// Sends what waited for a peer to know this node.
     pub(super) fn unpark(&mut self, peer: NodeId, now: Now) {
-        let parked = self.outgoing.waiting.iter().filter(|(_, w)| w.parked && w.to == peer);
+        let parked = self.outgoing.waiting.iter().filter(|(_, w)| w.parked == Some(peer));
         let parked: Vec<_> = parked.map(|(id, _)| *id).collect();
         for id in parked {
             if let Some(waiting) = self.outgoing.waiting.get_mut(&id) {
-                waiting.parked = false;
-                waiting.next_at = now.mono.after(RETRANSMIT.first().copied().unwrap_or_default());
+                waiting.parked = None;
+                waiting.next_at = now.mono.after(waiting.way.patience());
             }
             self.transmit(id, now);
         }
@@ -196,27 +371,37 @@ impl Endpoint {
 
     /// Seals a request in the short form if the peer has the context, in the long form with the introduction if not
     /// (Rule 6.3).
-    /// `None` if that does not fit, or the peer is gone.
-    fn seal(&mut self, waiting: &Waiting, now: Now) -> Option<(Sealed, SendContext)> {
+    /// `None` if that has more than `room` bytes, or the peer is gone.
+    fn seal(
+        &mut self,
+        to: NodeId,
+        (class, plaintext, reply_size): (Class, &[u8], usize),
+        room: usize,
+        now: Now,
+    ) -> Option<(Sealed, SendContext)> {
         let time = self.clock.time(now);
-        self.open_context(waiting.to, now)?;
-        let peer = self.peers.get_mut(&waiting.to)?;
+        self.open_context(to, now)?;
+        let peer = self.peers.get_mut(&to)?;
         let opened = peer.opened.as_mut()?;
         let with = (&*self.config.crypto, &mut self.rng as &mut dyn rand_core::CryptoRng);
+        let fits = |overhead: usize| overhead + plaintext.len() <= room;
+        let padded = |overhead| padded(plaintext, reply_size.min(room), overhead);
         let sealed = if opened.confirmed {
-            let plaintext = waiting.padded(peerage_wire::packet::SHORT_OVERHEAD);
-            opened.context.seal_short(waiting.class, &plaintext, time, with)
+            let overhead = peerage_wire::packet::SHORT_OVERHEAD;
+            if !fits(overhead) {
+                return None;
+            }
+            opened.context.seal_short(class, &padded(overhead), time, with)
         } else {
             let introduction = self.keys.introduction(&self.config);
             let cookie = opened.cookie.map_or(0, |cookie| cookie.len());
             let overhead =
                 peerage_wire::packet::LONG_HEADER + cookie + introduction.to_bytes().len() + TAG_SIZE;
-            if overhead + waiting.plaintext.len() > MAX_DATAGRAM {
+            if !fits(overhead) {
                 return None;
             }
-            let plaintext = waiting.padded(overhead);
-            let (class, cookie) = (waiting.class, opened.cookie);
-            opened.context.seal_long(class, &plaintext, Some(introduction), cookie, time, with)
+            let (introduction, cookie) = (Some(introduction), opened.cookie);
+            opened.context.seal_long(class, &padded(overhead), introduction, cookie, time, with)
         };
         Some((sealed.ok()?, opened.context.clone()))
     }
@@ -243,7 +428,7 @@ impl Endpoint {
             return;
         }
         waiting.resent += 1;
-        waiting.next_at = now.mono.after(RETRANSMIT.first().copied().unwrap_or_default());
+        waiting.next_at = now.mono.after(waiting.way.patience());
         self.transmit(id, now);
     }
 
@@ -251,15 +436,15 @@ impl Endpoint {
         while let Some((request, to)) = self.outgoing.failed.pop_front() {
             self.outcomes.push_back(Outcome::Failed { request, to });
         }
-        let due = |w: &Waiting| !w.parked && w.next_at <= now.mono;
+        let due = |w: &Waiting| w.parked.is_none() && w.next_at <= now.mono;
         let due: Vec<_> = self.outgoing.waiting.iter().filter(|(_, w)| due(w)).map(|(id, _)| *id).collect();
         for id in due {
             let Some(waiting) = self.outgoing.waiting.get_mut(&id) else { continue };
             waiting.sent += 1;
             let revoked = trust.is_revoked(&waiting.to);
-            match RETRANSMIT.get(waiting.sent) {
+            match waiting.way.wait_after(waiting.sent) {
                 Some(wait) if !revoked => {
-                    waiting.next_at = now.mono.after(*wait);
+                    waiting.next_at = now.mono.after(wait);
                     self.transmit(id, now);
                 }
                 _ => self.fail(id),
@@ -267,7 +452,7 @@ impl Endpoint {
         }
     }
 
-    fn fail(&mut self, id: RequestId) {
+    pub(super) fn fail(&mut self, id: RequestId) {
         let Some(waiting) = self.outgoing.waiting.get(&id) else { return };
         let (to, internal) = (waiting.to, waiting.internal);
         self.outgoing.finish(id);
@@ -276,10 +461,11 @@ impl Endpoint {
             return;
         }
         // The introduction was not answered, so what waits behind it will not be either.
-        let parked = self.outgoing.waiting.iter().filter(|(_, w)| w.parked && w.to == to);
-        for id in parked.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.outgoing.finish(id);
-            self.outcomes.push_back(Outcome::Failed { request: id, to });
+        let parked = self.outgoing.waiting.iter().filter(|(_, w)| w.parked == Some(to));
+        for (id, to) in parked.map(|(id, w)| (*id, w.to)).collect::<Vec<_>>() {
+            if self.outgoing.finish(id) {
+                self.outcomes.push_back(Outcome::Failed { request: id, to });
+            }
         }
     }
 
@@ -290,28 +476,29 @@ impl Endpoint {
 }
 
 impl Waiting {
-    fn new(to: NodeId, remote: SocketAddr, request: &Request, now: Instant) -> Self {
+    fn new(to: NodeId, (remote, way): (SocketAddr, Way), request: &Request, now: Instant) -> Self {
         Self {
             to,
             remote,
+            way,
             number: request.number(),
             class: request.class(),
             plaintext: request.encode(),
             reply_size: request.reply_size(),
             sent: 0,
             resent: 0,
-            next_at: now.after(RETRANSMIT.first().copied().unwrap_or_default()),
+            next_at: now.after(way.patience()),
             nonces: Vec::new(),
-            parked: false,
+            parked: None,
             internal: false,
         }
     }
+}
 
-    /// Pads the plaintext so that the datagram is as long as the answer may be (Rule 4.2).
-    fn padded(&self, overhead: usize) -> Vec<u8> {
-        let wanted = self.reply_size.min(MAX_DATAGRAM).saturating_sub(overhead);
-        let mut plaintext = self.plaintext.clone();
-        plaintext.resize(plaintext.len().max(wanted).max(PLAINTEXT_HEADER), 0);
-        plaintext
-    }
+/// Pads a plaintext so that its datagram is as long as the answer may be (Rule 4.2).
+fn padded(plaintext: &[u8], reply_size: usize, overhead: usize) -> Vec<u8> {
+    let wanted = reply_size.min(MAX_DATAGRAM).saturating_sub(overhead);
+    let mut plaintext = plaintext.to_vec();
+    plaintext.resize(plaintext.len().max(wanted).max(PLAINTEXT_HEADER), 0);
+    plaintext
 }

@@ -8,6 +8,7 @@ use peerage_wire::packet::COOKIE_SIZE;
 use peerage_wire::seal::SendContext;
 use peerage_wire::time::{Instant, UnixTime};
 
+use crate::sizes::TableSize;
 use crate::trust::Member;
 
 /// Most peers that are remembered; an operator hears of every node of the network now and then. About 700 bytes each.
@@ -41,6 +42,10 @@ pub(super) struct Peers {
 }
 
 impl Peers {
+    pub(super) fn size(&self) -> TableSize {
+        TableSize::new("peers", self.all.len(), MAX_PEERS)
+    }
+
     pub(super) fn get(&self, node: &NodeId) -> Option<&Peer> {
         self.all.get(node)
     }

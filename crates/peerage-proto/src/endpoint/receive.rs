@@ -16,16 +16,18 @@ use peerage_wire::packet::{
 use peerage_wire::seal::ReceiveContext;
 use peerage_wire::time::{Now, UnixTime};
 
+use super::back::Back;
 use super::{Endpoint, Incoming, Outcome, ReplyTo};
 use crate::discard::Discard;
 use crate::trust::{Member, Trust};
 
-/// Where a datagram came from, how long it was and by which tag a hint would name it.
+/// Where a datagram came from, how long it was, by which tag a hint would name it, and how an answer goes back.
 #[derive(Clone, Copy, Debug)]
-struct Origin {
+struct Origin<'a> {
     remote: SocketAddr,
     length: usize,
     tag: [u8; TAG_SIZE],
+    back: &'a Back,
 }
 
 /// A request as it stands in its datagram.
@@ -49,14 +51,14 @@ impl Endpoint {
     /// Takes a datagram. What comes of it are transmits and outcomes; whatever is wrong with it is counted.
     pub fn handle_datagram(&mut self, remote: SocketAddr, datagram: &[u8], trust: &Trust, now: Now) {
         self.observe_clock(now);
-        if let Err(reason) = self.receive(remote, datagram, trust, now) {
+        if let Err(reason) = self.receive((remote, &Back::Straight), datagram, trust, now) {
             self.discard(reason);
         }
     }
 
-    fn receive(
+    pub(super) fn receive(
         &mut self,
-        remote: SocketAddr,
+        (remote, back): (SocketAddr, &Back),
         datagram: &[u8],
         trust: &Trust,
         now: Now,
@@ -68,7 +70,7 @@ impl Endpoint {
             BadPacket::Introduction => Discard::BadIntroduction,
         })?;
         let tag = tag_of(datagram).ok_or(Discard::TooShort)?;
-        let origin = Origin { remote, length: datagram.len(), tag };
+        let origin = Origin { remote, length: datagram.len(), tag, back };
         match packet {
             Packet::Long { header, aad, sealed } => {
                 let request = SealedRequest { class: header.class, nonce: header.nonce, aad, sealed };
@@ -76,7 +78,7 @@ impl Endpoint {
                 self.open(&context, &sender, &request, origin, trust, now)
             }
             Packet::Short { header, aad, sealed } => self.short(header, (aad, sealed), origin, trust, now),
-            Packet::Reply { header, aad, sealed } => self.answered(header, aad, sealed, trust, now),
+            Packet::Reply { header, aad, sealed } => self.answered(remote, (header, aad, sealed), trust, now),
             Packet::Hint(hint) => self.hinted(hint, remote, trust, now),
         }
     }
@@ -86,7 +88,7 @@ impl Endpoint {
         &mut self,
         header: &LongHeader,
         request: &SealedRequest<'_>,
-        origin: Origin,
+        origin: Origin<'_>,
         trust: &Trust,
         now: Now,
     ) -> Result<(Arc<ReceiveContext>, Sender), Discard> {
@@ -131,7 +133,7 @@ impl Endpoint {
     }
 
     /// Decides whether a key agreement may be spent on a stranger, or a cookie is wanted first (Rule 3.10).
-    fn admit_work(&mut self, header: &LongHeader, origin: Origin, now: Now) -> Result<(), Discard> {
+    fn admit_work(&mut self, header: &LongHeader, origin: Origin<'_>, now: Now) -> Result<(), Discard> {
         if !self.agreements.take(origin.remote, now.mono) {
             return Err(Discard::RateLimited);
         }
@@ -160,7 +162,7 @@ impl Endpoint {
     fn introduced(
         &mut self,
         header: &LongHeader,
-        origin: Origin,
+        origin: Origin<'_>,
         trust: &Trust,
         now: Now,
     ) -> Result<Sender, Discard> {
@@ -197,7 +199,7 @@ impl Endpoint {
         &mut self,
         header: ShortHeader,
         (aad, sealed): (&[u8], &[u8]),
-        origin: Origin,
+        origin: Origin<'_>,
         trust: &Trust,
         now: Now,
     ) -> Result<(), Discard> {
@@ -217,7 +219,7 @@ impl Endpoint {
         context: &Arc<ReceiveContext>,
         sender: &Sender,
         request: &SealedRequest<'_>,
-        origin: Origin,
+        origin: Origin<'_>,
         trust: &Trust,
         now: Now,
     ) -> Result<(), Discard> {
@@ -232,6 +234,7 @@ impl Endpoint {
             context: Arc::clone(context),
             nonce: request.nonce,
             room: origin.length,
+            back: origin.back.clone(),
         };
         if stamped.distance(time) > TIME_WINDOW {
             // Only who knows the time may tell it; two wrong clocks would only confuse each other.
@@ -255,6 +258,9 @@ impl Endpoint {
         if decoded.class() != request.class {
             return Err(Discard::WrongClass);
         }
+        if !origin.back.carries(&decoded) {
+            return Err(Discard::Forbidden);
+        }
         let from = self.peers.get(&sender.member.id).map_or(sender.member, |peer| peer.member);
         let incoming = Incoming { from, remote: origin.remote, request: decoded, reply_to };
         self.outcomes.push_back(Outcome::Request(Box::new(incoming)));
@@ -276,9 +282,8 @@ impl Endpoint {
 
     fn answered(
         &mut self,
-        header: ReplyHeader,
-        aad: &[u8],
-        sealed: &[u8],
+        remote: SocketAddr,
+        (header, aad, sealed): (ReplyHeader, &[u8], &[u8]),
         trust: &Trust,
         now: Now,
     ) -> Result<(), Discard> {
@@ -295,7 +300,7 @@ impl Endpoint {
         }
         // An answer confirms the time that its request was stamped with, not one that was set since (Rule 6.1).
         let is_recent = expected.rtt <= now.mono - self.stepped_at;
-        if trust.is_operator(&expected.to) && is_recent && !self.clock.is_learned() {
+        if is_recent && !self.clock.is_learned() && self.confirms_time(&expected.to, trust) {
             self.clock.confirm();
             self.outcomes.push_back(Outcome::ClockLearned(self.clock.offset_millis()));
         }
@@ -303,6 +308,12 @@ impl Endpoint {
             && opened.context.enc() == expected.context.enc()
         {
             opened.confirmed = true;
+        }
+        if let Reply::ForwardedTunnelOpened(inner) = &reply
+            && self.outgoing.is_through(expected.request)
+        {
+            self.unpark(expected.to, now);
+            return self.answered_through(expected.request, remote, inner.as_deref(), trust, now);
         }
         if self.outgoing.finish(expected.request) {
             let (request, from, rtt) = (expected.request, expected.to, expected.rtt);
@@ -328,6 +339,11 @@ impl Endpoint {
         self.learn_clock(theirs, now);
         self.resend(request, now);
         Ok(())
+    }
+
+    /// Returns whether an answer of this node, together with those before it, shows that the own time is right.
+    fn confirms_time(&mut self, node: &NodeId, trust: &Trust) -> bool {
+        trust.is_operator(node) || (self.is_super_node(node) && self.clock.agree(node.domain))
     }
 
     fn is_super_node(&self, node: &NodeId) -> bool {
@@ -384,7 +400,7 @@ impl Endpoint {
 
     /// Sends a hint, unless it would be longer than its cause or too many went to that place. Returns why the
     /// datagram itself was dropped.
-    fn hint(&mut self, reason: HintReason, origin: Origin, dropped: Discard, now: Now) -> Discard {
+    fn hint(&mut self, reason: HintReason, origin: Origin<'_>, dropped: Discard, now: Now) -> Discard {
         let hint = Hint { echo: origin.tag, reason }.to_bytes();
         debug_assert!(hint.len() >= HINT_HEADER, "a hint has a header");
         if hint.len() > origin.length {
@@ -393,7 +409,7 @@ impl Endpoint {
         if !self.hints.take(origin.remote, now.mono) {
             return Discard::RateLimited;
         }
-        self.transmits.push_back((origin.remote, hint.into()));
+        self.send_back(origin.back, origin.remote, hint.into());
         dropped
     }
 }

@@ -288,3 +288,25 @@ fn a_sender_has_four_contexts_at_a_receiver() {
     });
     assert_eq!(known.collect::<Vec<_>>(), [false, false, true, true, true, true]);
 }
+
+/// Rules 3.9 and 6.3: whose identity key is known can be asked, for it tells its sealing key to whoever got it wrong.
+#[test]
+fn a_peer_of_which_only_the_identity_is_known_tells_its_sealing_key() {
+    let mut bed = Bed::new();
+    let roles = Roles { super_node: true, ..Roles::default() };
+    let mut asker = bed.member(DOMAIN, Roles::default());
+    let mut other = bed.member(Domain(8), roles);
+    let identity = other.identity().public();
+    let member =
+        |identity| Member { id: other.id(), identity, roles, is_operator: false, expires: bed.now.unix };
+    let (right, wrong) = (member(identity), member([7; 32]));
+    asker.learn_identity(right, bed.now);
+    assert!(bed.ping(&mut asker, bed.now, &mut other));
+    assert_eq!(asker.peer_key(&other.id()), Some(other.statement().hint()));
+    asker.learn_identity(wrong, bed.now);
+    assert!(bed.ping(&mut asker, bed.now, &mut other), "what is known stays as it is");
+    let mut deceived = bed.member(DOMAIN, Roles::default());
+    deceived.learn_identity(wrong, bed.now);
+    assert!(!bed.ping(&mut deceived, bed.now, &mut other), "a statement by another key is not believed");
+    assert_eq!(deceived.discards().of(Discard::BadStatement), 1);
+}

@@ -80,6 +80,26 @@ impl Actor {
 
     /// Asks a node of this world. Its sealing key is learned on the way, by a hint.
     pub(crate) fn ask_host(&mut self, world: &mut World, at: SocketAddr, request: &Request) -> Option<Reply> {
+        let id = self.know_host(world, at);
+        self.ask_at(world, (id, at), request)
+    }
+
+    /// Seals a request to a node of this world as if it were sent straight to it.
+    pub(crate) fn seal_for_host(&mut self, world: &mut World, at: SocketAddr, request: &Request) -> Bytes {
+        if !matches!(request, Request::Ping) {
+            // So that the node's sealing key is known.
+            self.ask_host(world, at, &Request::Ping);
+        }
+        let (id, now) = (self.know_host(world, at), self.now(world));
+        self.endpoint.request(id, at, request, now);
+        let mut last = None;
+        while let Some((_, payload)) = self.endpoint.poll_transmit() {
+            last = Some(payload);
+        }
+        last.expect("a known peer is asked at once")
+    }
+
+    fn know_host(&mut self, world: &mut World, at: SocketAddr) -> NodeId {
         let host = world.host(at);
         let (id, identity) = (host.id, host.identity.public());
         if self.endpoint.peer(&id).is_none() {
@@ -90,7 +110,7 @@ impl Actor {
             let member = Member { id, identity, roles: TUNNEL, is_operator: false, expires };
             self.endpoint.learn_peer(member, unknown, world.now);
         }
-        self.ask_at(world, (id, at), request)
+        id
     }
 
     fn ask_at(

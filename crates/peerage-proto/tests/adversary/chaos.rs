@@ -7,7 +7,7 @@ use std::time::Duration;
 use peerage_proto::node::{Answer, Command, Input, TunnelId, Way};
 use peerage_wire::id::{DeviceId, Mac, NodeId, SessionId};
 use peerage_wire::open::Open;
-use peerage_wire::record::{EndDevice, Table};
+use peerage_wire::record::EndDevice;
 use rand_core::Rng as _;
 
 use crate::support::{DOMAIN, Decision, Faults, OPERATOR_ADDRESS, World, found, lan, printer};
@@ -299,11 +299,6 @@ fn live(seed: u64) {
     life.must_converge(seed);
     let operator: SocketAddr = OPERATOR_ADDRESS.parse().unwrap();
     assert!(life.world.log.iter().any(|flight| flight.to == operator));
-    let stored = life.world.hosts.values().flat_map(|host| &host.stored);
-    assert!(
-        stored.into_iter().all(|record| record.header().table != Table::Head),
-        "Heads are not kept on disk"
-    );
 }
 
 /// Rules 3.8 to 3.12 and 6.1 to 6.23: safety whatever happens, and order within two minutes after it.

@@ -20,6 +20,7 @@ mod flood;
 mod hints;
 mod impostor;
 mod membership;
+mod passing;
 mod quiet;
 #[path = "../support/mod.rs"]
 mod support;

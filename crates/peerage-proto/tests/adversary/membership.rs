@@ -6,7 +6,7 @@ use bytes::Bytes;
 use peerage_proto::discard::Discard;
 use peerage_proto::operator::Output;
 use peerage_wire::crypto::Real;
-use peerage_wire::id::{CommandId, DeviceId, Domain, LocationId, NetworkId, NodeId, RecordKey, SessionId};
+use peerage_wire::id::{CommandId, DeviceId, Domain, LocationId, NetworkId, NodeId, RecordKey, Segment, SessionId};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::{AgreementKey, IdentityKey};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
@@ -252,7 +252,7 @@ fn a_member_learns_nothing_about_another_domain() {
     for request in [
         Request::GetTunnelNodes { tags: found, after: None },
         Request::GetTunnelNodes { tags, after: None },
-        Request::GetDevices { after: None },
+        Request::GetDevices { after: None, range: Segment::ALL },
         Request::GetRevocations { after: None },
     ] {
         let reply = actor.ask(&mut world, &request).expect("about its own domain it may ask");
@@ -264,7 +264,7 @@ fn a_member_learns_nothing_about_another_domain() {
         };
         assert!(empty);
     }
-    assert_eq!(actor.ask(&mut world, &Request::GetHead), Some(Reply::Head(None)));
+    assert_eq!(actor.ask(&mut world, &Request::GetHead { domain: None }), Some(Reply::Head(None)));
     let own = Request::GetNode(actor.id);
     assert!(matches!(actor.ask(&mut world, &own), Some(Reply::Node(Some(_)))));
 }
@@ -275,7 +275,7 @@ fn commands_of_another_role_are_dropped() {
     let (mut world, site, _) = office(47);
     let mut actor = Actor::admitted(&mut world, HERE, DOMAIN, TUNNEL);
     let id = CommandId([6; 16]);
-    let head = actor.ask(&mut world, &Request::GetHead);
+    let head = actor.ask(&mut world, &Request::GetHead { domain: None });
     let Some(Reply::Head(Some(head))) = head else { panic!("{head:?}") };
     let to_operator = [Request::Notify { id, head: head.clone() }, tunnel_request(device())];
     for request in to_operator {
@@ -285,8 +285,8 @@ fn commands_of_another_role_are_dropped() {
     let before = node_state(&mut world, site);
     let to_node = [
         Request::Notify { id, head: head.clone() },
-        Request::GetHead,
-        Request::GetDevices { after: None },
+        Request::GetHead { domain: None },
+        Request::GetDevices { after: None, range: Segment::ALL },
         Request::GetDomainKey,
         Request::Store(head),
         Request::Attach,
@@ -302,7 +302,7 @@ fn commands_of_another_role_are_dropped() {
 
 fn tunnel_request(device: DeviceId) -> Request {
     let id = SessionId([1; 16]);
-    Request::TunnelRequest(TunnelRequest { id, device, service: "ipp".to_owned(), candidates: vec![] })
+    Request::TunnelRequest(TunnelRequest { id, device, service: "ipp".to_owned(), candidates: vec![], relay: None })
 }
 
 /// Rule 4.3: a node tells members of another domain neither where it is nor that it is there; rule 6.17 likewise.
@@ -343,7 +343,7 @@ fn without_the_tunnel_role_nobody_attaches_or_reports_devices() {
 fn a_member_that_has_left_is_not_served_with_its_old_record() {
     let mut world = World::new(50);
     let mut actor = Actor::admitted(&mut world, HERE, DOMAIN, TUNNEL);
-    assert!(actor.ask(&mut world, &Request::GetHead).is_some());
+    assert!(actor.ask(&mut world, &Request::GetHead { domain: None }).is_some());
     let id = CommandId([2; 16]);
     assert_eq!(actor.ask(&mut world, &Request::Leave(id)), Some(Reply::Left(id)));
     let me = actor.id;
@@ -352,8 +352,8 @@ fn a_member_that_has_left_is_not_served_with_its_old_record() {
         draft
     });
     world.commit(vec![tombstone]);
-    assert_eq!(actor.ask(&mut world, &Request::GetHead), None);
-    assert_eq!(actor.ask(&mut world, &Request::GetDevices { after: None }), None);
+    assert_eq!(actor.ask(&mut world, &Request::GetHead { domain: None }), None);
+    assert_eq!(actor.ask(&mut world, &Request::GetDevices { after: None, range: Segment::ALL }), None);
     assert_eq!(
         actor.ask(&mut world, &Request::Leave(id)),
         Some(Reply::Left(id)),
@@ -361,7 +361,7 @@ fn a_member_that_has_left_is_not_served_with_its_old_record() {
     );
     let mut again =
         Actor::with_record(&mut world, "45.66.6.6:7", actor.identity.clone(), actor.record.clone());
-    assert_eq!(again.ask(&mut world, &Request::GetHead), None);
+    assert_eq!(again.ask(&mut world, &Request::GetHead { domain: None }), None);
 }
 
 /// Rule 2.21: a role that was taken away is gone, though the record that granted it has not expired.
@@ -419,7 +419,7 @@ fn a_head_says_what_the_ledger_holds() {
     let (mut world, _, _) = office(54);
     let mut actor = Actor::admitted(&mut world, HERE, DOMAIN, TUNNEL);
     let head = |world: &mut World, actor: &mut Actor| {
-        let Some(Reply::Head(Some(bytes))) = actor.ask(world, &Request::GetHead) else { panic!("no Head") };
+        let Some(Reply::Head(Some(bytes))) = actor.ask(world, &Request::GetHead { domain: None }) else { panic!("no Head") };
         let record = actor.trust.verify(&bytes, Some(world.now.unix), &Real).unwrap();
         (record.header().version, HeadBody::read(&record).unwrap())
     };

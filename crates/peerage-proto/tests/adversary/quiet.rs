@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use peerage_wire::id::DeviceId;
+
 use crate::actor::USER_ONLY;
 use crate::support::{DOMAIN, OPERATOR_ADDRESS, PRINTER, USER, World, found, lan, office, printer};
 
@@ -48,17 +50,17 @@ fn an_attached_tunnel_node_says_little() {
     assert!((250..=400).contains(&datagrams), "{datagrams}");
 }
 
-/// Rules 6.10 and 6.20: fifty tunnel-nodes, of which each says what one says.
+/// Rules 6.10 and 6.20: fifty tunnel-nodes, each at a site of its own, of which each says what one says.
 #[test]
 fn an_operator_of_fifty_nodes_has_fifty_times_the_work_of_one() {
     let mut world = World::new(93);
-    let first = world.join(USER, lan("192.168.1.10", 1));
-    world.host(first).lan.insert(PRINTER, found("192.168.1.77"));
-    world.run(Duration::from_secs(1));
-    let via = world.host(first).id;
-    world.put_device(printer(via));
-    for n in 0..49 {
-        world.join(&format!("45.10.1.{n}:7400"), lan("192.168.1.11", 1));
+    for n in 0..50 {
+        let site = world.join(&format!("45.10.1.{n}:7400"), lan("192.168.1.11", n));
+        let mut device = printer(world.host(site).id);
+        device.device = DeviceId([n; 32]);
+        device.name = format!("printer {n}");
+        world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+        world.put_device(device);
         world.admit(DOMAIN, USER_ONLY);
     }
     world.run(Duration::from_secs(60));

@@ -1,0 +1,356 @@
+//! The relay's shell: TCP connections that members have made to this computer, and the bytes between two that belong
+//! together.
+//!
+//! [`Legs`] takes connections whose first byte is that of a leg, passes on the datagrams with which each begins, and does
+//! what the machine behind it decides: answer, join two, close. [`pump`] moves the bytes of a joined pair, in the kernel
+//! where it can. What passes is end-to-end encrypted between the two members; nothing here could read it.
+//!
+//! Invariants: this computer dials nobody; a connection that is not joined ends within seconds; not a byte beyond a leg's
+//! datagrams is read before it is joined, so that what its sender sent ahead arrives at the other end; what a pair keeps
+//! in memory is bounded by one portion for each direction.
+
+mod meter;
+mod own;
+#[cfg(target_os = "linux")]
+mod pipe;
+mod pump;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_proto::relay::{Input, LegId, Limits, Output};
+use peerage_wire::leg;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time;
+
+use crate::clock::Clock;
+
+pub use meter::{Caps, Meter};
+pub use own::{Joined, OwnLegEvent, OwnLegs};
+pub use pump::pump;
+
+/// How long a leg may take until it has said what it wants and is waiting for its partner; the machine limits the
+/// waiting. Longer keeps descriptors for strangers, shorter fails members on slow paths.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a leg may wait for the decision about it: the machine gives it up earlier.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the last words to a leg may take to leave.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Datagrams that a leg may send before it is joined: its request, and once more for each hint (Rule 6.3).
+const MAX_FRAMES: usize = 6;
+
+/// Connections from one address that are not joined yet: an office behind one router, all at once. Raised, one stranger
+/// can hold more of them; lowered, large offices are turned away after the relay was restarted.
+const MAX_WAITING_PER_ADDRESS: usize = 128;
+
+/// Connections from everywhere that are not joined yet.
+const MAX_WAITING: usize = 1_024;
+
+/// Events that wait for the machine; a leg that finds no room is closed.
+const MAX_EVENTS: usize = 1_024;
+
+/// What a leg's task is told.
+enum Order {
+    /// Send this; another datagram may follow.
+    Send(Bytes),
+    /// Send this, then hand the connection over.
+    Give(Bytes, oneshot::Sender<Given>),
+    /// Send this, then take the partner's connection over and pass bytes.
+    Take(Bytes, oneshot::Receiver<Given>),
+    /// Send this, if anything, and close.
+    Close(Option<Bytes>),
+}
+
+/// A joined leg on its way to the task of its partner.
+struct Given {
+    leg: LegId,
+    stream: TcpStream,
+    orders: mpsc::Receiver<Order>,
+}
+
+/// Who looks after a leg when its task ends.
+enum Served {
+    /// Nobody: it is over.
+    Over,
+    /// The partner's task.
+    ByPartner,
+}
+
+/// The connections of one relay. Clones share them; they end with [`close_all`](Self::close_all).
+#[derive(Clone, Debug)]
+pub struct Legs {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    meter: Meter,
+    events: mpsc::Sender<Input>,
+    next: AtomicU64,
+    open: Mutex<BTreeMap<LegId, mpsc::Sender<Order>>>,
+    waiting: Mutex<BTreeMap<IpAddr, usize>>,
+}
+
+/// One connection that is not joined yet; counted until it is dropped.
+struct Waiting {
+    inner: Arc<Inner>,
+    address: IpAddr,
+}
+
+impl Legs {
+    /// Makes a relay without legs. The receiver gets what the machine has to know.
+    pub fn new(caps: Caps, clock: Clock) -> (Self, mpsc::Receiver<Input>) {
+        let (events, receiver) = mpsc::channel(MAX_EVENTS);
+        let inner = Inner {
+            meter: Meter::new(caps, clock),
+            events,
+            next: AtomicU64::new(0),
+            open: Mutex::default(),
+            waiting: Mutex::default(),
+        };
+        (Self { inner: Arc::new(inner) }, receiver)
+    }
+
+    /// Takes a connection whose first byte is that of a leg; returns at once. Beyond the limits it is closed unheard.
+    pub fn accept(&self, stream: TcpStream, remote: SocketAddr) {
+        let inner = &self.inner;
+        let Some(waiting) = (if inner.meter.is_exhausted() { None } else { inner.count(remote.ip()) }) else {
+            tracing::debug!(%remote, "a leg beyond the limits was closed");
+            return;
+        };
+        let leg = LegId(inner.next.fetch_add(1, Ordering::Relaxed));
+        let (sender, orders) = mpsc::channel(MAX_FRAMES + 2);
+        lock(&inner.open).insert(leg, sender);
+        let inner = Arc::clone(inner);
+        tokio::spawn(async move {
+            match serve(&inner, (leg, stream, remote), orders, waiting).await {
+                Ok(Served::Over) => {}
+                Ok(Served::ByPartner) => return,
+                Err(error) => tracing::debug!(%remote, %error, "a leg has ended"),
+            }
+            inner.forget(leg).await;
+        });
+    }
+
+    /// Does what the machine says.
+    pub fn apply(&self, output: Output) {
+        match output {
+            Output::Send { leg, payload } => self.inner.order(leg, Order::Send(payload)),
+            Output::Join([(first, to_first), (second, to_second)]) => {
+                let (give, take) = oneshot::channel();
+                // Whichever of them is gone meanwhile takes the other with it.
+                self.inner.order(first, Order::Give(to_first, give));
+                self.inner.order(second, Order::Take(to_second, take));
+            }
+            Output::Close { leg, last } => self.inner.order(leg, Order::Close(last)),
+        }
+    }
+
+    /// Closes everything.
+    pub fn close_all(&self) {
+        // Each task ends when nobody can order anything of it any more.
+        lock(&self.inner.open).clear();
+    }
+
+    /// Returns how many bytes have passed.
+    pub fn bytes(&self) -> u64 {
+        self.inner.meter.total()
+    }
+
+    /// Returns how many legs are open.
+    pub fn count(&self) -> usize {
+        lock(&self.inner.open).len()
+    }
+}
+
+impl Inner {
+    fn count(self: &Arc<Self>, address: IpAddr) -> Option<Waiting> {
+        let mut waiting = lock(&self.waiting);
+        let all: usize = waiting.values().sum();
+        let of_address = waiting.get(&address).copied().unwrap_or(0);
+        if all >= MAX_WAITING || of_address >= MAX_WAITING_PER_ADDRESS {
+            return None;
+        }
+        waiting.insert(address, of_address + 1);
+        Some(Waiting { inner: Arc::clone(self), address })
+    }
+
+    fn order(&self, leg: LegId, order: Order) {
+        let Some(sender) = lock(&self.open).get(&leg).cloned() else { return };
+        if sender.try_send(order).is_err() {
+            // Its task has ended, or has been ordered more than any honest exchange needs.
+            lock(&self.open).remove(&leg);
+        }
+    }
+
+    async fn forget(&self, leg: LegId) {
+        lock(&self.open).remove(&leg);
+        // The machine counts by this, so it must arrive.
+        let _ = self.events.send(Input::Closed(leg)).await;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.inner.waiting);
+        if let Some(count) = waiting.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Serves one leg until it ends or its partner's task has it.
+async fn serve(
+    inner: &Arc<Inner>,
+    (leg, mut stream, remote): (LegId, TcpStream, SocketAddr),
+    mut orders: mpsc::Receiver<Order>,
+    waiting: Waiting,
+) -> io::Result<Served> {
+    prepare(&stream)?;
+    for _frame in 0..MAX_FRAMES {
+        let payload = within(GREETING_TIMEOUT, read_frame(&mut stream)).await?;
+        let event = Input::Datagram { leg, remote, payload };
+        if inner.events.try_send(event).is_err() {
+            return Err(io::Error::other("the machine does not keep up"));
+        }
+        match within(DECISION_TIMEOUT, decision(&stream, &mut orders)).await? {
+            Order::Send(payload) => write_frame(&mut stream, &payload).await?,
+            Order::Give(answer, partner) => {
+                drop(waiting);
+                write_frame(&mut stream, &answer).await?;
+                let given = partner.send(Given { leg, stream, orders });
+                return Ok(if given.is_ok() { Served::ByPartner } else { Served::Over });
+            }
+            Order::Take(answer, partner) => {
+                drop(waiting);
+                write_frame(&mut stream, &answer).await?;
+                let given = partner.await.map_err(|_gone| io::ErrorKind::ConnectionAborted)?;
+                let others = given.leg;
+                let result = join((stream, orders), given, &inner.meter).await;
+                inner.forget(others).await;
+                return result.map(|()| Served::Over);
+            }
+            Order::Close(last) => return say_goodbye(stream, last).await.map(|()| Served::Over),
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// Waits for what the machine decides; ends early when the leg is gone.
+async fn decision(stream: &TcpStream, orders: &mut mpsc::Receiver<Order>) -> io::Result<Order> {
+    let gone = async {
+        // What is not the end was sent ahead for the partner and stays where it is.
+        match stream.peek(&mut [0]).await {
+            Ok(0) => {}
+            Ok(_ahead) => std::future::pending().await,
+            Err(_broken) => {}
+        }
+    };
+    tokio::select! {
+        order = orders.recv() => order.ok_or_else(|| io::ErrorKind::ConnectionAborted.into()),
+        () = gone => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Passes bytes between two legs until both directions or one leg have ended, or the machine says so.
+async fn join(
+    (stream, mut orders): (TcpStream, mpsc::Receiver<Order>),
+    partner: Given,
+    meter: &Meter,
+) -> io::Result<()> {
+    let Given { stream: other, orders: mut others, .. } = partner;
+    let result = tokio::select! {
+        result = pump(&stream, &other, meter) => result,
+        // The only order to a joined leg is to close it.
+        _order = orders.recv() => Err(io::ErrorKind::ConnectionAborted.into()),
+        _order = others.recv() => Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    if result.is_err() {
+        // An end that did not come in order must not look like one.
+        pump::reset(&stream);
+        pump::reset(&other);
+    }
+    result
+}
+
+/// Reads one datagram and not a byte more.
+async fn read_frame(stream: &mut TcpStream) -> io::Result<Bytes> {
+    let mut header = [0; leg::LENGTH_SIZE];
+    stream.read_exact(&mut header).await?;
+    let length = leg::length(header).ok_or(io::ErrorKind::InvalidData)?;
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await?;
+    Ok(payload.into())
+}
+
+async fn write_frame(stream: &mut TcpStream, payload: &[u8]) -> io::Result<()> {
+    let framed = leg::frame(payload).ok_or(io::ErrorKind::InvalidData)?;
+    // A few hundred bytes always fit into the buffer of a new connection.
+    within(FAREWELL_TIMEOUT, stream.write_all(&framed)).await
+}
+
+async fn say_goodbye(mut stream: TcpStream, last: Option<Bytes>) -> io::Result<()> {
+    let Some(last) = last else { return Ok(()) };
+    write_frame(&mut stream, &last).await?;
+    stream.shutdown().await?;
+    // Closing while something is unread would be a reset, which can overtake the last words.
+    let discard = async {
+        let mut buffer = [0; 1_024];
+        while stream.read(&mut buffer).await? > 0 {}
+        Ok(())
+    };
+    within(FAREWELL_TIMEOUT, discard).await
+}
+
+async fn within<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    time::timeout(limit, future).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// After this long without anything the system asks whether the other end is still there, and then again each interval;
+/// so half-open connections end within two minutes.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Sets what every leg's socket has.
+pub(crate) fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+/// Descriptors that the rest of a node needs.
+#[cfg(target_os = "linux")]
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Returns the limits that this computer's descriptors allow: each tunnel takes two, and half of a pipe's.
+pub fn limits() -> Limits {
+    let limits = Limits::default();
+    #[cfg(target_os = "linux")]
+    if let Ok((soft, _hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        let tunnels = soft.saturating_sub(OTHER_DESCRIPTORS) / 3;
+        let tunnels = usize::try_from(tunnels).unwrap_or(usize::MAX).clamp(1, limits.tunnels);
+        return Limits { tunnels, ..limits };
+    }
+    limits
+}
+
+/// Nothing that holds these locks leaves anything half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Scenarios of two nodes that cannot reach each other: asked through a forwarder, met at a relay.
+
+mod support;
+
+use std::time::Duration;
+
+use peerage_proto::link::Side;
+use peerage_proto::node::{Answer, Command, Failure, OwnLeg, Way};
+use peerage_wire::id::NodeId;
+use support::{Faults, World, office};
+
+/// An office whose tunnel-node only its contact reaches; with what both nodes are called.
+fn behind_routers(seed: u64) -> (World, [std::net::SocketAddr; 2], [NodeId; 2]) {
+    let (mut world, site, user) = office(seed);
+    world.apart.insert([site.min(user), site.max(user)]);
+    let ids = [world.host(site).id, world.host(user).id];
+    (world, [site, user], ids)
+}
+
+fn way(answer: Answer) -> Way {
+    let Answer::Route(route) = answer else { panic!("{answer:?}") };
+    route.way
+}
+
+/// Rules 6.28 to 6.32: the whole way, without a lost datagram, in the time that one exchange takes.
+#[test]
+fn two_nodes_behind_routers_meet_at_the_relay_of_the_operator() {
+    let (mut world, [site, user], [site_id, user_id]) = behind_routers(1);
+    let began = world.now.mono;
+    let Way::Tunnel { peer, relayed, candidates, .. } = way(world.route(user, "hp", None)) else {
+        panic!("not through a tunnel")
+    };
+    assert_eq!((peer, candidates.is_empty()), (site_id, false));
+    assert!(world.now.mono - began < Duration::from_millis(500), "something had to be sent twice");
+    let [(first, at_site), (second, at_user)] = world.legs.joined[..] else {
+        panic!("{:?}", world.legs.joined)
+    };
+    let (at_site, at_user) = if first == site { (at_site, at_user) } else { (at_user, at_site) };
+    assert_eq!(([first, second].contains(&user), relayed), (true, Some(at_user.link)));
+    let named = |leg: OwnLeg| (leg.relay, leg.link, leg.peer, leg.side, leg.peer.is_of(&leg.identity));
+    let operator = world.operator_id;
+    assert_eq!(named(at_site), (operator, at_user.link, user_id, Side::Server, true));
+    assert_eq!(named(at_user), (operator, at_user.link, site_id, Side::Client, true));
+    assert_eq!(world.operator.relayed().tunnels, 1);
+}
+
+/// Rule 6.32: the user-node dials its leg when it asks, not when it is answered.
+#[test]
+fn the_leg_is_dialled_with_the_request() {
+    let (mut world, [site, user], _) = behind_routers(2);
+    // What comes from the tunnel-node is lost, so it neither answers nor joins.
+    world.cut.insert(site);
+    let task = world.command(user, Command::Route { device: "hp".to_owned(), service: None });
+    while world.legs.dialled.is_empty() && !world.host(user).answers.contains_key(&task) {
+        world.run(Duration::from_millis(10));
+    }
+    assert!(!world.host(user).answers.contains_key(&task));
+    assert!(world.legs.dialled.iter().any(|(address, _)| *address == user), "{:?}", world.legs.dialled);
+    assert!(world.legs.joined.is_empty());
+    let Way::Tunnel { relayed, .. } = way(world.await_answer(user, task)) else { panic!() };
+    assert!(relayed.is_some());
+}
+
+/// Rule 6.2: a repetition is sealed anew, and makes no second leg.
+#[test]
+fn lost_and_doubled_datagrams_make_neither_none_nor_two_legs() {
+    for seed in 10..30 {
+        let (mut world, [site, user], _) = behind_routers(seed);
+        world.faults = Faults { lost: 25, doubled: 30, delay_millis: 50 };
+        let task = world.command(user, Command::Route { device: "hp".to_owned(), service: None });
+        let answer = world.await_answer(user, task);
+        world.run(Duration::from_secs(4));
+        if let Answer::Route(_) = answer {
+            for address in [site, user] {
+                let of = |(dialler, _): &&(_, _)| *dialler == address;
+                let dialled = world.legs.dialled.iter().filter(of).count();
+                assert!(dialled <= 1, "seed {seed}: {:?}", world.legs.dialled);
+            }
+        }
+        assert_eq!(world.operator.relayed().tunnels, world.legs.joined.len() / 2, "seed {seed}");
+    }
+}
+
+/// Rule 6.28: what a tunnel-node answers to an old key is a hint, and comes back through the forwarder like an answer.
+#[test]
+fn a_tunnel_node_that_has_started_anew_is_reached_all_the_same() {
+    let (mut world, [site, user], _) = behind_routers(3);
+    way(world.route(user, "hp", None));
+    let before = world.legs.joined.len();
+    world.restart(site);
+    world.run(Duration::from_secs(12));
+    way(world.route(user, "hp", None));
+    assert_eq!(world.legs.joined.len(), before + 2);
+}
+
+/// Rule 6.31: revoked, a node loses what is relayed for it, and so does its partner.
+#[test]
+fn the_legs_of_a_revoked_node_are_closed() {
+    let (mut world, [_, user], [_, user_id]) = behind_routers(4);
+    way(world.route(user, "hp", None));
+    assert_eq!(world.operator.relayed().tunnels, 1);
+    world.revoke(user_id);
+    world.run(Duration::from_secs(1));
+    let load = world.operator.relayed();
+    assert_eq!((load.tunnels, load.legs), (0, 0));
+}
+
+/// Rule 6.31: a leg whose partner does not come is given up after ten seconds, and the machine holds nothing.
+#[test]
+fn a_leg_without_a_partner_is_given_up() {
+    let (mut world, [site, user], _) = behind_routers(5);
+    world.cut.insert(site);
+    let task = world.command(user, Command::Route { device: "hp".to_owned(), service: None });
+    world.await_answer(user, task);
+    assert_eq!(world.operator.relayed().legs, 1);
+    world.run(Duration::from_secs(11));
+    assert_eq!(world.operator.relayed().legs, 0);
+}
+
+/// Without a relay that takes connections, and without a direct way, the route still says where the node has announced itself.
+#[test]
+fn a_relay_that_refuses_connections_does_not_stop_the_search() {
+    let (mut world, [_, user], _) = behind_routers(6);
+    world.legs.refuse = true;
+    let answer = world.route(user, "hp", None);
+    assert!(matches!(answer, Answer::Route(_) | Answer::Failed(Failure::TunnelNodesSilent)), "{answer:?}");
+    assert!(world.legs.joined.is_empty());
+}
+
+/// Where both reach each other, the answer of the shortest way counts, and the leg is there beside it.
+#[test]
+fn a_node_that_can_be_reached_answers_directly_and_meets_at_the_relay_too() {
+    let (mut world, site, user) = office(7);
+    let Way::Tunnel { candidates, relayed, .. } = way(world.route(user, "hp", None)) else { panic!() };
+    assert_eq!((candidates.first(), relayed.is_some()), (Some(&site), true));
+}

@@ -20,6 +20,7 @@ use std::time::Duration;
 use peerage_proto::dial::Forbidden;
 use peerage_proto::lan::Mac;
 
+mod beacon;
 #[cfg(target_os = "linux")]
 mod codec;
 #[cfg(target_os = "linux")]
@@ -37,6 +38,7 @@ mod sweep;
 #[cfg(target_os = "linux")]
 mod watch;
 
+pub use beacon::{Beacons, Received};
 #[cfg(target_os = "linux")]
 pub use handle::Lan;
 #[cfg(target_os = "linux")]

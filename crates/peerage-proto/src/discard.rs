@@ -53,6 +53,8 @@ pub enum Discard {
     Expired,
     /// The sender may not ask for this.
     Forbidden,
+    /// It is about a part of the table that is not held here.
+    OutOfRange,
     /// A reply or hint that nobody waits for.
     Unsolicited,
     /// A record inside cannot be taken.
@@ -65,7 +67,7 @@ pub enum Discard {
 
 impl Discard {
     /// All reasons with their names in metrics and status.
-    pub const ALL: [(Self, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str); 28] = [
         (Self::TooShort, "too_short"),
         (Self::TooLong, "too_long"),
         (Self::UnknownForm, "unknown_form"),
@@ -89,6 +91,7 @@ impl Discard {
         (Self::Revoked, "revoked"),
         (Self::Expired, "expired"),
         (Self::Forbidden, "forbidden"),
+        (Self::OutOfRange, "out_of_range"),
         (Self::Unsolicited, "unsolicited"),
         (Self::BadRecord, "bad_record"),
         (Self::Full, "full"),
@@ -136,7 +139,7 @@ mod tests {
             discards.count(*reason);
             assert_eq!(discards.of(*reason), 1);
         }
-        assert_eq!(discards.total(), 27);
-        assert_eq!(discards.iter().count(), 27);
+        assert_eq!(discards.total(), Discard::ALL.len() as u64);
+        assert_eq!(discards.iter().count(), Discard::ALL.len());
     }
 }

@@ -10,14 +10,20 @@
 
 pub mod dial;
 pub mod discard;
+pub mod election;
 pub mod endpoint;
+pub mod forward;
 pub mod lan;
 pub mod limiter;
 pub mod link;
 pub mod node;
 pub mod operator;
+pub mod reconcile;
+pub mod relay;
 pub mod responder;
+pub mod segments;
 pub mod session;
+pub mod sizes;
 pub mod table;
 pub mod trust;
 pub mod wall;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use peerage_wire::id::NodeId;
 use peerage_wire::time::Instant;
+
+use crate::sizes::TableSize;
 
 /// Most places whose buckets are remembered; beyond that the fullest ones, which lose nothing, are forgotten.
 const MAX_BUCKETS: usize = 4_096;
@@ -37,12 +40,21 @@ impl Limiter {
         Self { rate, buckets: BTreeMap::new() }
     }
 
+    /// Returns how many places are remembered.
+    pub(crate) fn size(&self, name: &'static str) -> TableSize {
+        TableSize::new(name, self.buckets.len(), MAX_BUCKETS)
+    }
+
     fn token(&self) -> Duration {
         Duration::from_secs(1) / self.rate.per_second.max(1)
     }
 
     /// Takes a token from the bucket of a remote address. Returns false if there is none.
     pub fn take(&mut self, remote: SocketAddr, now: Instant) -> bool {
+        self.take_of(place(remote.ip()), now)
+    }
+
+    fn take_of(&mut self, key: u64, now: Instant) -> bool {
         let token = self.token();
         if self.buckets.len() >= MAX_BUCKETS {
             self.buckets.retain(|_, bucket| bucket.full_at > now);
@@ -50,13 +62,31 @@ impl Limiter {
         if self.buckets.len() >= MAX_BUCKETS {
             return false;
         }
-        let bucket = self.buckets.entry(place(remote.ip())).or_insert(Bucket { full_at: now });
+        let bucket = self.buckets.entry(key).or_insert(Bucket { full_at: now });
         let full_at = bucket.full_at.max(now).after(token);
         let allowed = full_at - now <= token * self.rate.burst;
         if allowed {
             bucket.full_at = full_at;
         }
         allowed
+    }
+}
+
+/// One bucket for each authenticated node.
+#[derive(Clone, Debug)]
+pub struct NodeLimiter(Limiter);
+
+impl NodeLimiter {
+    /// Makes a limiter with full buckets.
+    pub const fn new(rate: Rate) -> Self {
+        Self(Limiter::new(rate))
+    }
+
+    /// Takes a token from the bucket of a node. Returns false if there is none.
+    pub fn take(&mut self, node: &NodeId, now: Instant) -> bool {
+        // Node ids are hashes of keys: finding two of the same first eight bytes is worth nothing here.
+        let key = node.hash.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first));
+        self.0.take_of(key, now)
     }
 }
 

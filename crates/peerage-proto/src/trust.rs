@@ -7,8 +7,8 @@ use peerage_wire::crypto::Crypto;
 use peerage_wire::id::{Domain, NetworkId, NodeId};
 use peerage_wire::intro::Introduction;
 use peerage_wire::record::{
-    NodeBody, OperatorBody, OperatorState, Record, RecordError, RevocationBody, RevocationKind, Roles, Table,
-    UnverifiedRecord, subject,
+    NodeBody, OperatorBody, OperatorState, Record, RecordError, RevocationBody, RevocationKind, Roles,
+    SuperNodeBody, Table, UnverifiedRecord, subject,
 };
 use peerage_wire::time::UnixTime;
 
@@ -121,6 +121,11 @@ impl Trust {
         active.map(|(id, operator)| (*id, &operator.body))
     }
 
+    /// Returns an operator that still signs, as a member.
+    pub fn operator(&self, node: &NodeId) -> Option<Member> {
+        self.operators.get(node).and_then(|operator| Self::member(&operator.record))
+    }
+
     /// Returns all OperatorNode records.
     pub fn operator_records(&self) -> impl Iterator<Item = &Record> {
         self.operators.values().map(|operator| &operator.record)
@@ -218,6 +223,17 @@ impl Trust {
             | Table::Revocation
             | Table::Head => None,
         }
+    }
+
+    /// Reads a verified SuperNode record: who it is, and what it holds. It says where a super-node is and by which key it is
+    /// known; it is no membership, and nobody introduces himself with it.
+    pub fn super_node(record: &Record) -> Option<(Member, SuperNodeBody)> {
+        let header = record.header();
+        let body = SuperNodeBody::read(record).ok().filter(|_| !header.removed)?;
+        let (id, roles) = (subject(header), Roles { super_node: true, ..Roles::default() });
+        let member =
+            Member { id, identity: body.identity, roles, is_operator: false, expires: header.expires };
+        Some((member, body))
     }
 
     /// Verifies an introduction: the record, then the statement by the key in it (Rule 3.7). Whether the statement is

@@ -80,6 +80,16 @@ impl WallClock {
         self.opinions.values().filter(close).count() >= AGREEING_SUPER_NODES
     }
 
+    /// Notes that a super-node accepted our time as it is. Returns whether enough domains have for it to be believed.
+    pub fn agree(&mut self, domain: Domain) -> bool {
+        let here = self.offset_millis;
+        if self.opinions.len() < MAX_OPINIONS || self.opinions.contains_key(&domain) {
+            self.opinions.insert(domain, here);
+        }
+        let close = |other: &&i64| other.abs_diff(here) <= AGREEMENT_MILLIS;
+        self.opinions.values().filter(close).count() >= AGREEING_SUPER_NODES
+    }
+
     /// Compares both clocks with the last reading. Returns whether one of them stepped; what was learned is then
     /// in doubt, and is learned again.
     pub fn observe(&mut self, now: Now) -> bool {
@@ -134,6 +144,17 @@ mod tests {
         assert!(!clock.hear(Domain(3), UnixTime::from_secs(9_005), now));
         assert!(!clock.is_learned());
         assert!(clock.hear(Domain(4), UnixTime::from_secs(9_001), now));
+    }
+
+    /// Rule 6.1: who answers has accepted the time of the request; of super-nodes three domains have to.
+    #[test]
+    fn three_domains_that_accept_the_time_confirm_it() {
+        let mut clock = WallClock::new();
+        assert!(!clock.hear(Domain(7), UnixTime::from_secs(90_000), at(1, 1_000)));
+        assert!(!clock.agree(Domain(1)));
+        assert!(!clock.agree(Domain(1)));
+        assert!(!clock.agree(Domain(2)));
+        assert!(clock.agree(Domain(3)));
     }
 
     #[test]

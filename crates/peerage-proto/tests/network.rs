@@ -23,7 +23,7 @@ fn a_user_elsewhere_finds_the_way_to_the_device_by_its_name() {
     let (mut world, site, user) = office(2);
     let site_id = world.host(site).id;
     let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no route") };
-    let Way::Tunnel { peer, identity, candidates } = route.way else { panic!("not through a tunnel") };
+    let Way::Tunnel { peer, identity, candidates, .. } = route.way else { panic!("not through a tunnel") };
     assert_eq!(peer, site_id);
     assert!(peer.is_of(&identity));
     assert_eq!(candidates.first(), Some(&SITE.parse().unwrap()), "the advertised address comes first");

@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use peerage_wire::codec::{Protocol, Service};
 use peerage_wire::frame::Code;
-use peerage_wire::id::{DeviceId, Domain, LocationId, Mac, NodeId, RecordKey};
+use peerage_wire::id::{DeviceId, Domain, LinkId, LocationId, Mac, NodeId, PlacementKey, RecordKey};
 use peerage_wire::open::Open;
 use peerage_wire::record::{Record, Table};
 use peerage_wire::time::UnixTime;
 
+use super::config::SuperConfig;
+use super::legs::{LegNews, LegOrder};
 use crate::lan::Interface;
+use crate::relay::{self, LegId};
 
 /// Ties an output to the input that answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +35,22 @@ pub enum Input {
         /// What was in it; not checked in any way.
         payload: Bytes,
     },
+    /// A datagram arrived at the group in which the nodes of a LAN talk (Rule 6.25).
+    Multicast {
+        /// The interface on which it came.
+        interface: u32,
+        /// Who sent it, as seen here.
+        from: SocketAddr,
+        /// What was in it; not checked in any way.
+        payload: Bytes,
+    },
+    /// What [`Output::Multicast`] asked for cannot be done on this interface, or the group cannot be joined there.
+    MulticastFailed {
+        /// Which.
+        interface: u32,
+    },
+    /// The program stops, or the computer is about to sleep: other nodes of the LAN are told. [`Input::Networks`] ends this.
+    Stopping,
     /// The computer's networks are these now; also the first input after start.
     Networks(Vec<Interface>),
     /// Answers [`Output::Store`]: whether it is on disk now.
@@ -82,6 +101,15 @@ pub enum Input {
     LinkUp(NodeId),
     /// The link to a peer is gone.
     LinkDown(NodeId),
+    /// Something happened to a leg that this node has made.
+    OwnLeg {
+        /// Which.
+        leg: LegId,
+        /// What.
+        news: LegNews,
+    },
+    /// A peer has sent a Head over a link; it may be anything.
+    HeadSeen(Bytes),
     /// A route given in [`Answer::Route`] did not work.
     RouteFailed {
         /// To which device.
@@ -95,6 +123,22 @@ pub enum Input {
     Renewed(Vec<Bytes>),
     /// Answers [`Output::Renew`]: an operator has said that this node, or its domain, was revoked.
     Expelled,
+    /// Something has happened to a leg that somebody else has made to this computer, which a super-node relays.
+    Leg(relay::Input),
+    /// How many bytes were relayed between others since the start.
+    Relayed {
+        /// In both directions together.
+        bytes: u64,
+    },
+    /// The owner lends more, less, or nothing to the network from now on.
+    SuperRole(SuperConfig),
+    /// Whether the computer's circumstances let it be a super-node: not on a metered network, not on battery. True until told.
+    Fitness {
+        /// False if they do not; what is held is handed over then.
+        ok: bool,
+        /// Why not, for people; empty if they do.
+        why: String,
+    },
     /// The local application asks for something; answered by [`Output::Answer`].
     Command {
         /// Which.
@@ -136,8 +180,20 @@ pub enum Command {
         /// Name or port.
         service: Option<String>,
     },
+    /// The way to a tunnel-node that serves an open tunnel: its links are lost, and it may be somewhere else now.
+    Path {
+        /// The tunnel-node.
+        peer: NodeId,
+        /// The device of the tunnel.
+        device: DeviceId,
+        /// The service of the tunnel.
+        service: String,
+    },
     /// That the operator forgets this node.
     Leave,
+    /// That the super-node hands over what it holds and stops, as before the computer is shut down; it asks for no part
+    /// of the table again until [`Input::SuperRole`].
+    SuperOff,
 }
 
 /// What a command came to.
@@ -151,6 +207,11 @@ pub enum Answer {
     Left {
         /// Whether it has said so.
         confirmed: bool,
+    },
+    /// The node is no super-node any more.
+    SuperOff {
+        /// Whether an operator has said that others hold what it held. If not, they fetch it from other holders.
+        handed_over: bool,
     },
     /// It cannot be done.
     Failed(Failure),
@@ -184,6 +245,8 @@ pub enum Way {
         identity: [u8; 32],
         /// Where to dial it, best first; empty if a link to it stands.
         candidates: Vec<SocketAddr>,
+        /// The attempt for which a leg to a relay is under way since before this answer.
+        relayed: Option<LinkId>,
     },
 }
 
@@ -237,6 +300,13 @@ pub enum Output {
         /// What.
         payload: Bytes,
     },
+    /// Send a datagram to the group in which the nodes of a LAN talk (Rule 6.25); it must not leave the link.
+    Multicast {
+        /// On which interface.
+        interface: u32,
+        /// What.
+        payload: Bytes,
+    },
     /// Write to disk, all or nothing, and answer by [`Input::Stored`] once it is safe.
     Store {
         /// Which.
@@ -280,6 +350,13 @@ pub enum Output {
         /// Why.
         code: Code,
     },
+    /// Do something with a leg of this node's own.
+    OwnLeg {
+        /// Which.
+        leg: LegId,
+        /// What.
+        order: LegOrder,
+    },
     /// A command has come to an end.
     Answer {
         /// Which.
@@ -289,6 +366,10 @@ pub enum Output {
     },
     /// Renew the membership over HTTPS and answer by [`Input::Renewed`] or [`Input::Expelled`].
     Renew,
+    /// A newer Head is known: peers on links should have it too (Rule 7.9).
+    HeadChanged(Bytes),
+    /// Something is to be done with legs that others have made to this computer.
+    Leg(relay::Output),
     /// Tell whoever wants to know.
     Event(Event),
 }
@@ -341,6 +422,34 @@ pub enum Event {
     ExpiresSoon(UnixTime),
     /// The limit of the operator's offline time is reached or left behind.
     Stale(bool),
+    /// The node's part as a super-node is this now.
+    SuperRole(SuperState),
+}
+
+/// What a node is as a super-node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuperState {
+    /// The owner does not lend anything.
+    Off,
+    /// The owner would, but the administrator does not permit it.
+    NotPermitted,
+    /// It has offered itself, and holds nothing.
+    Asking,
+    /// The operator is finding out whether anybody reaches it.
+    Checking,
+    /// The operator does not reach it over both UDP and TCP.
+    Unreachable,
+    /// It holds the places from one to the other, both included.
+    Serving {
+        /// The first.
+        from: PlacementKey,
+        /// The last.
+        to: PlacementKey,
+    },
+    /// It goes on serving until others hold what it holds.
+    HandingOver,
+    /// The network is metered, or the computer runs on battery.
+    Unfit,
 }
 
 /// A tunnel that is watched: checked again at each Head.

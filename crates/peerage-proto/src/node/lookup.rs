@@ -1,6 +1,7 @@
 //! One look-up: whom to ask, when to ask more, when it is done (Rule 6.4).
 //!
-//! A pure plan. It does not send, read or verify anything: it is told what came of each question.
+//! A pure plan. It does not send, read or verify anything: it is told what came of each question, and whether what was
+//! found holds.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +17,15 @@ pub const REDUNDANCY: usize = 2;
 
 /// How long the second answer may take after the first.
 pub const SECOND_ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How long an eager look-up waits for those it has asked before it asks more; a patient one waits until their requests have
+/// failed. Shorter would ask twice as many as needed wherever a round trip takes a quarter of a second; longer makes people
+/// wait for dead super-nodes.
+pub const EAGER_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Most servers of one list: rounds of 2, 4 and 8. A longer list would let a domain that is cut over hundreds of super-nodes,
+/// all of which are gone, be asked about for minutes.
+pub(super) const MAX_LISTED: usize = REDUNDANCY * 7;
 
 /// Somebody who can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,19 +43,21 @@ pub(super) enum Step {
     Ask(Server),
     /// Wait for an answer, or until then.
     Wait(Option<Instant>),
-    /// It is over.
+    /// Everybody was asked and nothing was found: call [`Lookup::extend`] or [`Lookup::give_up`].
+    Exhausted,
+    /// It is over, or what was found is to be judged.
     Done,
 }
 
 /// What a look-up came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verdict {
-    /// Somebody had what was looked for.
-    Found,
-    /// Some answered, but none had it.
-    NotFound,
     /// Nobody answered.
     Silence,
+    /// Some answered, but none had it.
+    NotFound,
+    /// Somebody had what was looked for.
+    Found,
 }
 
 /// The plan of one look-up.
@@ -55,50 +67,110 @@ pub(super) struct Lookup {
     next: usize,
     /// How many of the list may have been asked so far: 2, then 2 + 4, then all of 2 + 4 + 8 …
     allowed: usize,
-    step: usize,
+    step_size: usize,
+    /// How long a step may take before the next begins although answers are missing; `None` until they have failed.
+    patience: Option<Duration>,
+    /// When the last step began.
+    stepped_at: Option<Instant>,
     open: BTreeMap<RequestId, Server>,
     usable: usize,
-    empty: usize,
+    useless: usize,
     first_usable_at: Option<Instant>,
+    is_at_end: bool,
+    /// Whether the last step was [`Step::Done`].
+    is_done: bool,
 }
 
 impl Lookup {
-    /// Makes a plan for a list that was shuffled by the caller.
-    pub(super) const fn new(servers: Vec<Server>) -> Self {
+    /// Makes a plan for a list that was shuffled by the caller; `eager` if it should not wait until requests have failed.
+    pub(super) fn new(mut servers: Vec<Server>, eager: bool) -> Self {
+        servers.truncate(MAX_LISTED);
         Self {
             servers,
             next: 0,
             allowed: REDUNDANCY,
-            step: REDUNDANCY,
+            step_size: REDUNDANCY,
+            patience: eager.then_some(EAGER_INTERVAL),
+            stepped_at: None,
             open: BTreeMap::new(),
             usable: 0,
-            empty: 0,
+            useless: 0,
             first_usable_at: None,
+            is_at_end: false,
+            is_done: false,
         }
     }
 
-    /// Returns what to do next; to be called until it is no longer [`Step::Ask`].
+    /// Returns what to do next; to be called until it is neither [`Step::Ask`] nor [`Step::Exhausted`].
     pub(super) fn poll(&mut self, now: Instant) -> Step {
+        let step = self.step(now);
+        self.is_done = step == Step::Done;
+        step
+    }
+
+    fn step(&mut self, now: Instant) -> Step {
         if let Some(first) = self.first_usable_at {
             let deadline = first.after(SECOND_ANSWER_TIMEOUT);
             let enough = self.usable >= REDUNDANCY || self.open.is_empty();
             return if enough || deadline <= now { Step::Done } else { Step::Wait(Some(deadline)) };
         }
-        if self.open.is_empty() && self.next >= self.allowed {
-            self.step = self.step.saturating_mul(2);
-            self.allowed = self.allowed.saturating_add(self.step);
+        let began = *self.stepped_at.get_or_insert(now);
+        let is_over =
+            self.open.is_empty() || self.patience.is_some_and(|patience| began.after(patience) <= now);
+        if is_over && self.next >= self.allowed && self.next < self.servers.len() {
+            self.step_size = self.step_size.saturating_mul(2);
+            self.allowed = self.allowed.saturating_add(self.step_size);
+            self.stepped_at = Some(now);
         }
         match self.servers.get(self.next) {
             Some(server) if self.next < self.allowed => Step::Ask(*server),
-            Some(_) => Step::Wait(None),
-            None if self.open.is_empty() => Step::Done,
-            None => Step::Wait(None),
+            Some(_) => Step::Wait(self.deadline()),
+            None if self.is_at_end && self.open.is_empty() => Step::Done,
+            None if self.is_at_end || !is_over => Step::Wait(self.deadline()),
+            None => Step::Exhausted,
         }
     }
 
-    /// Returns until when the second answer is waited for.
+    /// Returns when [`poll`](Self::poll) says something else although nothing has happened.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.first_usable_at.map(|first| first.after(SECOND_ANSWER_TIMEOUT))
+        if self.is_done {
+            return None;
+        }
+        if let Some(first) = self.first_usable_at {
+            return Some(first.after(SECOND_ANSWER_TIMEOUT));
+        }
+        let waits = !self.is_at_end && !self.open.is_empty();
+        self.stepped_at.zip(self.patience).filter(|_| waits).map(|(at, patience)| at.after(patience))
+    }
+
+    /// Goes on with those of another list who were not asked yet, from [`REDUNDANCY`] on again.
+    pub(super) fn extend(&mut self, servers: impl IntoIterator<Item = Server>) {
+        for server in servers {
+            let is_known = self.servers.iter().any(|known| known.node == server.node);
+            if !is_known && self.servers.len() < 2 * MAX_LISTED {
+                self.servers.push(server);
+            }
+        }
+        self.step_size = REDUNDANCY;
+        self.allowed = self.next.saturating_add(REDUNDANCY);
+        self.stepped_at = None;
+    }
+
+    /// Returns whether any of these is not on the list.
+    pub(super) fn lacks_any(&self, servers: &[Server]) -> bool {
+        servers.iter().any(|server| self.servers.iter().all(|known| known.node != server.node))
+    }
+
+    /// Asks nobody else: what is still open is waited for.
+    pub(super) const fn give_up(&mut self) {
+        self.is_at_end = true;
+    }
+
+    /// What was found until now does not hold, so others are asked.
+    pub(super) const fn reject(&mut self) {
+        self.useless = self.useless.saturating_add(self.usable);
+        self.usable = 0;
+        self.first_usable_at = None;
     }
 
     /// The server of the last [`Step::Ask`] was asked.
@@ -130,7 +202,7 @@ impl Lookup {
             self.usable = self.usable.saturating_add(1);
             self.first_usable_at.get_or_insert(now);
         } else {
-            self.empty = self.empty.saturating_add(1);
+            self.useless = self.useless.saturating_add(1);
         }
     }
 
@@ -141,7 +213,7 @@ impl Lookup {
 
     /// Returns what it came to, once [`Step::Done`] was reached.
     pub(super) const fn verdict(&self) -> Verdict {
-        match (self.usable, self.empty) {
+        match (self.usable, self.useless) {
             (0, 0) => Verdict::Silence,
             (0, _) => Verdict::NotFound,
             _ => Verdict::Found,
@@ -171,7 +243,11 @@ mod tests {
 
     impl Run {
         fn new(n: u16) -> Self {
-            Self { lookup: Lookup::new(servers(n)), now: Instant::default(), asked: 0 }
+            Self { lookup: Lookup::new(servers(n), false), now: Instant::default(), asked: 0 }
+        }
+
+        fn eager(n: u16) -> Self {
+            Self { lookup: Lookup::new(servers(n), true), ..Self::new(0) }
         }
 
         /// Asks as long as the plan says so and returns how many were asked.
@@ -187,6 +263,20 @@ mod tests {
         fn fail_all(&mut self, ids: std::ops::RangeInclusive<u64>) {
             ids.for_each(|id| self.lookup.failed(RequestId(id)));
         }
+
+        fn answer(&mut self, id: u64, usable: bool) {
+            self.lookup.answered(RequestId(id), usable, self.now);
+        }
+
+        fn poll(&mut self) -> Step {
+            self.lookup.poll(self.now)
+        }
+
+        /// Ends a look-up that has asked everybody.
+        fn give_up(&mut self) {
+            assert_eq!(self.poll(), Step::Exhausted);
+            self.lookup.give_up();
+        }
     }
 
     /// Rule 6.4, and the example of Ynddal 2016, section 4.3.3: of ten servers nine are silent, and the truth is
@@ -200,9 +290,26 @@ mod tests {
         run.fail_all(3..=6);
         assert_eq!(run.ask(), 4);
         run.fail_all(7..=9);
-        run.lookup.answered(RequestId(10), true, run.now);
-        assert_eq!(run.lookup.poll(run.now), Step::Done);
+        run.answer(10, true);
+        assert_eq!(run.poll(), Step::Done);
         assert_eq!(run.lookup.verdict(), Verdict::Found);
+    }
+
+    /// Rule 6.4: an eager look-up begins each step after a quarter of a second, whatever is still open.
+    #[test]
+    fn an_eager_look_up_does_not_wait_for_the_dead() {
+        let mut run = Run::eager(10);
+        for round in [2, 4, 4] {
+            assert_eq!(run.ask(), round);
+            assert_eq!(run.poll(), Step::Wait(Some(run.now.after(EAGER_INTERVAL))));
+            run.now = run.now.after(EAGER_INTERVAL);
+        }
+        assert_eq!(run.poll(), Step::Exhausted);
+        run.lookup.give_up();
+        assert_eq!(run.poll(), Step::Wait(None));
+        run.answer(3, true);
+        run.now = run.now.after(SECOND_ANSWER_TIMEOUT);
+        assert_eq!(run.poll(), Step::Done);
     }
 
     /// Rule 6.4: the second answer is waited for, but not for long.
@@ -210,25 +317,61 @@ mod tests {
     fn the_second_answer_has_a_tenth_of_a_second() {
         let mut run = Run::new(4);
         assert_eq!(run.ask(), 2);
-        run.lookup.answered(RequestId(1), true, run.now);
+        run.answer(1, true);
         let deadline = run.now.after(SECOND_ANSWER_TIMEOUT);
-        assert_eq!(run.lookup.poll(run.now), Step::Wait(Some(deadline)));
+        assert_eq!(run.poll(), Step::Wait(Some(deadline)));
         assert_eq!(run.lookup.poll(deadline), Step::Done);
-        run.lookup.answered(RequestId(2), true, run.now);
-        assert_eq!(run.lookup.poll(run.now), Step::Done);
+        run.answer(2, true);
+        assert_eq!(run.poll(), Step::Done);
     }
 
     #[test]
     fn a_server_that_has_nothing_is_not_the_last_word() {
         let mut run = Run::new(3);
         run.ask();
-        run.lookup.answered(RequestId(1), false, run.now);
+        run.answer(1, false);
         assert_eq!(run.ask(), 0, "the second of the round is still open");
-        run.lookup.answered(RequestId(2), false, run.now);
+        run.answer(2, false);
         assert_eq!(run.ask(), 1);
-        run.lookup.answered(RequestId(3), false, run.now);
-        assert_eq!(run.lookup.poll(run.now), Step::Done);
+        run.answer(3, false);
+        run.give_up();
+        assert_eq!(run.poll(), Step::Done);
         assert_eq!(run.lookup.verdict(), Verdict::NotFound);
+    }
+
+    /// Rule 6.4: what turns out to be incomplete is no answer, and twice as many are asked.
+    #[test]
+    fn what_does_not_hold_is_looked_for_elsewhere() {
+        let mut run = Run::new(6);
+        run.ask();
+        run.answer(1, true);
+        run.answer(2, true);
+        assert_eq!(run.poll(), Step::Done);
+        run.lookup.reject();
+        assert_eq!(run.ask(), 4);
+        (3..=6).for_each(|id| run.answer(id, true));
+        assert_eq!(run.poll(), Step::Done);
+        run.lookup.reject();
+        run.give_up();
+        assert_eq!(run.poll(), Step::Done);
+        assert_eq!(run.lookup.verdict(), Verdict::NotFound);
+    }
+
+    /// Rule 6.4: after the end of the list comes a new one, of whom only those are asked who were not in the first.
+    #[test]
+    fn a_new_list_is_asked_from_two_on() {
+        let mut run = Run::new(2);
+        run.ask();
+        run.fail_all(1..=2);
+        assert_eq!(run.poll(), Step::Exhausted);
+        run.lookup.extend(servers(7));
+        assert_eq!(run.ask(), 2);
+        run.fail_all(3..=4);
+        assert_eq!(run.ask(), 3);
+        run.fail_all(5..=7);
+        run.lookup.extend(servers(7));
+        run.give_up();
+        assert_eq!(run.poll(), Step::Done);
     }
 
     #[test]
@@ -236,8 +379,14 @@ mod tests {
         let mut run = Run::new(1);
         run.ask();
         run.fail_all(1..=1);
-        assert_eq!(run.lookup.poll(run.now), Step::Done);
+        run.give_up();
+        assert_eq!(run.poll(), Step::Done);
         assert_eq!(run.lookup.verdict(), Verdict::Silence);
-        assert_eq!(Lookup::new(Vec::new()).poll(Instant::default()), Step::Done);
+        assert_eq!(Run::new(0).poll(), Step::Exhausted);
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        assert_eq!(Lookup::new(servers(200), false).servers.len(), MAX_LISTED);
     }
 }

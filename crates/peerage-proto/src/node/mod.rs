@@ -4,15 +4,23 @@
 //! `impl Node` about one subject: `sync` keeps the Head and the sets it states, `serve` is the tunnel-node and `openings` its
 //! decisions, `route` the user-node, `watch` looks after open tunnels. They share the message layer, the records and the look-ups.
 
+mod announce;
+mod attach;
 mod config;
+mod elect;
+mod hold;
 mod io;
+mod judge;
+mod legs;
 mod lookup;
 mod openings;
+mod own;
 mod places;
 mod queries;
 mod reach;
 mod route;
 mod serve;
+mod servers;
 mod status;
 mod sync;
 mod watch;
@@ -21,34 +29,42 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use peerage_wire::id::{DeviceId, NodeId};
 use peerage_wire::keys::{AgreementKey, DomainKeys};
 use peerage_wire::message::{Reply, Request};
-use peerage_wire::record::{DomainKeyBody, EndDevice, Record, Roles, Table, subject};
+use peerage_wire::record::{EndDevice, Record, Roles, Table, subject};
 use peerage_wire::time::{Instant, Now, UnixTime};
 
 use crate::discard::Discard;
 use crate::endpoint::{Endpoint, Incoming, Outcome, RequestId};
 use crate::lan::Interface;
-use crate::table::{Inserted, Records};
+use crate::relay::LegId;
+use crate::table::Records;
 use crate::trust::{Member, Trust};
 
-pub use config::Config;
+pub use elect::Elections;
+pub use config::{Config, SuperConfig};
 pub use io::{
-    Answer, Change, Command, Event, Failure, Found, Input, Output, PinProof, Route, TaskId, TunnelId,
+    Answer, Change, Command, Event, Failure, Found, Input, Output, PinProof, Route, SuperState, TaskId,
+    TunnelId,
     Watched, Way,
 };
-pub use lookup::{REDUNDANCY, SECOND_ANSWER_TIMEOUT, Server};
+pub use legs::{LegNews, LegOrder, OwnLeg};
+pub use lookup::{EAGER_INTERVAL, REDUNDANCY, SECOND_ANSWER_TIMEOUT, Server};
 pub use openings::{MAX_SERVED, MAX_SERVED_PER_PEER};
-pub use status::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status};
+pub use status::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status, SuperStatus};
 
+use elect::Electing;
+use legs::Legs;
+use hold::{Errand, Hold};
 use openings::Opening;
 use places::Places;
+pub(crate) use places::is_private;
 use queries::{QueryId, Running};
 use reach::Reach;
 use route::Routing;
 use serve::Serving;
+use servers::Servers;
 use sync::Freshness;
 
 /// How often expired records are swept out.
@@ -67,22 +83,24 @@ enum Purpose {
     Query(QueryId),
     /// Keeping in contact.
     Attach(NodeId),
-    /// Storing the own NodeInfo.
-    Announce,
+    /// Finding out how far away somebody is to whom this node may attach.
+    Probe,
+    /// Having the time confirmed.
+    Time,
+    /// Storing this version of the own NodeInfo.
+    Announce(u64),
     /// Telling where a device was seen.
     Report(DeviceId),
+    /// Finding out whether a tunnel-node of the own location answers.
+    Survey(TaskId),
     /// Arranging a path to a tunnel-node.
     Path(TaskId),
+    /// Having a leg joined.
+    Leg(LegId),
     /// Leaving.
     Leave(TaskId),
-}
-
-/// What is remembered of an operator or super-node that can be asked.
-#[derive(Clone, Copy, Debug, Default)]
-struct Health {
-    answered_at: Option<Instant>,
-    rtt: Option<Duration>,
-    failures: u32,
+    /// What a super-node does.
+    Hold(Errand),
 }
 
 /// A running node.
@@ -108,18 +126,21 @@ pub struct Node {
 
     purposes: BTreeMap<RequestId, Purpose>,
     queries: BTreeMap<QueryId, Running>,
-    health: BTreeMap<NodeId, Health>,
-    online: bool,
+    servers: Servers,
+    eager: bool,
     told_revoked: bool,
     is_expelled: bool,
 
     freshness: Freshness,
     serving: Serving,
+    electing: Electing,
     openings: BTreeMap<TunnelId, Opening>,
     routing: Routing,
     reach: Reach,
     watched: BTreeMap<TunnelId, Watched>,
     links: BTreeSet<NodeId>,
+    hold: Hold,
+    legs: Legs,
 
     sweep_at: Instant,
     renew_at: Option<Instant>,
@@ -157,17 +178,20 @@ impl Node {
             devices: BTreeMap::new(),
             purposes: BTreeMap::new(),
             queries: BTreeMap::new(),
-            health: BTreeMap::new(),
-            online: false,
+            servers: Servers::default(),
+            eager: config.eager,
             told_revoked: false,
             is_expelled: false,
             freshness: Freshness::new(now.mono),
-            serving: Serving::new(now.mono),
+            serving: Serving::default(),
+            electing: Electing::new(config.elections),
             openings: BTreeMap::new(),
             routing: Routing::default(),
             reach: Reach::default(),
             watched: BTreeMap::new(),
             links: BTreeSet::new(),
+            hold: Hold::new(config.super_role, now.mono),
+            legs: Legs::default(),
             sweep_at: now.mono.after(SWEEP_INTERVAL),
             renew_at: None,
             next_task: 0,
@@ -180,11 +204,11 @@ impl Node {
     /// Takes in the own store.
     fn remember(&mut self, records: Vec<Record>, statements: &[peerage_wire::intro::KeyStatement], now: Now) {
         // The newest of each is what counts, whatever the order on disk.
-        for record in records {
-            self.trust.learn(&record);
-            self.records.insert(record);
+        for record in &records {
+            self.trust.learn(record);
         }
-        self.read_own_records(now);
+        self.restore_own(&records, now);
+        self.restore(&records, now);
         for statement in statements {
             let record = self.trust.operator_records().find(|r| subject(r.header()) == statement.node);
             if let Some(member) = record.and_then(Trust::member) {
@@ -194,6 +218,28 @@ impl Node {
         self.reread_devices();
     }
 
+    /// Takes in what the node keeps for itself; what it holds as a super-node lies in the same store.
+    fn restore_own(&mut self, records: &[Record], now: Now) {
+        for record in records.iter().filter(|record| self.is_own(record)).cloned().collect::<Vec<_>>() {
+            match record.header().table {
+                Table::SuperNode => {
+                    self.learn_super_node(&record);
+                }
+                Table::Head => self.remember_head(record, now),
+                Table::Node
+                | Table::NodeInfo
+                | Table::OperatorNode
+                | Table::EndDevice
+                | Table::DomainKey
+                | Table::Revocation => {
+                    self.records.insert(record);
+                }
+            }
+        }
+        self.read_own_records(now);
+        self.note_differences(now);
+    }
+
     /// Takes an input; never fails, whatever came from outside.
     pub fn handle(&mut self, input: Input, now: Now) {
         match input {
@@ -201,6 +247,11 @@ impl Node {
             Input::Datagram { remote, payload } => {
                 self.endpoint.handle_datagram(remote, &payload, &self.trust, now);
             }
+            Input::Multicast { interface, from, payload } => {
+                self.multicast_received(interface, from, &payload, now);
+            }
+            Input::MulticastFailed { interface } => self.multicast_failed(interface, now),
+            Input::Stopping => self.stop_standing(now),
             Input::Networks(interfaces) => self.networks_changed(interfaces, now),
             Input::Stored { task, ok } => self.stored(task, ok, now),
             Input::DeviceFound { task, found } => self.device_found(task, found, now),
@@ -216,9 +267,15 @@ impl Node {
             Input::LinkDown(peer) => {
                 self.links.remove(&peer);
             }
+            Input::OwnLeg { leg, news } => self.own_leg(leg, news, now),
+            Input::HeadSeen(record) => self.head_seen(&record, now),
             Input::RouteFailed { device, peer, code: _ } => self.route_failed(device, peer, now),
             Input::Renewed(records) => self.renewed(&records, now),
             Input::Expelled => self.expelled(),
+            Input::Leg(input) => self.leg(input, now),
+            Input::Relayed { bytes } => self.relayed(bytes),
+            Input::SuperRole(config) => self.super_role(config, now),
+            Input::Fitness { ok, why } => self.fitness(ok, why),
             Input::Command { task, command } => self.command(task, command, now),
         }
         self.settle(now);
@@ -235,11 +292,14 @@ impl Node {
             (self.endpoint.poll_timeout(), "requests"),
             (self.next_query_at(), "look-up"),
             (self.freshness_at(), "head"),
+            (self.time_due_at(), "time"),
             (self.serving_at(), "attachment"),
+            (self.electing.next_at(), "election"),
             (self.routing.next_at(), "route"),
             (self.openings.values().map(|opening| opening.deadline).min(), "opening"),
             (Some(self.sweep_at), "sweep"),
             (self.renew_at, "renewal"),
+            (self.hold_at(), "super-node"),
         ];
         timers.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
     }
@@ -254,8 +314,10 @@ impl Node {
             self.outputs.push_back(Output::Renew);
         }
         self.serving_timeout(now);
+        self.elections_timeout(now);
         self.routing_timeout(now);
         self.openings_timeout(now);
+        self.hold_timeout(now);
     }
 
     /// Works off what the message layer has to say, until nothing is left to be said.
@@ -264,15 +326,20 @@ impl Node {
             while let Some(outcome) = self.endpoint.poll_outcome() {
                 self.handle_outcome(outcome, now);
             }
-            self.keep_fresh(now);
+            self.seek_time(now);
+            self.settle_hold(now);
             self.advance_openings(now);
             self.advance_routes(now);
+            self.advance_elections(now);
+            // After all that may make the Head needed: it is due at once then.
+            self.keep_fresh(now);
             // What a look-up ends with may let an opening or a route go on, which may begin another look-up.
             let moved = self.drive_queries(now);
             if !moved && self.endpoint.has_no_outcome() {
                 break;
             }
         }
+        self.send_on_legs();
         while let Some((remote, payload)) = self.endpoint.poll_transmit() {
             self.outputs.push_back(Output::Transmit { remote, payload });
         }
@@ -283,14 +350,15 @@ impl Node {
             Outcome::Request(incoming) => self.handle_request(*incoming, now),
             Outcome::Answered { request, from, reply, rtt } => {
                 self.heard_from(from, rtt, now);
-                if let Some(purpose) = self.purposes.remove(&request) {
-                    self.answered(purpose, request, from, reply, now);
+                match self.purposes.remove(&request) {
+                    Some(purpose) => self.answered(purpose, request, from, reply, now),
+                    None => self.pass_back(from, reply, now),
                 }
             }
             Outcome::Failed { request, to } => {
-                self.silent(to);
+                self.silent(to, now);
                 if let Some(purpose) = self.purposes.remove(&request) {
-                    self.unanswered(purpose, request, now);
+                    self.unanswered(purpose, request, to, now);
                 }
             }
             Outcome::ClockLearned(offset) => {
@@ -304,38 +372,54 @@ impl Node {
         match purpose {
             Purpose::Query(id) => self.query_answered(id, request, reply, now),
             Purpose::Attach(_) => self.attached(from, reply, now),
-            Purpose::Announce => self.announced(reply, now),
+            Purpose::Time => {}
+            Purpose::Probe => self.probed(now),
+            Purpose::Announce(version) => self.announced(version, from, &reply, now),
             Purpose::Report(device) => self.reported(device, now),
+            Purpose::Survey(task) => self.survey_answered(task, request, true, now),
             Purpose::Path(task) => self.path_answered(task, from, reply, now),
+            Purpose::Leg(leg) => self.leg_answered(leg, &reply),
             Purpose::Leave(task) => self.answer(task, Answer::Left { confirmed: true }),
+            Purpose::Hold(errand) => self.hold_answered(errand, from, reply, now),
         }
     }
 
-    fn unanswered(&mut self, purpose: Purpose, request: RequestId, now: Now) {
+    fn unanswered(&mut self, purpose: Purpose, request: RequestId, to: NodeId, now: Now) {
         match purpose {
             Purpose::Query(id) => self.query_failed(id, request),
             Purpose::Attach(server) => self.attachment_failed(server, now),
-            Purpose::Announce => self.announcement_failed(now),
+            Purpose::Time => {}
+            Purpose::Probe => self.probed(now),
+            Purpose::Announce(version) => self.announcement_failed(version, to, now),
             Purpose::Report(device) => self.report_failed(device, now),
+            Purpose::Survey(task) => self.survey_answered(task, request, false, now),
             Purpose::Path(task) => self.path_failed(task, request, now),
+            Purpose::Leg(leg) => self.leg_unanswered(leg),
             Purpose::Leave(task) => self.answer(task, Answer::Left { confirmed: false }),
+            Purpose::Hold(errand) => self.hold_unanswered(errand, to, now),
         }
     }
 
-    /// Answers what other nodes ask of this one. It holds no part of the table, so it answers signs of life, paths and
+    /// Answers what other nodes ask of this one: as a super-node if it is one and they ask that, otherwise signs of life, paths and
     /// what an operator tells it.
     fn handle_request(&mut self, incoming: Incoming, now: Now) {
+        let Some(incoming) = self.hold_request(incoming, now) else { return };
         let Incoming { from, remote, request, reply_to } = incoming;
         let reply = match request {
-            Request::Ping if from.is_operator || from.id.domain == self.me.id.domain => {
+            Request::Ping if from.id.domain == self.me.id.domain || self.is_served_by(&from) => {
                 Ok(Reply::Reping { observed: remote })
             }
             Request::Ping => Err(Discard::Forbidden),
-            Request::Notify { id, head } if from.is_operator => {
+            Request::Notify { id, head } if self.is_served_by(&from) => {
                 self.take_head(&head, now);
                 Ok(Reply::Notified(id))
             }
-            Request::TunnelRequest(request) => self.tunnel_requested(&from, &request),
+            Request::TunnelRequest(request) => self.tunnel_requested(&from, &request, now),
+            // Only those to whom this node is attached may hand something on to it (Rule 6.28).
+            Request::Forward(forward) if self.serving.attachments.contains_key(&from.id) => {
+                return self.endpoint.handle_forwarded(&forward, reply_to, &self.trust, now);
+            }
+            Request::Forward(_) => Err(Discard::Forbidden),
             Request::Notify { .. } => Err(Discard::Forbidden),
             Request::GetOperatorNodes { .. }
             | Request::GetSuperNodes { .. }
@@ -343,13 +427,19 @@ impl Node {
             | Request::GetNodeInfo(_)
             | Request::GetTunnelNodes { .. }
             | Request::GetDevices { .. }
-            | Request::GetHead
+            | Request::GetHead { .. }
+            | Request::SubmitSuperNode(_)
+            | Request::TransferPartition { .. }
             | Request::Store(_)
+            | Request::Reconcile { .. }
             | Request::DeviceSeen { .. }
+            | Request::Refusals { .. }
             | Request::Leave(_)
             | Request::Attach
             | Request::GetRevocations { .. }
-            | Request::GetDomainKey => Err(Discard::UnknownCommand),
+            | Request::GetDomainKey
+            | Request::ForwardedTunnelRequest { .. }
+            | Request::RelayJoin { .. } => Err(Discard::UnknownCommand),
         };
         match reply {
             Ok(reply) => self.endpoint.reply(&reply_to, &reply),
@@ -361,12 +451,20 @@ impl Node {
         match command {
             Command::RefreshDevices => self.refresh_devices(task),
             Command::Route { device, service } => self.route(task, device, service, now),
+            Command::Path { peer, device, service } => self.path(task, (peer, device), service, now),
             Command::Leave => self.leave(task, now),
+            Command::SuperOff => self.super_off(task, now),
         }
     }
 
     fn leave(&mut self, task: TaskId, now: Now) {
-        let Some(server) = self.servers().into_iter().next() else {
+        if !self.hands_over_first(task, now) {
+            self.leave_now(task, now);
+        }
+    }
+
+    fn leave_now(&mut self, task: TaskId, now: Now) {
+        let Some(server) = self.shuffled_operators(now).into_iter().next() else {
             return self.answer(task, Answer::Left { confirmed: false });
         };
         let request = Request::Leave(self.command_id());
@@ -388,6 +486,7 @@ impl Node {
 
     /// Sends a request and remembers what for.
     fn ask(&mut self, server: Server, request: &Request, purpose: Purpose, now: Now) -> RequestId {
+        self.acquaint(server.node, now);
         let id = self.endpoint.request(server.node, server.address, request, now);
         self.purposes.insert(id, purpose);
         id
@@ -407,175 +506,21 @@ impl Node {
         interval.saturating_sub(Duration::from_millis(fifth)) + Duration::from_millis(drawn)
     }
 
-    /// Returns the operators, which stand in for super-nodes, in random order; those that did not answer
-    /// lately come last.
-    fn servers(&mut self) -> Vec<Server> {
-        let mut all: Vec<_> = self
-            .trust
-            .operators()
-            .filter(|(id, _)| self.endpoint.peer(id).is_some())
-            .filter_map(|(node, body)| Some(Server { node, address: *body.addresses.first()? }))
-            .collect();
-        for at in (1..all.len()).rev() {
-            let other = usize::try_from(self.endpoint.below(at as u64 + 1)).unwrap_or(0);
-            all.swap(at, other);
-        }
-        all.sort_by_key(|server| self.health.get(&server.node).map_or(0, |health| health.failures));
-        all
-    }
-
-    fn heard_from(&mut self, node: NodeId, rtt: Duration, now: Now) {
-        if !self.trust.is_operator(&node) {
+    /// Writes to disk what nobody waits for.
+    fn write(&mut self, mut changes: Vec<Change>) {
+        changes.retain(|change| self.changes_disk(change));
+        if changes.is_empty() {
             return;
         }
-        let health = Health { answered_at: Some(now.mono), rtt: Some(rtt), failures: 0 };
-        self.health.insert(node, health);
-        if !std::mem::replace(&mut self.online, true) {
-            self.event(Event::Online);
-        }
-    }
-
-    fn silent(&mut self, node: NodeId) {
-        if !self.trust.is_operator(&node) {
-            return;
-        }
-        let health = self.health.entry(node).or_default();
-        health.failures = health.failures.saturating_add(1);
-        let all_silent = self
-            .trust
-            .operators()
-            .all(|(id, _)| self.health.get(&id).is_some_and(|health| health.failures > 0));
-        if all_silent && std::mem::replace(&mut self.online, false) {
-            self.event(Event::Offline);
-            // Operators are silent towards the revoked as well; over HTTPS they say so.
-            self.outputs.push_back(Output::Renew);
-        }
-    }
-
-    /// Keeps a verified record, in memory and on disk. Returns whether it is news.
-    fn keep(&mut self, record: Record) -> bool {
-        let news = self.records.insert(record.clone()) == Inserted::New;
-        if news {
-            self.trust.learn(&record);
-            let task = self.new_task();
-            self.outputs.push_back(Output::Store { task, changes: vec![Change::Put(record)] });
-        }
-        news
-    }
-
-    fn sweep(&mut self, now: Now) {
-        self.sweep_at = now.mono.after(SWEEP_INTERVAL);
-        let Some(time) = self.endpoint.judging_time(now) else { return };
-        let gone = self.records.expire(time);
-        // Memberships end also while nobody can be asked for a Head.
-        self.review_watched(now);
-        if gone.is_empty() {
-            return;
-        }
-        self.note_differences();
-        let changes = gone.iter().map(|record| {
-            let (table, domain, key) = record.header().id();
-            Change::Delete { table, domain, key }
-        });
-        let changes = changes.collect();
         let task = self.new_task();
         self.outputs.push_back(Output::Store { task, changes });
-        if gone.iter().any(|record| record.header().table == Table::EndDevice) {
-            self.devices_changed(now);
-        }
-    }
-
-    /// Reads the own Node and DomainKey records, and plans the renewal at half of the life, jittered.
-    fn read_own_records(&mut self, now: Now) {
-        let (domain, key) = (self.me.id.domain, self.me.id.record_key());
-        if let Some(record) = self.records.get(Table::Node, domain, key).cloned()
-            && let Some(member) = Trust::member(&record)
-        {
-            self.me = member;
-            self.endpoint.set_record(record.bytes().clone());
-            let life = member.expires.since(record.header().made_at());
-            let half = self.jittered(life / 2);
-            let due = record.header().made_at().after(half);
-            self.renew_at = Some(now.mono.after(due.since(self.endpoint.time(now))));
-        }
-        if let Some(record) = self.records.get(Table::DomainKey, domain, key)
-            && let Ok(body) = DomainKeyBody::read(record)
-            && let Ok(keys) = body.open(self.trust.network(), self.me.id, &self.receiving)
-            && keys.epoch >= self.keys.epoch
-        {
-            self.keys = keys;
-            self.epoch_began = record.header().made_at();
-        }
-    }
-
-    fn renewed(&mut self, records: &[Bytes], now: Now) {
-        let time = self.endpoint.judging_time(now);
-        for bytes in records {
-            match self.trust.verify(bytes, time, self.endpoint.crypto()) {
-                Ok(record) => {
-                    self.keep(record);
-                }
-                Err(_) => self.endpoint.discard(Discard::BadRecord),
-            }
-        }
-        self.own_records_changed(now);
-        self.note_differences();
-    }
-
-    /// An operator has told this node, in an answer sealed to it, that it was revoked.
-    fn expelled(&mut self) {
-        self.is_expelled = true;
-        if !std::mem::replace(&mut self.told_revoked, true) {
-            self.event(Event::Revoked);
-        }
-    }
-
-    /// Returns whether this node was revoked, as far as it knows.
-    fn is_revoked(&self) -> bool {
-        self.is_expelled || self.trust.is_revoked(&self.me.id)
-    }
-
-    /// Returns whether this node's own record has expired, as far as it can judge.
-    fn is_expired(&self, now: Now) -> bool {
-        self.endpoint.judging_time(now).is_some_and(|time| self.me.expires <= time)
-    }
-
-    /// Returns whether the end of the membership is near.
-    fn expires_soon(&self, now: Now) -> bool {
-        let time = self.endpoint.judging_time(now);
-        time.is_some_and(|time| self.me.expires <= time.after(EXPIRY_WARNING))
-    }
-
-    /// Opens the EndDevice records anew: after a change of the set, or of the keys.
-    fn reread_devices(&mut self) {
-        let domain = self.me.id.domain;
-        let mut devices = BTreeMap::new();
-        let live = self.records.list(Table::EndDevice, domain, None).filter(|r| !r.header().removed);
-        for record in live {
-            if EndDevice::check_public(record).is_err() {
-                continue;
-            }
-            let body = record.read_private(&self.keys, self.endpoint.crypto(), EndDevice::read);
-            if let Ok(device) = body
-                && record.header().key == self.keys.device_record_key(&device.device)
-            {
-                devices.insert(device.device, (record.header().key, device));
-            }
-        }
-        self.devices = devices;
-    }
-
-    /// Draws the consequences of another set of devices.
-    fn devices_changed(&mut self, now: Now) {
-        self.reread_devices();
-        self.event(Event::DevicesChanged);
-        self.review_serving(now);
-        self.review_watched(now);
     }
 
     fn networks_changed(&mut self, interfaces: Vec<Interface>, now: Now) {
         self.interfaces = interfaces;
+        self.stand_again();
         self.relocate(now);
+        self.readdress_role(now);
     }
 
     /// Finds the locations anew: the networks have changed, or the keys.

@@ -51,12 +51,19 @@ enum Check {
 }
 
 impl Node {
-    /// Tells a member of the own domain where this node waits for links; permits nothing (Rule 6.17).
-    pub(super) fn tunnel_requested(&self, from: &Member, request: &TunnelRequest) -> Result<Reply, Discard> {
-        let served = self.serving.served.contains(&request.device);
+    /// Tells a member of the own domain where this node waits for links, and meets it at a relay; permits nothing
+    /// (Rules 6.17 and 6.32).
+    pub(super) fn tunnel_requested(
+        &mut self,
+        from: &Member,
+        request: &TunnelRequest,
+        now: Now,
+    ) -> Result<Reply, Discard> {
+        let served = self.devices.get(&request.device).is_some_and(|(_, device)| self.could_serve(device));
         if from.id.domain != self.me.id.domain || !served {
             return Err(Discard::Forbidden);
         }
+        self.meet_at_relay(from, request, now);
         Ok(Reply::TunnelOpened { candidates: self.own_candidates() })
     }
 
@@ -131,7 +138,7 @@ impl Node {
         if !device.users.is_empty() && !device.users.contains(&peer) {
             return Check::Refuse(Code::NotAllowed);
         }
-        if !self.serving.served.contains(&device.device) {
+        if !self.could_serve(device) {
             return Check::Refuse(Code::DeviceUnreachable);
         }
         Check::Find

@@ -15,7 +15,7 @@ use crate::lan::{Interface, InterfaceKind};
 const DAY_MARGIN_SECS: u64 = 30 * 60;
 
 /// How long after a change of epoch both epochs' tags are announced and asked, and both keys read.
-const EPOCH_MARGIN_SECS: u64 = 60 * 60;
+pub(super) const EPOCH_MARGIN_SECS: u64 = 60 * 60;
 
 /// The locations of a computer: the interface of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,7 +155,8 @@ pub(super) fn may_dial(address: IpAddr, interfaces: &[Interface], one_machine: b
     !is_private(address) || on_link()
 }
 
-fn is_private(address: IpAddr) -> bool {
+/// Returns whether an address means something inside a site only.
+pub(crate) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();

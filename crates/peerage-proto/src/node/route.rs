@@ -1,27 +1,26 @@
 //! The user-node: from a name that a person typed to a way to the device (Rules 6.15 to 6.19).
 
+mod here;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::codec::{Candidate, Service, Transport};
-use peerage_wire::id::{DeviceId, NodeId, SessionId};
+use peerage_wire::id::{DeviceId, LinkId, NodeId, SessionId};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
-use peerage_wire::record::{
-    EndDevice, LocalPolicy, NodeInfoPrivate, NodeInfoPublic, Table, UnverifiedRecord, subject,
-};
+use peerage_wire::record::{EndDevice, NodeInfoPrivate, NodeInfoPublic, Table, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
 use rand_core::Rng as _;
 
 use super::lookup::Verdict;
-use super::openings::proving_port;
 use super::places::{may_dial, tags};
 use super::queries::Query;
 use super::sync::Gate;
-use super::{
-    Answer, Discard, Failure, Found, Node, Output, PinProof, Purpose, RequestId, Route, TaskId, Way,
-};
+use super::{Answer, Discard, Failure, Node, Purpose, RequestId, Route, Server, TaskId, Way};
+use crate::link::Side;
+use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 
 /// How long finding a way may take in all: a look-up with every server silent, then a path.
@@ -42,6 +41,12 @@ const MAX_TUNNEL_NODES: usize = 8;
 /// Most addresses to which one TunnelRequest goes.
 const MAX_PATH_ADDRESSES: usize = 4;
 
+/// Most candidates in a TunnelRequest: with more it does not go through a forwarder beside the introduction.
+const MAX_OFFERED: usize = 8;
+
+/// Through how many of those to whom a tunnel-node is attached it is asked at once: one may have died since.
+const MAX_FORWARDERS: usize = 2;
+
 /// Most failures and preferences that are remembered.
 const MAX_REMEMBERED: usize = 1_024;
 
@@ -49,6 +54,8 @@ const MAX_REMEMBERED: usize = 1_024;
 struct Search {
     device: String,
     service: Option<String>,
+    /// The only tunnel-node that will do: the one that has the other end of an open tunnel.
+    peer: Option<NodeId>,
     since: Instant,
     deadline: Instant,
     refreshed: bool,
@@ -78,6 +85,10 @@ struct Target {
     /// Where its links are received, from its signed NodeInfo.
     tcp: Vec<SocketAddr>,
     udp: Vec<SocketAddr>,
+    /// Those through whom it can be asked, and who relay.
+    attached_to: Vec<NodeId>,
+    /// The attempt for which a leg was dialled.
+    relayed: Option<LinkId>,
 }
 
 /// What a user-node remembers.
@@ -92,6 +103,15 @@ pub(super) struct Routing {
 }
 
 impl Routing {
+    pub(super) fn sizes(&self) -> [TableSize; 4] {
+        [
+            TableSize::new("routes", self.searches.len(), MAX_ROUTES),
+            TableSize::new("failed routes", self.failed_at.len(), MAX_REMEMBERED),
+            TableSize::new("tunnel-nodes used before", self.sticky.len(), MAX_REMEMBERED),
+            TableSize::new("nodes looked up", self.looked_up_at.len(), MAX_REMEMBERED),
+        ]
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         !self.searches.is_empty()
     }
@@ -126,8 +146,22 @@ impl Node {
         }
         let (since, deadline) = (now.mono, now.mono.after(ROUTE_TIMEOUT));
         let stage = Stage::Resolving;
-        let search = Search { device, service, since, deadline, refreshed: false, stage };
+        let search = Search { device, service, peer: None, since, deadline, refreshed: false, stage };
         self.routing.searches.insert(task, search);
+    }
+
+    /// Finds out where the tunnel-node of an open tunnel is now.
+    pub(super) fn path(
+        &mut self,
+        task: TaskId,
+        (peer, device): (NodeId, DeviceId),
+        service: String,
+        now: Now,
+    ) {
+        self.route(task, device.to_string(), Some(service), now);
+        if let Some(search) = self.routing.searches.get_mut(&task) {
+            search.peer = Some(peer);
+        }
     }
 
     fn route_failed_with(&mut self, task: TaskId, failure: Failure) {
@@ -185,7 +219,7 @@ impl Node {
         if !device.users.is_empty() && !device.users.contains(&self.me.id) {
             return self.route_failed_with(task, Failure::NotAllowed);
         }
-        if self.may_be_local(&device, &service) {
+        if search.peer.is_none() && self.may_be_local(&device, &service) {
             return self.find_here(task, &device);
         }
         self.find_nodes(task, &device, now);
@@ -207,87 +241,6 @@ impl Node {
         }
     }
 
-    // ---- on the device's own LAN ------------------------------------------------------------
-
-    /// Returns whether the device may be used without a tunnel from one of the own locations, should the proof succeed
-    /// (Rule 6.19).
-    fn may_be_local(&self, device: &EndDevice, service: &Service) -> bool {
-        let here = !self.places.interfaces_at(&device.site).is_empty();
-        here && match device.local {
-            LocalPolicy::Never => false,
-            LocalPolicy::Always => true,
-            LocalPolicy::WithTls => proving_port(device, service).is_some(),
-        }
-    }
-
-    fn find_here(&mut self, task: TaskId, device: &EndDevice) {
-        let find = self.new_task();
-        self.set_stage(task, Stage::FindingHere(find));
-        let interfaces = self.places.interfaces_at(&device.site);
-        let mac = device.mac;
-        self.outputs.push_back(Output::FindDevice { task: find, mac, last: None, interfaces });
-    }
-
-    /// Takes the result of a search of the own LAN. Returns false if it was not for a route.
-    pub(super) fn local_device_found(&mut self, find: TaskId, found: Option<Found>, now: Now) -> bool {
-        let waiting = self.routing.searches.iter().find_map(|(task, search)| {
-            matches!(search.stage, Stage::FindingHere(waiting) if waiting == find)
-                .then(|| (*task, search.clone()))
-        });
-        let Some((task, search)) = waiting else { return false };
-        let Some(device) = self.named_device(&search.device).cloned() else {
-            self.route_failed_with(task, Failure::UnknownDevice);
-            return true;
-        };
-        let service = chosen_service(&device, search.service.as_deref()).cloned();
-        let here = found.filter(|found| self.may_dial_device(*found)).zip(service);
-        let Some((found, service)) = here else {
-            self.find_nodes(task, &device, now);
-            return true;
-        };
-        let address = SocketAddr::new(found.address, service.port);
-        match proving_port(&device, &service) {
-            Some(port) => {
-                let prove = self.new_task();
-                self.set_stage(task, Stage::ProvingHere(prove, address));
-                let at = SocketAddr::new(found.address, port);
-                self.outputs.push_back(Output::ProvePin { task: prove, address: at, pins: device.pins });
-            }
-            None => self.found_way(task, &device, service, Way::Local(address)),
-        }
-        true
-    }
-
-    /// Takes what a device on the own LAN has shown. Returns false if it was not for a route.
-    pub(super) fn local_pin_proven(&mut self, prove: TaskId, proof: PinProof, now: Now) -> bool {
-        let waiting = self.routing.searches.iter().find_map(|(task, search)| match search.stage {
-            Stage::ProvingHere(waiting, address) if waiting == prove => {
-                Some((*task, address, search.clone()))
-            }
-            Stage::Resolving
-            | Stage::FindingHere(_)
-            | Stage::ProvingHere(..)
-            | Stage::FindingNodes
-            | Stage::CheckingNodes(_)
-            | Stage::Asking { .. } => None,
-        });
-        let Some((task, address, search)) = waiting else { return false };
-        let Some(device) = self.named_device(&search.device).cloned() else {
-            self.route_failed_with(task, Failure::UnknownDevice);
-            return true;
-        };
-        match (proof, chosen_service(&device, search.service.as_deref()).cloned()) {
-            (PinProof::Matches, Some(service)) => {
-                self.found_way(task, &device, service, Way::Local(address));
-            }
-            // Something else answers here: a twin of the place. The real device may be reached through a tunnel.
-            (PinProof::Matches | PinProof::Differs(_) | PinProof::NoAnswer, _) => {
-                self.find_nodes(task, &device, now);
-            }
-        }
-        true
-    }
-
     // ---- through a tunnel-node --------------------------------------------------------------
 
     fn find_nodes(&mut self, task: TaskId, device: &EndDevice, now: Now) {
@@ -307,6 +260,9 @@ impl Node {
 
     /// Uses the tunnel-node that served before if a link to it stands: nothing has to be asked then.
     fn use_standing_link(&mut self, task: TaskId, device: &EndDevice) -> bool {
+        if self.routing.searches.get(&task).is_some_and(|search| search.peer.is_some()) {
+            return false;
+        }
         let Some(peer) = self.routing.sticky.get(&device.device).copied() else { return false };
         let failed = self.routing.failed_at.contains_key(&(device.device, peer));
         let permitted = device.servers.is_empty() || device.servers.contains(&peer);
@@ -316,7 +272,8 @@ impl Node {
         let Some(identity) = self.endpoint.peer(&peer).map(|member| member.identity) else { return false };
         let service = self.routing.searches.get(&task).and_then(|search| search.service.clone());
         let Some(service) = chosen_service(device, service.as_deref()).cloned() else { return false };
-        self.found_way(task, device, service, Way::Tunnel { peer, identity, candidates: Vec::new() });
+        let way = Way::Tunnel { peer, identity, candidates: Vec::new(), relayed: None };
+        self.found_way(task, device, service, way);
         true
     }
 
@@ -333,7 +290,8 @@ impl Node {
 
     /// Verifies the tunnel-nodes that were found, and asks the best one for a path.
     fn check_nodes(&mut self, task: TaskId, name: &str, infos: &[Bytes], now: Now) {
-        let since = self.routing.searches.get(&task).map_or(now.mono, |search| search.since);
+        let search = self.routing.searches.get(&task);
+        let (since, only) = search.map_or((now.mono, None), |search| (search.since, search.peer));
         let Some(device) = self.named_device(name).cloned() else {
             return self.route_failed_with(task, Failure::UnknownDevice);
         };
@@ -342,7 +300,8 @@ impl Node {
         for bytes in infos {
             let Ok(info) = UnverifiedRecord::parse(bytes) else { continue };
             let node = subject(info.header());
-            if node.domain != self.me.id.domain || node == self.me.id {
+            let is_other = only.is_some_and(|only| only != node);
+            if node.domain != self.me.id.domain || node == self.me.id || is_other {
                 continue;
             }
             match self.membership(node, since, now) {
@@ -383,7 +342,8 @@ impl Node {
             let addresses = matching.map(|candidate| candidate.address);
             addresses.filter(|a| may_dial(a.ip(), &self.interfaces, self.one_machine)).collect()
         };
-        Some(Target { member, tcp: of(Transport::Tcp), udp: of(Transport::Udp) })
+        let (tcp, udp) = (of(Transport::Tcp), of(Transport::Udp));
+        Some(Target { member, tcp, udp, attached_to: private.attachments, relayed: None })
     }
 
     /// Takes the tunnel-node that served before, else the first that did not fail lately.
@@ -398,27 +358,56 @@ impl Node {
         let Some(target) = targets.into_iter().next() else {
             return self.route_failed_with(task, Failure::NoTunnelNode);
         };
-        if self.links.contains(&target.member.id) {
+        let is_lost = self.routing.searches.get(&task).is_some_and(|search| search.peer.is_some());
+        if self.links.contains(&target.member.id) && !is_lost {
             return self.path_found(task, &target, Vec::new());
         }
         self.ask_for_path(task, device, target, now);
     }
 
-    fn ask_for_path(&mut self, task: TaskId, device: &EndDevice, target: Target, now: Now) {
+    fn ask_for_path(&mut self, task: TaskId, device: &EndDevice, mut target: Target, now: Now) {
         let service = self.routing.searches.get(&task).and_then(|search| search.service.clone());
         let service = chosen_service(device, service.as_deref()).map(|s| s.name.clone()).unwrap_or_default();
         let mut id = SessionId([0; SessionId::SIZE]);
         self.endpoint.rng().fill_bytes(&mut id.0);
-        let candidates = self.own_candidates();
-        let request = TunnelRequest { id, device: device.device, service, candidates };
+        let mut candidates = self.own_candidates();
+        candidates.truncate(MAX_OFFERED);
+        let forwarders = self.forwarders(&target, now);
+        let relay = forwarders.first().map(|server| server.node);
+        let request = TunnelRequest { id, device: device.device, service, candidates, relay };
+        // At once: the tunnel-node dials the same relay as soon as it is asked (Rule 6.32).
+        if let Some(server) = forwarders.first() {
+            self.dial_leg(*server, request.link(), (&target.member, Side::Client), now);
+            target.relayed = Some(request.link());
+        }
         let request = Request::TunnelRequest(request);
         let mut requests = BTreeSet::new();
+        for forwarder in forwarders {
+            self.acquaint(forwarder.node, now);
+            let through = (forwarder.node, forwarder.address);
+            let id = self.endpoint.request_through(through, target.member.id, &request, now);
+            self.purposes.insert(id, Purpose::Path(task));
+            requests.insert(id);
+        }
         for address in target.udp.iter().take(MAX_PATH_ADDRESSES) {
-            let server = super::Server { node: target.member.id, address: *address };
+            let server = Server { node: target.member.id, address: *address };
             requests.insert(self.ask(server, &request, Purpose::Path(task), now));
         }
         let deadline = now.mono.after(PATH_TIMEOUT);
         self.set_stage(task, Stage::Asking { target: Box::new(target), requests, deadline });
+    }
+
+    /// Returns those through whom a tunnel-node is asked, the nearest first.
+    fn forwarders(&self, target: &Target, now: Now) -> Vec<Server> {
+        let known = target.attached_to.iter().filter(|node| !self.trust.is_revoked(node));
+        let mut all: Vec<_> = known.filter_map(|node| self.server(*node)).collect();
+        let rtt = |server: &Server| self.servers.health(&server.node).and_then(|health| health.rtt);
+        all.sort_by_key(|server| {
+            let rtt = rtt(server);
+            (self.servers.penalty(&server.node, now.mono), rtt.is_none(), rtt)
+        });
+        all.truncate(MAX_FORWARDERS);
+        all
     }
 
     pub(super) fn path_answered(&mut self, task: TaskId, from: NodeId, reply: Reply, _now: Now) {
@@ -459,7 +448,7 @@ impl Node {
             return;
         };
         let target = target.clone();
-        if target.tcp.is_empty() {
+        if target.tcp.is_empty() && target.relayed.is_none() {
             // The next attempt should not ask the same again if there is another.
             if let Some(device) = self.named_device(device).map(|device| device.device) {
                 self.route_failed(device, target.member.id, now);
@@ -481,11 +470,14 @@ impl Node {
             return self.route_failed_with(task, Failure::UnknownDevice);
         };
         let (peer, identity) = (target.member.id, target.member.identity);
-        if self.routing.sticky.len() >= MAX_REMEMBERED {
-            self.routing.sticky.clear();
+        if search.peer.is_none() {
+            if self.routing.sticky.len() >= MAX_REMEMBERED {
+                self.routing.sticky.clear();
+            }
+            self.routing.sticky.insert(device.device, peer);
         }
-        self.routing.sticky.insert(device.device, peer);
-        self.found_way(task, &device, service, Way::Tunnel { peer, identity, candidates });
+        let relayed = target.relayed;
+        self.found_way(task, &device, service, Way::Tunnel { peer, identity, candidates, relayed });
     }
 
     fn found_way(&mut self, task: TaskId, device: &EndDevice, service: Service, way: Way) {

@@ -1,15 +1,18 @@
 //! What a node knows of itself, for status pages; computed when asked for.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerage_wire::id::{DeviceId, Domain, LocationId, NodeId, RecordKey};
+use peerage_wire::id::{DeviceId, Domain, LocationId, NodeId, PlacementKey, RecordKey};
 use peerage_wire::record::{EndDevice, Record, Roles, Table};
 use peerage_wire::time::{Now, UnixTime};
 
-use super::{Node, Watched};
+use super::queries::MAX_QUERIES;
+use super::{MAX_SERVED, MAX_SERVED_PER_PEER, Node, SuperState, Watched};
 use crate::discard::Discards;
 use crate::lan::Interface;
+use crate::sizes::TableSize;
 
 /// The state of a node.
 #[derive(Clone, Debug)]
@@ -44,8 +47,37 @@ pub struct Status {
     pub announced: bool,
     /// The open tunnels of both ends.
     pub tunnels: Vec<Watched>,
+    /// What it does as a super-node.
+    pub super_role: SuperStatus,
     /// Why datagrams were dropped.
     pub discards: Discards,
+}
+
+/// What a node does, and has done since its start, as a super-node.
+#[derive(Clone, Debug)]
+pub struct SuperStatus {
+    /// Whether it is one.
+    pub state: SuperState,
+    /// Why it is unfit, for people; empty if it is not.
+    pub unfit: String,
+    /// The first place that it holds, if it holds any.
+    pub from: Option<PlacementKey>,
+    /// The last place that it holds, if it holds any.
+    pub to: Option<PlacementKey>,
+    /// How many records it holds.
+    pub records: usize,
+    /// Bytes of memory that these use, with what they cost in indices.
+    pub bytes: usize,
+    /// How many nodes are attached to it.
+    pub attached: usize,
+    /// Requests answered for others.
+    pub served: u64,
+    /// Bytes relayed between others.
+    pub relayed_bytes: u64,
+    /// Pairs of nodes whose links are relayed now.
+    pub relayed_tunnels: u32,
+    /// What was refused for want of room, rate or permission since the last report to an operator.
+    pub refusals: u64,
 }
 
 /// Somebody who is asked.
@@ -55,10 +87,14 @@ pub struct ServerStatus {
     pub node: NodeId,
     /// Where.
     pub address: Option<SocketAddr>,
+    /// Whether it is an operator rather than a super-node.
+    pub is_operator: bool,
     /// How long ago it answered last.
     pub answered: Option<Duration>,
     /// How long that took.
     pub rtt: Option<Duration>,
+    /// Whether it lately handed out what did not hold, while somebody else had what did.
+    pub is_mistrusted: bool,
 }
 
 /// The newest Head.
@@ -74,6 +110,9 @@ pub struct HeadStatus {
     pub revocations: u32,
     /// Whether it is older than the domain allows.
     pub stale: bool,
+    /// For how long nobody has been able to give a fresher one, if somebody was asked: then `age` is how fresh the knowledge of
+    /// revocations is.
+    pub silent: Option<Duration>,
 }
 
 /// A standing contact.
@@ -106,7 +145,7 @@ impl Node {
         Status {
             id: self.me.id,
             roles: self.me.roles,
-            online: self.online,
+            online: self.servers.online,
             revoked: self.is_revoked(),
             expires: self.me.expires,
             expires_soon: self.expires_soon(now),
@@ -121,15 +160,35 @@ impl Node {
             devices: self.device_status(),
             attachments: self.attachment_status(now),
             info_expires: self.own_info().map(|record| record.header().expires),
-            announced: self.serving.announced,
+            announced: self.serving.announcing.is_acknowledged,
             tunnels: self.watched.values().cloned().collect(),
+            super_role: self.super_status(),
             discards: *self.endpoint.discards(),
         }
     }
 
     /// Returns the record of a table, domain and key that is held.
     pub fn record(&self, table: Table, domain: Domain, key: RecordKey) -> Option<&Record> {
+        if table == Table::SuperNode {
+            return self.servers.record(&NodeId { domain, hash: key.0 });
+        }
         self.records.get(table, domain, key)
+    }
+
+    /// Returns how full its tables are.
+    pub fn table_sizes(&self) -> Vec<TableSize> {
+        let mut per_peer: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for watched in self.watched.values().filter(|watched| watched.serving) {
+            *per_peer.entry(watched.peer).or_default() += 1;
+        }
+        let (serving, most) = (per_peer.values().sum(), per_peer.values().max().copied().unwrap_or(0));
+        let own = [
+            TableSize::new("queries", self.queries.len(), MAX_QUERIES),
+            TableSize::new("openings", self.openings.len(), MAX_SERVED),
+            TableSize::new("served tunnels", serving, MAX_SERVED),
+            TableSize::new("served tunnels of one peer", most, MAX_SERVED_PER_PEER),
+        ];
+        own.into_iter().chain(self.routing.sizes()).chain(self.endpoint.table_sizes()).collect()
     }
 
     /// Returns the id of the device with a name.
@@ -138,16 +197,21 @@ impl Node {
     }
 
     fn server_status(&self, now: Now) -> Vec<ServerStatus> {
-        let status = |(node, body): (NodeId, &peerage_wire::record::OperatorBody)| {
-            let health = self.health.get(&node);
+        let operators = self.trust.operators();
+        let operators = operators.map(|(node, body)| (node, body.addresses.first().copied(), true));
+        let super_nodes = self.servers.super_nodes().map(|(node, address)| (node, address, false));
+        let status = |(node, address, is_operator)| {
+            let health = self.servers.health(&node);
             ServerStatus {
                 node,
-                address: body.addresses.first().copied(),
+                address,
+                is_operator,
                 answered: health.and_then(|h| h.answered_at).map(|at| now.mono - at),
                 rtt: health.and_then(|h| h.rtt),
+                is_mistrusted: self.servers.penalty(&node, now.mono).0 > 0,
             }
         };
-        self.trust.operators().map(status).collect()
+        operators.chain(super_nodes).map(status).collect()
     }
 
     fn attachment_status(&self, now: Now) -> Vec<AttachmentStatus> {
@@ -168,6 +232,7 @@ impl Node {
             epoch: body.epoch,
             revocations: body.revocations.count,
             stale: self.is_stale(now),
+            silent: self.freshness.silent_for(now.mono),
         })
     }
 

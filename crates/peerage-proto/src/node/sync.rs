@@ -5,12 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_wire::id::Domain;
 use peerage_wire::limits::MAX_HEAD_AGE;
-use peerage_wire::record::{HeadBody, Record, Table};
+use peerage_wire::record::{HeadBody, Record, RecordError, SetSummary, Table};
 use peerage_wire::time::{Instant, Now};
 
 use super::lookup::Verdict;
 use super::queries::Query;
-use super::{Event, Node};
+use super::{Change, Event, Node, Output};
 
 /// How old the newest Head may become while tunnels depend on it.
 const REFRESH_AFTER: Duration = Duration::from_secs(20);
@@ -30,13 +30,35 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(40);
 /// How often a node that may serve, but has no device at its locations, asks whether that has changed. Others are silent.
 const POLL_INTERVAL: Duration = Duration::from_secs(300);
 
+/// How old the Head on disk may become while nothing in it changes. More often would wear out a flash card for nothing; more
+/// seldom makes a node that is restarted while no operator answers say that its knowledge is older than it is.
+const STORE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// What a Head that was offered is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadNews {
+    /// It is no older than the newest known, and a basis for decisions.
+    Fresh,
+    /// It is a basis for decisions, but a newer one is known.
+    Behind,
+    /// It is genuine, but too old.
+    Old,
+    /// It is none.
+    Bad,
+}
+
 /// What is known of the Head.
 #[derive(Clone, Debug)]
 pub(super) struct Freshness {
     head: Option<(Record, HeadBody)>,
-    received_at: Instant,
-    /// When nobody answered last.
+    /// When a fresh one arrived last; `None` if none has since the start.
+    received_at: Option<Instant>,
+    /// The Head on disk: what it states, and when it was written.
+    stored: Option<(HeadBody, Instant)>,
+    /// When nobody could give a fresh one last.
     silent_at: Option<Instant>,
+    /// Since when that is so.
+    silent_since: Option<Instant>,
     /// When a look-up of it ended last.
     tried_at: Option<Instant>,
     /// How long to wait after that.
@@ -67,8 +89,10 @@ impl Freshness {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
             head: None,
-            received_at: now,
+            received_at: None,
+            stored: None,
             silent_at: None,
+            silent_since: None,
             tried_at: None,
             pause: RETRY_AFTER,
             poll_at: now,
@@ -86,6 +110,16 @@ impl Freshness {
     pub(super) fn record(&self) -> Option<&Record> {
         self.head.as_ref().map(|(record, _)| record)
     }
+
+    /// Returns the version of the newest Head, 0 if none is known.
+    pub(super) fn version(&self) -> u64 {
+        self.record().map_or(0, |record| record.header().version)
+    }
+
+    /// Returns how long ago nobody could give a fresh Head, unless somebody has since.
+    pub(super) fn silent_for(&self, now: Instant) -> Option<Duration> {
+        self.silent_since.map(|at| now - at)
+    }
 }
 
 impl Node {
@@ -95,87 +129,144 @@ impl Node {
         Some(self.endpoint.time(now).since(made))
     }
 
-    /// Takes a Head, from whoever handed it on. Returns whether it is valid and no older than the newest.
-    pub(super) fn take_head(&mut self, bytes: &Bytes, now: Now) -> bool {
-        let time = self.endpoint.judging_time(now);
-        let verified = self.trust.verify(bytes, time, self.endpoint.crypto());
-        let own = |record: &Record| {
-            let header = record.header();
-            header.table == Table::Head && header.domain == self.me.id.domain
-        };
-        let Some((record, body)) = verified
-            .ok()
-            .filter(own)
-            .and_then(|record| HeadBody::read(&record).ok().map(|body| (record, body)))
-        else {
-            self.endpoint.discard(super::Discard::BadRecord);
-            return false;
-        };
-        let known = self.freshness.record().map_or(0, |known| known.header().version);
-        let version = record.header().version;
-        if version > known {
+    /// Takes up the Head of the last run: should nobody give a newer one, the node goes on with it (Rule 6.9).
+    pub(super) fn remember_head(&mut self, record: Record, now: Now) {
+        let own = record.header().domain == self.me.id.domain;
+        let Some(body) = HeadBody::read(&record).ok().filter(|_| own) else { return };
+        if record.header().version > self.freshness.version() {
+            self.freshness.stored = Some((body, now.mono));
             self.freshness.head = Some((record, body));
-            self.freshness.received_at = now.mono;
-            self.freshness.pause = RETRY_AFTER;
-            self.freshness.disputed = false;
+        }
+    }
+
+    /// Takes a Head, from whoever handed it on (Rule 6.8).
+    pub(super) fn take_head(&mut self, bytes: &Bytes, now: Now) -> HeadNews {
+        let Some((record, body)) = self.verify_head(bytes, now) else {
+            self.endpoint.discard(super::Discard::BadRecord);
+            return HeadNews::Bad;
+        };
+        let (known, version) = (self.freshness.version(), record.header().version);
+        let age = self.endpoint.time(now).since(record.header().made_at());
+        let is_old = self.endpoint.judging_time(now).is_some() && age > MAX_HEAD_AGE;
+        if version > known {
+            self.outputs.push_back(Output::HeadChanged(bytes.clone()));
+            self.freshness.head = Some((record, body));
             self.freshness.complete = false;
-            self.freshness.poll_at = now.mono.after(self.jittered(POLL_INTERVAL));
             self.compare_sets(now);
             self.review_watched(now);
         }
-        version >= known
+        if is_old {
+            return HeadNews::Old;
+        }
+        if version < known {
+            return HeadNews::Behind;
+        }
+        self.freshness.silent_since = None;
+        // The same one again is no news: somebody may be keeping a newer one back.
+        if version > known || self.freshness.received_at.is_none() {
+            self.freshness.received_at = Some(now.mono);
+            self.freshness.poll_at = now.mono.after(self.jittered(POLL_INTERVAL));
+        }
+        HeadNews::Fresh
     }
 
-    /// Returns whether a set held here is not the one that the Head states.
-    fn differs(&self, table: Table, domain: Domain) -> bool {
-        let Some((record, body)) = &self.freshness.head else { return false };
-        let stated = match table {
-            Table::OperatorNode => body.operators,
-            Table::Revocation => body.revocations,
-            Table::EndDevice => body.devices,
-            Table::Node | Table::NodeInfo | Table::SuperNode | Table::DomainKey | Table::Head => {
-                return false;
-            }
+    /// Verifies a Head of the own domain. One that has expired is no basis for a decision, but where nobody has a fresh one the
+    /// newest is better than none: it may state a revocation.
+    fn verify_head(&self, bytes: &Bytes, now: Now) -> Option<(Record, HeadBody)> {
+        let (time, crypto) = (self.endpoint.judging_time(now), self.endpoint.crypto());
+        let verified = match self.trust.verify(bytes, time, crypto) {
+            Err(RecordError::Expired) => self.trust.verify(bytes, None, crypto),
+            verified => verified,
         };
-        self.records.summary(table, domain, record.header().made_at()) != stated
+        let record = verified.ok()?;
+        let own = record.header().table == Table::Head && record.header().domain == self.me.id.domain;
+        let body = HeadBody::read(&record).ok().filter(|_| own)?;
+        Some((record, body))
+    }
+
+    /// Writes the Head to disk if it states something else than the one there, or that has become old; and only if all was
+    /// there that it states, because otherwise it would be of no use after a restart.
+    fn store_head(&mut self, now: Now) {
+        let Some((record, body)) = self.freshness.head.clone().filter(|_| self.freshness.complete) else {
+            return;
+        };
+        let same = |(stored, at): (HeadBody, Instant)| stored == body && now.mono - at < STORE_INTERVAL;
+        if !self.freshness.stored.is_some_and(same) {
+            self.freshness.stored = Some((body, now.mono));
+            self.write(vec![Change::Put(record)]);
+        }
+    }
+
+    /// Returns whether the set that a look-up fetches is not the one that the Head states, as held here.
+    pub(super) fn differs(&self, query: &Query) -> bool {
+        let Some((record, body)) = &self.freshness.head else { return false };
+        let made = record.header().made_at();
+        let held = |table, domain| self.records.summary(table, domain, made);
+        let own = self.me.id.domain;
+        match query {
+            Query::Operators => held(Table::OperatorNode, Domain::OPERATORS) != body.operators,
+            Query::Revocations => held(Table::Revocation, own) != body.revocations,
+            Query::Devices => held(Table::EndDevice, own) != body.devices,
+            // An operator that does not state them leaves it to what super-nodes say.
+            Query::SuperNodes => body.super_nodes.is_some_and(|stated| stated != self.servers.summary(made)),
+            Query::Head | Query::DomainKey | Query::Node(_) | Query::TunnelNodes(_) => false,
+        }
+    }
+
+    /// Returns what the Head states about the super-nodes.
+    pub(super) fn stated_super_nodes(&self) -> Option<SetSummary> {
+        self.freshness.body()?.super_nodes
+    }
+
+    /// Returns whether a fresh Head confirms that the super-nodes known are all there are.
+    pub(super) fn knows_super_nodes(&self, now: Now) -> bool {
+        let fresh = self.head_age(now).is_some_and(|age| age <= MAX_HEAD_AGE);
+        fresh && self.stated_super_nodes().is_some() && !self.freshness.differing.contains(&Query::SuperNodes)
     }
 
     /// Fetches the sets that differ from what the Head states, and the keys of a new epoch.
-    fn compare_sets(&mut self, _now: Now) {
+    fn compare_sets(&mut self, now: Now) {
         let epoch = self.freshness.body().map_or(0, |body| body.epoch);
         if epoch > self.keys.epoch {
             self.look_up(Query::DomainKey, None);
         }
-        self.note_differences();
+        self.note_differences(now);
         for query in self.freshness.differing.clone() {
             self.look_up(query, None);
         }
     }
 
     /// Notes which sets are not what the Head states, and whether those that say who is to be believed are (Rule 6.8).
-    pub(super) fn note_differences(&mut self) {
+    pub(super) fn note_differences(&mut self, now: Now) {
         let differing = self.differing_sets();
         let lacking = differing.iter().any(|query| matches!(query, Query::Revocations | Query::Operators));
         self.freshness.complete |= self.freshness.head.is_some() && !lacking;
+        self.freshness.disputed &= !differing.is_empty();
         self.freshness.differing = differing;
+        self.store_head(now);
     }
 
     /// Returns the look-ups of those sets that are not what the Head states.
     fn differing_sets(&self) -> Vec<Query> {
-        let own = self.me.id.domain;
-        let sets = [
-            (Table::OperatorNode, Domain::OPERATORS, Query::Operators),
-            (Table::Revocation, own, Query::Revocations),
-            (Table::EndDevice, own, Query::Devices),
-        ];
-        let differing = sets.into_iter().filter(|(table, domain, _)| self.differs(*table, *domain));
-        differing.map(|(_, _, query)| query).collect()
+        let sets = [Query::Operators, Query::Revocations, Query::Devices, Query::SuperNodes];
+        sets.into_iter().filter(|query| self.differs(query)).collect()
     }
 
-    /// A set was looked up. If it is still not what the Head states, one of the two is old: ask for a newer Head soon.
-    pub(super) fn set_looked_up(&mut self) {
-        self.note_differences();
-        self.freshness.disputed = !self.freshness.differing.is_empty();
+    /// A set was looked up. If it is still not what the Head states, one of the two is old: ask for a newer Head soon, and each
+    /// time that does not help after a longer pause.
+    pub(super) fn set_looked_up(&mut self, now: Now) {
+        self.note_differences(now);
+        let disputed = !self.freshness.differing.is_empty();
+        if std::mem::replace(&mut self.freshness.disputed, disputed) && disputed {
+            self.pause_longer();
+        } else {
+            self.freshness.pause = RETRY_AFTER;
+        }
+    }
+
+    fn pause_longer(&mut self) {
+        let longer = (self.freshness.pause * 2).min(MAX_RETRY_AFTER);
+        self.freshness.pause = self.jittered(longer);
     }
 
     /// Decides whether a tunnel may be opened that was asked for at `since` (Rule 6.9).
@@ -185,7 +276,9 @@ impl Node {
             return Gate::Wait;
         }
         if self.head_age(now).is_some_and(|age| age <= MAX_HEAD_AGE) {
-            return if self.freshness.differing.is_empty() { Gate::Open } else { Gate::Wait };
+            // Who the super-nodes are has no bearing on whom may open a tunnel.
+            let differs = self.freshness.differing.iter().any(|query| fetching.contains(query));
+            return if differs { Gate::Wait } else { Gate::Open };
         }
         if self.is_looking_up(&Query::Head) {
             return Gate::Wait;
@@ -205,16 +298,15 @@ impl Node {
     }
 
     /// Returns whether something depends on a fresh Head just now.
-    fn needs_head(&self) -> bool {
+    pub(super) fn needs_head(&self) -> bool {
         !self.watched.is_empty() || !self.openings.is_empty() || self.routing.is_busy() || self.is_attached()
     }
 
     fn head_due_at(&self) -> Instant {
-        let aged = match self.freshness.head {
-            Some(_) if self.freshness.disputed => Instant::default(),
-            Some(_) if self.is_attached() => self.freshness.received_at.after(ATTACHED_REFRESH_AFTER),
-            Some(_) => self.freshness.received_at.after(REFRESH_AFTER),
-            None => Instant::default(),
+        let refresh = if self.is_attached() { ATTACHED_REFRESH_AFTER } else { REFRESH_AFTER };
+        let aged = match self.freshness.received_at {
+            Some(at) if !self.freshness.disputed => at.after(refresh),
+            Some(_) | None => Instant::default(),
         };
         // Whoever waits for a decision should not wait for a pause that protects others.
         let is_awaited = !self.openings.is_empty() || self.routing.is_busy();
@@ -234,7 +326,7 @@ impl Node {
     /// Returns whether this node asks for the Head now and then although nothing depends on it: once after its
     /// start, then only if it may serve.
     fn polls(&self) -> bool {
-        self.may_serve() || self.freshness.head.is_none()
+        self.may_serve() || self.freshness.received_at.is_none()
     }
 
     /// Fetches the Head when it is due.
@@ -256,13 +348,15 @@ impl Node {
         match verdict {
             Verdict::Found => {
                 self.freshness.silent_at = None;
-                self.freshness.pause = RETRY_AFTER;
+                if !self.freshness.disputed {
+                    self.freshness.pause = RETRY_AFTER;
+                }
                 self.compare_sets(now);
             }
             Verdict::NotFound | Verdict::Silence => {
                 self.freshness.silent_at = Some(now.mono);
-                let longer = self.freshness.pause.saturating_mul(2).min(MAX_RETRY_AFTER);
-                self.freshness.pause = self.jittered(longer);
+                self.freshness.silent_since.get_or_insert(now.mono);
+                self.pause_longer();
                 // At the start it is asked for again soon; later the jittered interval is what protects the operator.
                 if self.freshness.head.is_none() {
                     self.freshness.poll_at = now.mono.after(self.jittered(RETRY_AFTER * 2));

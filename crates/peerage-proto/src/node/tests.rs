@@ -66,9 +66,12 @@ fn node(bed: &mut Bed, mut records: Vec<Record>) -> Node {
         port: 7_400,
         advertise: Vec::new(),
         serves: true,
+        elections: Elections { multicast: false, spread: Duration::ZERO, ..Elections::default() },
+        eager: false,
         place: None,
         one_machine: false,
         bound: None,
+        super_role: SuperConfig::default(),
     };
     Node::new(config, [9; 32], bed.now)
 }

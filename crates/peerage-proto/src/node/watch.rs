@@ -1,13 +1,23 @@
 //! Open tunnels of both ends: checked again at each Head, because authority can end (Rule 6.9).
 
+use bytes::Bytes;
 use peerage_wire::frame::Code;
-use peerage_wire::record::Table;
+use peerage_wire::record::{Table, UnverifiedRecord};
 use peerage_wire::time::Now;
 
 use super::{Event, Node, Output, TunnelId, Watched};
 use crate::trust::Trust;
 
 impl Node {
+    /// A peer has handed its Head on. One that is no news is not worth a verification.
+    pub(super) fn head_seen(&mut self, record: &Bytes, now: Now) {
+        let known = self.freshness.record().map_or(0, |known| known.header().version);
+        let is_news = UnverifiedRecord::parse(record).is_ok_and(|record| record.header().version > known);
+        if is_news {
+            self.take_head(record, now);
+        }
+    }
+
     pub(super) fn watch(&mut self, tunnel: TunnelId, watched: Watched, now: Now) {
         self.watched.insert(tunnel, watched);
         self.review_watched(now);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::id::Domain;
-use peerage_wire::record::{Draft, HeadBody, Header, Table};
-use peerage_wire::time::{Instant, Now};
+use peerage_wire::id::{Domain, Segment};
+use peerage_wire::record::{Draft, HeadBody, Header, SuperNodeBody, Table};
+use peerage_wire::time::{Instant, Now, UnixTime};
 
 use super::io::DomainFacts;
 use crate::endpoint::Endpoint;
@@ -86,7 +86,8 @@ impl Heads {
             revocations: records.summary(Table::Revocation, domain, header.made_at()),
             devices: records.summary(Table::EndDevice, domain, header.made_at()),
             epoch: facts.epoch,
-            map_version: 0,
+            map_version: map_version(domain, records, header.made_at()),
+            super_nodes: Some(records.super_node_summary(domain, header.made_at())),
             offline_hours: facts.offline_hours,
         };
         let draft = Draft { header, public: body.write(), private: None };
@@ -94,4 +95,11 @@ impl Heads {
         let record = draft.sign(endpoint.identity(), &network, endpoint.crypto()).ok()?;
         Some(record.bytes().clone())
     }
+}
+
+/// Returns the version of the segment map as far as it concerns a domain: the highest that its super-nodes' records name.
+fn map_version(domain: Domain, records: &Records, time: UnixTime) -> u64 {
+    let held = records.super_nodes(Segment::of_domain(domain), time);
+    let versions = held.filter_map(|(record, _)| Some(SuperNodeBody::read(record).ok()?.map_version));
+    versions.max().unwrap_or(0)
 }

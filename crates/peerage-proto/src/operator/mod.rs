@@ -4,30 +4,43 @@
 //! [`Input::Committed`]. This machine signs two things itself, because they must be fresh: Heads and its own NodeInfo.
 //! Nothing durable depends on either.
 
+mod checks;
 mod heads;
 mod io;
+mod map;
 mod notes;
+mod passing;
+mod pushes;
+mod segments;
+mod supers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::id::{CommandId, Domain, NodeId, RecordKey};
-use peerage_wire::message::{Reply, Request};
-use peerage_wire::record::{Draft, Header, NodeInfoPublic, Record, Table, UnverifiedRecord, subject};
+use peerage_wire::id::{CommandId, Domain, NodeId, PlacementKey, RecordKey};
+use peerage_wire::message::{Refused, Reply, Request};
+use peerage_wire::record::{
+    Draft, Header, NodeInfoPublic, Record, SuperNodeBody, Table, UnverifiedRecord, subject,
+};
 use peerage_wire::time::{Instant, Now};
 use rand_core::Rng as _;
 
 use crate::discard::{Discard, Discards};
 use crate::endpoint::{self, Endpoint, Incoming, Outcome, ReplyTo};
-use crate::responder::{self, Asked};
+use crate::relay::{self, Desk};
+use crate::responder::{self, Asked, View};
+use crate::sizes::TableSize;
 use crate::table::{Inserted, Records};
 use crate::trust::{Member, Trust};
 
 use heads::Heads;
-pub use io::{DomainFacts, Input, Output};
+pub use io::{Assignment, CheckId, DomainFacts, Input, Output, Port};
 use notes::{Note, Notes};
+use pushes::Pushes;
+use supers::Supers;
+pub use supers::{SegmentStatus, SuperNodeStatus, SuperState};
 
 /// How long a member counts as in contact after it was last heard: three attachment intervals (Rule 6.10).
 pub const CONTACT_LIFETIME: Duration = Duration::from_secs(75);
@@ -56,6 +69,8 @@ pub struct Config {
     pub root: [u8; 32],
     /// Where everybody reaches this operator.
     pub addresses: Vec<SocketAddr>,
+    /// How many legs it relays while it stands in for super-nodes.
+    pub relay: relay::Limits,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +78,8 @@ struct Contact {
     remote: SocketAddr,
     heard_at: Instant,
     noted_at: Instant,
+    /// When it attached last: then it may be reached here by others (Rule 6.28).
+    attached_at: Option<Instant>,
 }
 
 /// A running operator.
@@ -76,6 +93,9 @@ pub struct Operator {
     heads: Heads,
     contacts: BTreeMap<NodeId, Contact>,
     notes: Notes,
+    desk: Desk,
+    supers: Supers,
+    pushes: Pushes,
     changed: BTreeSet<Domain>,
     notify_at: Option<Instant>,
     announce_at: Instant,
@@ -90,6 +110,7 @@ impl Operator {
         let trust = Trust::new(config.endpoint.network, config.root);
         let mut endpoint = Endpoint::new(config.endpoint, seed, now);
         endpoint.trust_own_clock();
+        let desk = Desk::new(config.relay, endpoint.rng());
         Self {
             endpoint,
             trust,
@@ -99,6 +120,9 @@ impl Operator {
             heads: Heads::default(),
             contacts: BTreeMap::new(),
             notes: Notes::default(),
+            desk,
+            supers: Supers::new(now.mono),
+            pushes: Pushes::default(),
             changed: BTreeSet::new(),
             notify_at: None,
             announce_at: now.mono,
@@ -115,13 +139,17 @@ impl Operator {
             Input::Datagram { remote, payload } => {
                 self.endpoint.handle_datagram(remote, &payload, &self.trust, now);
             }
+            Input::Leg(input) => self.desk.handle(input, &mut self.endpoint, &self.trust, now),
             Input::Committed(records) => self.committed(records, now),
             Input::Domain(facts) => {
                 self.facts.insert(facts.domain, facts);
                 self.touch(facts.domain, now);
+                self.plan_soon(now);
             }
             Input::Push(domain) => self.push(domain, now),
             Input::Noted { id, ok } => self.noted(id, ok, now),
+            Input::TcpChecked { task, ok } => self.tcp_checked(task, ok, now),
+            Input::Quarantine { node, on } => self.quarantine(node, on, now),
         }
         self.drain_endpoint(now);
     }
@@ -136,6 +164,8 @@ impl Operator {
         let timers = [
             (self.endpoint.poll_timeout(), "requests"),
             (self.notify_at, "notify"),
+            (self.desk.poll_timeout(), "relay"),
+            (self.supers.next_at(), "super-nodes"),
             (Some(self.announce_at), "announce"),
             (Some(self.sweep_at), "sweep"),
         ];
@@ -163,6 +193,17 @@ impl Operator {
         self.records.get(table, domain, key)
     }
 
+    /// Returns how full its tables are.
+    pub fn table_sizes(&self) -> Vec<TableSize> {
+        let own = [
+            TableSize::new("contacts", self.contacts.len(), MAX_CONTACTS),
+            TableSize::new("changed domains", self.changed.len(), self.facts.len()),
+            self.notes.size(),
+            self.supers.size(),
+        ];
+        own.into_iter().chain(self.pushes.sizes()).chain(self.endpoint.table_sizes()).collect()
+    }
+
     /// Returns how many records are held.
     pub fn records_held(&self) -> usize {
         self.records.len()
@@ -170,6 +211,8 @@ impl Operator {
 
     fn handle_timeout(&mut self, now: Now) {
         self.endpoint.handle_timeout(&self.trust, now);
+        self.desk.handle_timeout(now);
+        self.supers_timeout(now);
         if self.announce_at <= now.mono {
             self.announce(now);
         }
@@ -179,15 +222,22 @@ impl Operator {
         if self.sweep_at <= now.mono {
             self.sweep(now);
         }
+        // Last: a request that cannot be made fails at the next timeout, which may as well be this one.
+        self.endpoint.handle_timeout(&self.trust, now);
     }
 
     fn sweep(&mut self, now: Now) {
         self.sweep_at = now.mono.after(SWEEP_INTERVAL);
         for gone in self.records.expire(self.endpoint.time(now)) {
             self.heads.forget(gone.header().domain);
+            if let Ok(body) = SuperNodeBody::read(&gone) {
+                self.map_changed(Some(body.segment), now);
+                self.plan_soon(now);
+            }
         }
         self.contacts.retain(|_, contact| now.mono - contact.heard_at <= CONTACT_LIFETIME);
         self.notes.expire(now.mono);
+        self.review_legs(now);
     }
 
     fn committed(&mut self, records: Vec<Record>, now: Now) {
@@ -199,15 +249,25 @@ impl Operator {
             if header.table == Table::Node && header.removed {
                 // Who has left is no longer answered.
                 self.endpoint.forget_peer(&subject(&header));
+                self.contacts.remove(&subject(&header));
             }
             if header.table == Table::OperatorNode && subject(&header) == self.endpoint.id() {
                 self.endpoint.set_record(record.bytes().clone());
             }
-            let domain = header.domain;
-            if self.records.insert(record) == Inserted::New {
-                self.touch(domain, now);
+            if header.table == Table::SuperNode {
+                self.take_assignment(record, now);
+                continue;
+            }
+            if matches!(header.table, Table::Node | Table::Revocation | Table::OperatorNode) {
+                // Who keeps the map, or may hold a part of it, may be another now.
+                self.plan_soon(now);
+            }
+            if self.records.insert(record.clone()) == Inserted::New {
+                self.touch(header.domain, now);
+                self.push_record(&record);
             }
         }
+        self.review_legs(now);
     }
 
     /// Notes that what a domain's Head states has changed. A change of the operators concerns every domain.
@@ -233,13 +293,21 @@ impl Operator {
     fn notify(&mut self, now: Now) {
         self.notify_at = None;
         let changed = std::mem::take(&mut self.changed);
+        for domain in &changed {
+            self.push_head(*domain);
+        }
         let concerned: Vec<_> = self.contacts(now).filter(|(id, _)| changed.contains(&id.domain)).collect();
         for (node, remote) in concerned {
             let Some(head) = self.head(node.domain, now) else { continue };
-            let mut id = CommandId([0; CommandId::SIZE]);
-            self.endpoint.rng().fill_bytes(&mut id.0);
+            let id = self.command_id();
             self.endpoint.request(node, remote, &Request::Notify { id, head }, now);
         }
+    }
+
+    fn command_id(&mut self) -> CommandId {
+        let mut id = CommandId([0; CommandId::SIZE]);
+        self.endpoint.rng().fill_bytes(&mut id.0);
+        id
     }
 
     /// Returns a domain's Head, made anew if it is too old (Rule 6.20).
@@ -281,15 +349,33 @@ impl Operator {
             match outcome {
                 Outcome::Request(incoming) => self.handle_request(*incoming, now),
                 // A member that does not answer a Notify asks by itself before long.
-                Outcome::Answered { .. } | Outcome::Failed { .. } | Outcome::ClockLearned(_) => {}
+                Outcome::Answered { request, from, reply, .. } => {
+                    if !self.pushes.ended(request, true) && !self.check_pinged(request, true, now) {
+                        self.desk.answered(from, reply, &mut self.endpoint, now);
+                    }
+                }
+                Outcome::Failed { request, .. } => {
+                    let _ = self.pushes.ended(request, false) || self.check_pinged(request, false, now);
+                }
+                Outcome::ClockLearned(_) => {}
             }
         }
+        self.pump_pushes(now);
+        while let Some(output) = self.desk.poll_output(&mut self.endpoint) {
+            self.outputs.push_back(Output::Leg(output));
+        }
         while let Some((remote, payload)) = self.endpoint.poll_transmit() {
-            self.outputs.push_back(Output::Transmit { remote, payload });
+            self.outputs.push_back(Output::Transmit { remote, payload, port: Port::Main });
+        }
+        while let Some((remote, payload)) = self.endpoint.poll_probe() {
+            self.outputs.push_back(Output::Transmit { remote, payload, port: Port::Probe });
         }
     }
 
     fn handle_request(&mut self, incoming: Incoming, now: Now) {
+        if matches!(incoming.request, Request::ForwardedTunnelRequest { .. } | Request::RelayJoin { .. }) {
+            return self.pass(incoming, now);
+        }
         let Incoming { from, remote, request, reply_to } = incoming;
         // Who has left may ask once more whether that is done.
         let from = match self.current(from) {
@@ -298,8 +384,20 @@ impl Operator {
             None => return self.endpoint.discard(Discard::Expired),
         };
         let answered = match request {
-            Request::GetHead => Ok(Some(Reply::Head(self.head(from.id.domain, now)))),
-            Request::Attach if from.roles.tunnel => Ok(Some(self.attach(&from, remote, now))),
+            Request::GetHead { domain } => {
+                let domain = domain.unwrap_or(from.id.domain);
+                let asked = Asked { from: &from, remote, room: reply_to.room(), time: self.endpoint.time(now) };
+                let view = View::everywhere(&self.records);
+                let may = responder::may_have_head(domain, asked, view);
+                may.map(|()| Some(Reply::Head(self.head(domain, now))))
+            }
+            Request::SubmitSuperNode(submission) => self.submitted(&from, remote, submission, now).map(Some),
+            Request::Refusals { id, refused } => self.refused(&from, id, &refused, now).map(Some),
+            Request::Attach if from.roles.tunnel => {
+                let reply = self.attach(&from, remote, now);
+                self.endpoint.reply(&reply_to, &reply);
+                return;
+            }
             Request::Attach => Err(Discard::Forbidden),
             Request::Store(record) => self.store(&from, &record, now).map(Some),
             Request::DeviceSeen { id, key, location } => {
@@ -324,12 +422,23 @@ impl Operator {
             | Request::Ping
             | Request::GetDevices { .. }
             | Request::GetRevocations { .. }
+            | Request::TransferPartition { .. }
+            | Request::Reconcile { .. }
             | Request::GetDomainKey) => {
                 let time = self.endpoint.time(now);
                 let asked = Asked { from: &from, remote, room: reply_to.room(), time };
-                responder::answer(&read, asked, &self.records).map(Some)
+                let stands_in = self.stands_in(from.id.domain);
+                let view = View::everywhere(&self.records);
+                // Holders may have whatever announcements there still are.
+                let is_bulk = matches!(read, Request::TransferPartition { .. });
+                let announced = if is_bulk { view.announced } else { &stands_in };
+                responder::answer(&read, asked, View { announced, ..view }).map(Some)
             }
-            Request::TunnelRequest(_) | Request::Notify { .. } => Err(Discard::UnknownCommand),
+            Request::TunnelRequest(_)
+            | Request::ForwardedTunnelRequest { .. }
+            | Request::Forward(_)
+            | Request::RelayJoin { .. }
+            | Request::Notify { .. } => Err(Discard::UnknownCommand),
         };
         match answered {
             Ok(Some(reply)) => self.endpoint.reply(&reply_to, &reply),
@@ -346,10 +455,6 @@ impl Operator {
         held.map_or(Some(from), Trust::member)
     }
 
-    fn attach(&mut self, from: &Member, remote: SocketAddr, now: Now) -> Reply {
-        Reply::Attached { observed: remote, head: self.head(from.id.domain, now) }
-    }
-
     /// Remembers where a member was last heard: a NAT's mapping may carry a Notify back for a while.
     fn note_contact(&mut self, node: NodeId, remote: SocketAddr, now: Now) {
         let known = self.contacts.get(&node);
@@ -359,7 +464,8 @@ impl Operator {
         let noted_at = known.map(|contact| contact.noted_at);
         let due = noted_at.is_none_or(|at| now.mono - at >= CONTACT_NOTED_INTERVAL);
         let noted_at = if due { now.mono } else { noted_at.unwrap_or(now.mono) };
-        self.contacts.insert(node, Contact { remote, heard_at: now.mono, noted_at });
+        let attached_at = known.and_then(|contact| contact.attached_at);
+        self.contacts.insert(node, Contact { remote, heard_at: now.mono, noted_at, attached_at });
         if due {
             self.outputs.push_back(Output::Contact { node, remote });
         }
@@ -376,8 +482,15 @@ impl Operator {
             .trust
             .verify_node_info(bytes, from, time, self.endpoint.crypto())
             .map_err(|_| Discard::BadRecord)?;
-        if NodeInfoPublic::read(&record).is_err() && !header.removed {
+        let body = NodeInfoPublic::read(&record).ok();
+        if body.is_none() && !header.removed {
             return Err(Discard::BadRecord);
+        }
+        let tags = body.iter().flat_map(|body| &body.tags);
+        let places = tags.map(|tag| PlacementKey::new(header.domain, &tag.0)).chain([header.placement()]);
+        // What is removed here is removed wherever it still is.
+        if !header.removed && !self.takes_announcements(header.domain, places) {
+            return Err(Discard::OutOfRange);
         }
         let version = match self.records.insert(record) {
             Inserted::New | Inserted::Same => header.version,
@@ -402,6 +515,21 @@ impl Operator {
             self.outputs.push_back(output);
         }
         None
+    }
+
+    /// Takes a super-node's report, once (Rule 4.10).
+    fn refused(&mut self, from: &Member, id: CommandId, refused: &[Refused], now: Now) -> Result<Reply, Discard> {
+        if self.records.segment(&from.id, self.endpoint.time(now)).is_none() {
+            return Err(Discard::Forbidden);
+        }
+        if self.notes.is_done(Note::Refusals, &id) {
+            return Ok(Note::Refusals.reply(id));
+        }
+        if !self.notes.done(Note::Refusals, id, now.mono) {
+            return Err(Discard::Full);
+        }
+        self.note_refusals(refused);
+        Ok(Note::Refusals.reply(id))
     }
 
     fn noted(&mut self, id: CommandId, ok: bool, now: Now) {

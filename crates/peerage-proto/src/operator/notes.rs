@@ -8,6 +8,7 @@ use peerage_wire::message::Reply;
 use peerage_wire::time::Instant;
 
 use crate::endpoint::ReplyTo;
+use crate::sizes::TableSize;
 
 /// Most commands that are remembered; beyond that new ones wait for the asker's repetition.
 const MAX_NOTES: usize = 10_000;
@@ -17,6 +18,7 @@ const MAX_NOTES: usize = 10_000;
 pub(super) enum Note {
     DeviceSeen,
     Leave,
+    Refusals,
 }
 
 impl Note {
@@ -24,6 +26,7 @@ impl Note {
         match self {
             Self::DeviceSeen => Reply::DeviceNoted(id),
             Self::Leave => Reply::Left(id),
+            Self::Refusals => Reply::RefusalsNoted(id),
         }
     }
 }
@@ -48,6 +51,10 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    pub(super) fn size(&self) -> TableSize {
+        TableSize::new("notes", self.all.len(), MAX_NOTES)
+    }
+
     pub(super) fn is_done(&self, note: Note, id: &CommandId) -> bool {
         self.all.get(id).is_some_and(|entry| entry.note == note && matches!(entry.state, State::Done))
     }
@@ -65,6 +72,15 @@ impl Notes {
         }
         let state = State::Begun(Box::new(reply_to));
         self.all.insert(id, Entry { note, state, since: now });
+        true
+    }
+
+    /// Remembers a command that needs no ledger and was executed at once. Returns false if there is no room, or it is another's.
+    pub(super) fn done(&mut self, note: Note, id: CommandId, now: Instant) -> bool {
+        if self.all.contains_key(&id) || self.all.len() >= MAX_NOTES {
+            return false;
+        }
+        self.all.insert(id, Entry { note, state: State::Done, since: now });
         true
     }
 

@@ -28,9 +28,10 @@ impl Pair {
         let mut bed = Bed::new();
         let mut endpoint = bed.config(&bed.operator, &bed.operator_record);
         endpoint.asks_introduction = true;
-        let config = Config { endpoint, root: bed.root.public(), addresses: vec![operator_address()] };
+        let (root, addresses) = (bed.root.public(), vec![operator_address()]);
+        let config = Config { endpoint, root, addresses, relay: relay::Limits::default() };
         let mut operator = Operator::new(config, [2; 32], bed.now);
-        let facts = DomainFacts { domain: DOMAIN, epoch: 1, offline_hours: None };
+        let facts = DomainFacts { domain: DOMAIN, epoch: 1, offline_hours: None, vendor: false };
         operator.handle(Input::Domain(facts), bed.now);
         operator.handle(Input::Committed(vec![bed.operator_record.clone()]), bed.now);
         let identity = IdentityKey::generate(&mut bed.rng);

@@ -10,5 +10,6 @@
 
 mod hostile;
 mod lives;
+mod overtaken;
 mod properties;
 mod world;

@@ -8,6 +8,9 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+pub mod holder;
+mod legs;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use bytes::Bytes;
 use chacha20::ChaCha20Rng;
 use peerage_proto::endpoint;
 use peerage_proto::lan::{Gateway, Interface, InterfaceAddress, InterfaceKind};
-use peerage_proto::node::{self, Answer, Command, Event, Found, Node, PinProof, TaskId, TunnelId};
+use peerage_proto::node::{self, Answer, Command, Elections, Event, Found, Node, PinProof, TaskId, TunnelId};
 use peerage_proto::operator::{self, DomainFacts, Operator};
 use peerage_wire::codec::{Protocol, Service};
 use peerage_wire::crypto::{Crypto, Real};
@@ -30,6 +33,8 @@ use peerage_wire::record::{
 };
 use peerage_wire::time::{Instant, Now, UnixTime};
 use rand_core::{Rng as _, SeedableRng as _};
+
+pub use legs::Legs;
 
 pub const START: u64 = 1_800_000_000;
 pub const OPERATOR_ADDRESS: &str = "198.51.101.1:7400";
@@ -55,11 +60,20 @@ pub struct Host {
     pub served: Vec<(TunnelId, SocketAddr)>,
     pub closed: Vec<(TunnelId, peerage_wire::frame::Code)>,
     pub stored: Vec<Record>,
+    /// What it has deleted from its disk.
+    pub deleted: BTreeSet<(Table, Domain, RecordKey)>,
     pub renewals: usize,
     /// What it was started with, for a restart.
     pub config: node::Config,
     interfaces: Vec<Interface>,
     next_task: u64,
+}
+
+impl Host {
+    /// The networks on which it stands.
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
 }
 
 /// A datagram under way.
@@ -103,6 +117,9 @@ pub struct World {
     pub log: Vec<Flight>,
     /// Addresses from and to which nothing is delivered.
     pub cut: BTreeSet<SocketAddr>,
+    /// Pairs that reach others, but not each other: each behind a router of its own.
+    pub apart: BTreeSet<[SocketAddr; 2]>,
+    pub legs: Legs,
     pub faults: Faults,
     /// Everything that the operator has committed, the newest of each.
     pub ledger: BTreeMap<(Table, Domain, RecordKey), Record>,
@@ -111,6 +128,15 @@ pub struct World {
     /// What members told the operator's ledger.
     pub told: Vec<operator::Output>,
     pub operator_config: operator::Config,
+    /// Every beacon that was sent.
+    pub beacons: Vec<Bytes>,
+    /// Super-nodes.
+    pub holders: BTreeMap<SocketAddr, holder::Holder>,
+    /// Whether the last super-node that hears anything is honest, whatever the others are.
+    pub last_is_honest: bool,
+    reached: BTreeSet<SocketAddr>,
+    /// The Head that super-nodes hand out, and when it was made.
+    head: Option<(Instant, Bytes)>,
     /// Datagrams that arrive later, in the order of arrival.
     under_way: BTreeMap<(Instant, u64), Flight>,
     /// The size of each request by the nonce and the tag by which it is answered, and who sent it.
@@ -185,7 +211,6 @@ impl World {
         let network = network_id(&root.public());
         let operator_id = operator_identity.node_id(Domain::OPERATORS);
         let now = Now { mono: Instant::from_micros(1_000_000), unix: UnixTime::from_secs(START) };
-        let address: SocketAddr = OPERATOR_ADDRESS.parse().unwrap();
         let enrolment = AgreementKey::generate(&mut rng);
         let record = operator_record(&root, &operator_identity, &enrolment, now);
         let config = operator::Config {
@@ -198,7 +223,8 @@ impl World {
                 asks_introduction: true,
             },
             root: root.public(),
-            addresses: vec![address],
+            relay: peerage_proto::relay::Limits::default(),
+            addresses: vec![OPERATOR_ADDRESS.parse().unwrap()],
         };
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -209,7 +235,7 @@ impl World {
             previous: None,
             location_key: SecretKey::generate(&mut rng),
         };
-        let facts = DomainFacts { domain: DOMAIN, epoch: 1, offline_hours: None };
+        let facts = DomainFacts { domain: DOMAIN, epoch: 1, offline_hours: None, vendor: false };
         let mut world = Self {
             now,
             rng,
@@ -227,12 +253,19 @@ impl World {
             flights: VecDeque::new(),
             log: Vec::new(),
             cut: BTreeSet::new(),
+            apart: BTreeSet::new(),
+            legs: Legs::default(),
             faults: Faults::default(),
             ledger: BTreeMap::new(),
             facts,
             stand_in: None,
             told: Vec::new(),
             operator_config: config,
+            beacons: Vec::new(),
+            holders: BTreeMap::new(),
+            last_is_honest: false,
+            reached: BTreeSet::new(),
+            head: None,
             under_way: BTreeMap::new(),
             asked: BTreeMap::new(),
             sent: 0,
@@ -268,6 +301,10 @@ impl World {
 
     pub fn commit(&mut self, records: Vec<Record>) {
         self.ledger.extend(records.iter().map(|record| (record.header().id(), record.clone())));
+        for record in &records {
+            self.holders.values_mut().for_each(|holder| holder.push(record));
+        }
+        self.head = None;
         self.operator.handle(operator::Input::Committed(records), self.now);
         self.pump();
     }
@@ -366,13 +403,20 @@ impl World {
             receiving,
             keys: self.keys.clone(),
             statements: vec![*self.operator.statement()],
-            records: vec![operator_record, records[0].clone(), records[1].clone()],
+            records: vec![operator_record, records[0].clone(), records[1].clone()]
+                .into_iter()
+                .chain(self.ledger.values().filter(|r| r.header().table == Table::SuperNode).cloned())
+                .collect(),
             port: address.port(),
             advertise: vec![address],
             serves: true,
+            // Where a test does not say otherwise, nobody has to wait for an election.
+            elections: Elections { multicast: false, spread: Duration::ZERO, ..Elections::default() },
+            eager: false,
             place: None,
             one_machine: false,
             bound: None,
+            super_role: node::SuperConfig::default(),
         };
         change(&mut config);
         let mut seed = [0; 32];
@@ -392,6 +436,7 @@ impl World {
             served: vec![],
             closed: vec![],
             stored: vec![],
+            deleted: BTreeSet::new(),
             renewals: 0,
             config,
             interfaces: interfaces.clone(),
@@ -535,11 +580,12 @@ impl World {
         let operator = self.operator_up.then(|| self.operator.poll_timeout()).flatten().map(|(at, _)| at);
         let hosts = self.hosts.values().filter_map(|host| host.node.poll_timeout()).map(|(at, _)| at);
         let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
-        hosts.chain(operator).chain(arrival).min()
+        hosts.chain(operator).chain(arrival).chain(self.holders_due()).min()
     }
 
     fn fire(&mut self) {
         let now = self.now;
+        self.fire_holders();
         if self.operator_up && self.operator.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
             self.operator.handle(operator::Input::Timeout, now);
             let after = self.operator.poll_timeout().map(|(at, why)| (at > now.mono, why));
@@ -574,7 +620,7 @@ impl World {
                 self.told.push(output.clone());
             }
             match output {
-                operator::Output::Transmit { remote, payload } => self.send(from, remote, payload),
+                operator::Output::Transmit { remote, payload, .. } => self.send(from, remote, payload),
                 operator::Output::DeviceSeen { id, key, location, .. } => {
                     if let Some(mut device) = self.devices.get(&key).cloned()
                         && !device.site.contains(&location)
@@ -587,7 +633,10 @@ impl World {
                 operator::Output::Left { id, .. } => {
                     self.operator.handle(operator::Input::Noted { id, ok: true }, self.now);
                 }
-                operator::Output::Contact { .. } => {}
+                operator::Output::Leg(output) => self.relay_ordered(output),
+                operator::Output::Contact { .. }
+                | operator::Output::CheckTcp { .. }
+                | operator::Output::AssignSegments { .. } => {}
             }
         }
         moved
@@ -614,11 +663,20 @@ impl World {
                 self.send(address, remote, payload);
                 return;
             }
+            node::Output::Multicast { payload, .. } => return self.multicast(address, &payload),
             node::Output::Store { task, changes } => {
-                host.stored.extend(changes.into_iter().filter_map(|change| match change {
-                    node::Change::Put(record) => Some(record),
-                    node::Change::Delete { .. } => None,
-                }));
+                for change in changes {
+                    match change {
+                        node::Change::Put(record) => {
+                            host.deleted.remove(&record.header().id());
+                            host.stored.push(record);
+                        }
+                        node::Change::Delete { table, domain, key } => {
+                            host.stored.retain(|record| record.header().id() != (table, domain, key));
+                            host.deleted.insert((table, domain, key));
+                        }
+                    }
+                }
                 node::Input::Stored { task, ok: true }
             }
             node::Output::FindDevice { task, mac, .. } => {
@@ -642,9 +700,29 @@ impl World {
                 host.renewals += 1;
                 return;
             }
+            // Nobody in these tests is dialled by legs of others.
+            node::Output::Leg(_) => return,
+            node::Output::OwnLeg { leg, order } => return self.leg_ordered(address, leg, order),
+            // There are no links here.
+            node::Output::HeadChanged(_) => return,
             node::Output::Event(event) => return host.events.push(event),
         };
         host.node.handle(back, shifted(self.now, host.clock_error));
+    }
+
+    /// Delivers a beacon to everybody else on the LAN, as if at once.
+    pub fn multicast(&mut self, sender: SocketAddr, payload: &Bytes) {
+        let gateway = |host: &Host| host.interfaces.first()?.gateways.first()?.mac;
+        let Some(at) = self.hosts.get(&sender) else { return };
+        let (lan, own) = (gateway(at), at.interfaces.first().map(|i| i.addresses[0].address));
+        self.beacons.push(payload.clone());
+        let from = SocketAddr::new(own.expect("a host has an address"), peerage_wire::beacon::PORT);
+        let others =
+            self.hosts.iter_mut().filter(|(address, host)| **address != sender && gateway(host) == lan);
+        for (_, host) in others {
+            let input = node::Input::Multicast { interface: 2, from, payload: payload.clone() };
+            host.node.handle(input, shifted(self.now, host.clock_error));
+        }
     }
 
     /// Puts a datagram on the wire, which loses, doubles and delays it as [`Faults`] say.
@@ -666,6 +744,18 @@ impl World {
             self.sent += 1;
             self.under_way.insert((self.now.mono.after(delay), self.sent), flight.clone());
         }
+    }
+
+    /// Puts a datagram on a long wire.
+    fn send_after(&mut self, from: SocketAddr, to: SocketAddr, payload: Bytes, delay: Duration) {
+        if delay.is_zero() {
+            return self.send(from, to, payload);
+        }
+        let flight = Flight { from, to, payload };
+        self.check_size(&flight);
+        self.log.push(flight.clone());
+        self.sent += 1;
+        self.under_way.insert((self.now.mono.after(delay), self.sent), flight);
     }
 
     /// Delivers a datagram of an attacker, as it is, and whatever follows from it. Returns what was sent because of it.
@@ -730,7 +820,8 @@ impl World {
     fn deliver(&mut self) -> bool {
         self.arrive();
         let Some(Flight { from, to, payload }) = self.flights.pop_front() else { return false };
-        if self.cut.contains(&from) || self.cut.contains(&to) {
+        let apart = self.apart.contains(&[from.min(to), from.max(to)]);
+        if apart || self.cut.contains(&from) || self.cut.contains(&to) {
             return true;
         }
         let now = self.now;
@@ -742,6 +833,8 @@ impl World {
             } else if self.operator_up {
                 self.operator.handle(operator::Input::Datagram { remote: from, payload }, now);
             }
+        } else if self.deliver_to_holder(from, to, &payload) {
+            return true;
         } else if let Some(host) = self.hosts.get_mut(&to) {
             let input = node::Input::Datagram { remote: from, payload };
             host.node.handle(input, shifted(now, host.clock_error));

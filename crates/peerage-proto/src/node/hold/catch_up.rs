@@ -1,0 +1,156 @@
+//! Catching up: from an assignment to a holder that has everything (Rule 6.54).
+//!
+//! First who is who, from an operator; then what operators signed and what nodes have announced, from another holder, so that
+//! the operator does not carry the whole table to everybody; last a comparison with an operator, because another holder may keep
+//! something back. Until then nothing is answered: half a set looks like the truth.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use peerage_wire::id::NodeId;
+use peerage_wire::message::Request;
+use peerage_wire::record::Table;
+use peerage_wire::time::Now;
+
+use super::bulk::Bulk;
+use super::sync::{Goal, Work};
+use super::{Errand, Server};
+use crate::node::Node;
+use crate::reconcile::{Ended, RECONCILED, Reconciliation};
+
+/// How soon catching up is tried again after nobody could help.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The tables that say who is who.
+const TRUST_TABLES: [Table; 2] = [Table::OperatorNode, Table::SuperNode];
+
+/// Where a holder is that catches up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Who signs, and who holds what.
+    #[default]
+    Trust,
+    /// What operators signed.
+    Signed,
+    /// What nodes announced.
+    Announced,
+    /// Whether that was all.
+    Check,
+}
+
+/// What is remembered on the way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CatchUp {
+    stage: Stage,
+    /// From whom the bulk came.
+    source: Option<Server>,
+    /// Who could not help.
+    tried: BTreeSet<NodeId>,
+}
+
+impl Node {
+    /// Begins the next stage, or the same one with somebody else.
+    pub(super) fn catch_up(&mut self, now: Now) {
+        let Some(part) = &self.hold.part else { return };
+        let Some(state) = part.catch_up.clone() else { return };
+        let segment = part.segment;
+        // What this node has and the other lacks can wait for a regular comparison.
+        let compare = |tables: &[Table]| Work::Compare(Box::new(Reconciliation::new(tables, segment, false)));
+        let (with, work) = match state.stage {
+            Stage::Trust => (self.next_operator(&BTreeSet::new(), now), compare(&TRUST_TABLES)),
+            Stage::Signed => (self.source(&state.tried, now), compare(&RECONCILED)),
+            Stage::Announced => (state.source, Work::Fetch(Bulk::new(Table::NodeInfo, segment))),
+            Stage::Check => (self.checker(&state, now), compare(&RECONCILED)),
+        };
+        match with {
+            Some(server) => {
+                if state.stage == Stage::Signed {
+                    self.present_assignment(server, now);
+                }
+                self.begin_session(server, Goal::Stage(state.stage), work);
+            }
+            None => self.stage_skipped(state.stage, now),
+        }
+    }
+
+    /// Shows another holder why it may ask: the operator tells everybody, but perhaps not first.
+    fn present_assignment(&mut self, server: Server, now: Now) {
+        let (id, part) = (self.me.id, self.hold.part.as_ref());
+        let own = part.and_then(|part| part.records.get(Table::SuperNode, id.domain, id.record_key()));
+        let own = own.filter(|_| !self.trust.is_operator(&server.node)).map(|record| record.bytes().clone());
+        if let Some(bytes) = own {
+            self.send_on(server, &Request::Store(bytes), Errand::Present, now);
+        }
+    }
+
+    /// Returns who has everything that this node has to hold: another holder, or else an operator.
+    fn source(&mut self, tried: &BTreeSet<NodeId>, now: Now) -> Option<Server> {
+        let segment = self.hold.part.as_ref()?.segment;
+        let fellows = self.fellows(segment, now).into_iter();
+        let mut whole = fellows.filter(|(server, range)| *range == segment && !tried.contains(&server.node));
+        whole.next().map(|(server, _)| server).or_else(|| self.next_operator(tried, now))
+    }
+
+    /// Returns the operator that is asked whether that was all, unless everything came from one.
+    fn checker(&mut self, state: &CatchUp, now: Now) -> Option<Server> {
+        let from_operator = state.source.is_some_and(|source| self.trust.is_operator(&source.node));
+        if from_operator || self.hold.operators_silent {
+            return None;
+        }
+        self.next_operator(&BTreeSet::new(), now)
+    }
+
+    fn stage_skipped(&mut self, stage: Stage, now: Now) {
+        match stage {
+            Stage::Trust | Stage::Announced => self.next_stage(stage, now),
+            Stage::Signed => self.cannot_catch_up(now),
+            Stage::Check => self.caught_up(now),
+        }
+    }
+
+    pub(super) fn stage_ended(&mut self, stage: Stage, with: Server, ended: Ended, now: Now) {
+        let Some(part) = &mut self.hold.part else { return };
+        let Some(state) = part.catch_up.as_mut().filter(|state| state.stage == stage) else { return };
+        if stage == Stage::Check {
+            return self.caught_up(now);
+        }
+        if stage == Stage::Signed && ended != Ended::Settled {
+            state.tried.insert(with.node);
+            return self.catch_up(now);
+        }
+        if stage == Stage::Signed {
+            state.source = Some(with);
+        }
+        self.next_stage(stage, now);
+    }
+
+    fn next_stage(&mut self, stage: Stage, now: Now) {
+        let Some(part) = &mut self.hold.part else { return };
+        let Some(state) = &mut part.catch_up else { return };
+        state.stage = match stage {
+            Stage::Trust => Stage::Signed,
+            Stage::Signed => Stage::Announced,
+            Stage::Announced | Stage::Check => Stage::Check,
+        };
+        self.catch_up(now);
+    }
+
+    fn caught_up(&mut self, now: Now) {
+        if let Some(part) = &mut self.hold.part {
+            part.catch_up = None;
+            part.signed = Some(part.segment);
+            part.announced = Some(part.segment);
+        }
+        self.plan_comparison(now);
+    }
+
+    /// Nobody could help. What was on disk is answered all the same: whoever asks compares it with the Head, and with several
+    /// holders that were all started again together it is all there is.
+    fn cannot_catch_up(&mut self, now: Now) {
+        let retry = now.mono.after(self.jittered(RETRY_INTERVAL));
+        let Some(part) = &mut self.hold.part else { return };
+        part.announced = part.signed;
+        part.catch_up = Some(CatchUp::default());
+        part.sync.wait_until(retry);
+    }
+}

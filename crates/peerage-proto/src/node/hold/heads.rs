@@ -1,0 +1,530 @@
+//! Heads passed on, and the nodes that wait for them: attachments and notices (Rules 6.10, 6.56 and 6.57).
+//!
+//! A holder keeps the newest Head of each domain that anybody has asked about lately, and fetches it before it is too old to be
+//! of use. When no operator answers it hands out the last one, however old: whoever asks judges that itself (Rule 6.59).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_wire::id::{Domain, NodeId, Segment};
+use peerage_wire::message::{Reply, Request};
+use peerage_wire::record::{HeadBody, Record, RecordError, Table};
+use peerage_wire::time::{Instant, Now};
+
+use super::{Errand, Server};
+use crate::discard::Discard;
+use crate::endpoint::ReplyTo;
+use crate::node::Node;
+
+/// How old a Head becomes before it is fetched anew. With the 20 s that an operator's own may be old, and the 20 s after which
+/// a member asks again, it stays below the minute that a tunnel needs.
+const REFRESH_AFTER: Duration = Duration::from_secs(15);
+
+/// How long a domain counts as active after somebody has asked or attached: a little longer than an attachment lives.
+const ACTIVE_TIME: Duration = Duration::from_secs(90);
+
+/// How old a Head may be to be answered at once, rather than after fetching one.
+const FRESH_TIME: Duration = Duration::from_secs(30);
+
+/// How long somebody is kept waiting for a Head that is being fetched; a round trip to the operator and some patience. The asker
+/// turns to others soon after.
+const WAIT_TIME: Duration = Duration::from_millis(800);
+
+/// Most domains whose Heads are kept, some 600 bytes each. Beyond that the one that was asked for the longest ago goes.
+const MAX_HEADS: usize = 4_096;
+
+/// Most requests of one domain that wait for a Head; others are asked again by whoever sent them.
+const MAX_WAITING: usize = 64;
+
+/// How long an attached node is remembered after it was last heard: three attachment intervals (Rule 4.3).
+const CONTACT_LIFETIME: Duration = Duration::from_secs(75);
+
+/// Most nodes attached here, some 150 bytes each; an attachment costs a request every 25 s.
+pub(super) const MAX_CONTACTS: usize = 16_384;
+
+/// Most of them of one domain, so that none takes the place of all others.
+pub(super) const MAX_CONTACTS_PER_DOMAIN: usize = 4_096;
+
+/// Notices under way at once: a large domain is told within seconds, and the line is not filled at once.
+const MAX_NOTICES: usize = 256;
+
+/// Somebody who waits for a Head.
+#[derive(Clone, Debug)]
+struct Waiter {
+    reply_to: ReplyTo,
+    /// Whence, if it has attached.
+    attached: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Held {
+    head: Option<(Record, HeadBody)>,
+    arrived_at: Option<Instant>,
+    /// When somebody asked last.
+    wanted_at: Instant,
+    /// When it is fetched next, unless it is being fetched.
+    due_at: Instant,
+    is_fetching: bool,
+    waiting: Vec<Waiter>,
+    /// Until when they wait.
+    wait_until: Option<Instant>,
+}
+
+impl Held {
+    fn fetched(&mut self, due_at: Instant) {
+        self.is_fetching = false;
+        self.due_at = due_at;
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        let fetch = self.is_due_by(self.due_at).then_some(self.due_at);
+        [fetch, self.wait_until].into_iter().flatten().min()
+    }
+
+    /// Returns whether it is to be fetched by then: not if it is already, or nobody asks any more.
+    fn is_due_by(&self, at: Instant) -> bool {
+        !self.is_fetching && self.due_at <= at && self.due_at - self.wanted_at < ACTIVE_TIME
+    }
+}
+
+/// The Heads of the domains that somebody asks about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heads {
+    all: BTreeMap<Domain, Held>,
+    /// By when something is due, so that finding that costs nothing.
+    timers: BTreeSet<(Instant, Domain)>,
+}
+
+impl Heads {
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Changes what is remembered of a domain, and its timer with it.
+    fn with<T>(&mut self, domain: Domain, change: impl FnOnce(&mut Held) -> T) -> T {
+        self.make_room(domain);
+        let held = self.all.entry(domain).or_default();
+        if let Some(at) = held.next_at() {
+            self.timers.remove(&(at, domain));
+        }
+        let result = change(held);
+        if let Some(at) = held.next_at() {
+            self.timers.insert((at, domain));
+        }
+        result
+    }
+
+    fn make_room(&mut self, domain: Domain) {
+        if self.all.len() < MAX_HEADS || self.all.contains_key(&domain) {
+            return;
+        }
+        let oldest = self.all.iter().min_by_key(|(_, held)| held.wanted_at).map(|(domain, _)| *domain);
+        if let Some(domain) = oldest {
+            self.forget(domain);
+        }
+    }
+
+    fn forget(&mut self, domain: Domain) {
+        let Some(held) = self.all.remove(&domain) else { return };
+        if let Some(at) = held.next_at() {
+            self.timers.remove(&(at, domain));
+        }
+    }
+
+    pub(super) fn retain_domains(&mut self, keeps: impl Fn(Domain) -> bool) {
+        let gone: Vec<_> = self.all.keys().copied().filter(|domain| !keeps(*domain)).collect();
+        gone.into_iter().for_each(|domain| self.forget(domain));
+    }
+
+    /// Forgets domains of which no Head ever came and about which nobody asks any more.
+    pub(super) fn forget_idle(&mut self, now: Instant) {
+        let idle = |held: &Held| held.head.is_none() && now - held.wanted_at >= ACTIVE_TIME;
+        let gone: Vec<_> =
+            self.all.iter().filter(|(_, held)| idle(held)).map(|(domain, _)| *domain).collect();
+        gone.into_iter().for_each(|domain| self.forget(domain));
+    }
+
+    fn bytes(&self, domain: Domain) -> Option<Bytes> {
+        let (record, _) = self.all.get(&domain)?.head.as_ref()?;
+        Some(record.bytes().clone())
+    }
+}
+
+/// The nodes attached here, and those of them that are to be told something.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contacts {
+    all: BTreeMap<Domain, BTreeMap<NodeId, (SocketAddr, Instant)>>,
+    count: usize,
+    to_tell: VecDeque<NodeId>,
+    telling: usize,
+}
+
+impl Contacts {
+    pub(super) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Remembers an attached node. Returns false if there is no room.
+    fn insert(&mut self, node: NodeId, remote: SocketAddr, now: Instant) -> bool {
+        let own = self.all.entry(node.domain).or_default();
+        if !own.contains_key(&node) {
+            if self.count >= MAX_CONTACTS || own.len() >= MAX_CONTACTS_PER_DOMAIN {
+                return false;
+            }
+            self.count += 1;
+        }
+        own.insert(node, (remote, now));
+        true
+    }
+
+    pub(super) fn remove(&mut self, node: &NodeId) {
+        let Some(own) = self.all.get_mut(&node.domain) else { return };
+        self.count -= usize::from(own.remove(node).is_some());
+        if own.is_empty() {
+            self.all.remove(&node.domain);
+        }
+    }
+
+    pub(super) fn of(&self, domain: Domain) -> impl Iterator<Item = (NodeId, SocketAddr)> + '_ {
+        let own = self.all.get(&domain).into_iter().flatten();
+        own.map(|(node, (remote, _))| (*node, *remote))
+    }
+
+    /// Returns where a node is that is attached.
+    pub(super) fn address(&self, node: &NodeId, now: Instant) -> Option<SocketAddr> {
+        let (remote, heard_at) = self.all.get(&node.domain)?.get(node)?;
+        (now - *heard_at <= CONTACT_LIFETIME).then_some(*remote)
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        for own in self.all.values_mut() {
+            own.retain(|_, (_, heard_at)| now - *heard_at <= CONTACT_LIFETIME);
+        }
+        self.recount();
+    }
+
+    pub(super) fn retain_domains(&mut self, keeps: impl Fn(Domain) -> bool) {
+        self.all.retain(|domain, _| keeps(*domain));
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        self.all.retain(|_, own| !own.is_empty());
+        self.count = self.all.values().map(BTreeMap::len).sum();
+    }
+
+    /// Plans to tell every attached node of a domain. Who was to be told before is told once.
+    fn tell_all(&mut self, domain: Domain) {
+        self.to_tell.retain(|node| node.domain != domain);
+        let nodes: Vec<_> = self.of(domain).map(|(node, _)| node).collect();
+        self.to_tell.extend(nodes);
+    }
+
+    fn next_to_tell(&mut self) -> Option<NodeId> {
+        if self.telling >= MAX_NOTICES {
+            return None;
+        }
+        let node = self.to_tell.pop_front()?;
+        self.telling += 1;
+        Some(node)
+    }
+}
+
+impl Node {
+    // ---- asked for --------------------------------------------------------------------------
+
+    /// Answers another holder with what there is. It does not make the domain an active one: two holders would keep each
+    /// other busy with it for ever.
+    pub(super) fn answer_fellow(&mut self, domain: Domain, reply_to: ReplyTo) {
+        let head = self.hold.part.as_ref().and_then(|part| part.heads.bytes(domain));
+        self.hand_out(&[Waiter { reply_to, attached: None }], head.as_ref());
+    }
+
+    /// Answers a member with the Head of its domain, at once if it is fresh, otherwise as soon as there is one.
+    pub(super) fn answer_head(
+        &mut self,
+        domain: Domain,
+        attached: Option<SocketAddr>,
+        reply_to: ReplyTo,
+        now: Now,
+    ) {
+        let is_hopeless = self.hold.operators_silent;
+        let Some(part) = &mut self.hold.part else { return };
+        let waiter = Waiter { reply_to, attached };
+        let answer_now = part.heads.with(domain, |held| {
+            if now.mono - held.wanted_at >= ACTIVE_TIME {
+                held.due_at = now.mono;
+            }
+            held.wanted_at = now.mono;
+            let is_fresh = held.arrived_at.is_some_and(|at| now.mono - at < FRESH_TIME);
+            // While nobody has one, it is not asked for more often than otherwise.
+            if is_fresh || is_hopeless || held.waiting.len() >= MAX_WAITING {
+                return Some(waiter);
+            }
+            if held.arrived_at.is_none() {
+                held.due_at = held.due_at.min(now.mono);
+            }
+            held.waiting.push(waiter);
+            held.wait_until.get_or_insert(now.mono.after(WAIT_TIME));
+            None
+        });
+        if let Some(waiter) = answer_now {
+            let head = part.heads.bytes(domain);
+            self.hand_out(&[waiter], head.as_ref());
+        }
+        self.fetch_due_heads(now);
+    }
+
+    fn hand_out(&mut self, waiting: &[Waiter], head: Option<&Bytes>) {
+        for waiter in waiting {
+            let head = head.cloned();
+            let reply = match waiter.attached {
+                Some(observed) => Reply::Attached { observed, head },
+                None => Reply::Head(head),
+            };
+            self.hold.served = self.hold.served.saturating_add(1);
+            self.endpoint.reply(&waiter.reply_to, &reply);
+        }
+    }
+
+    /// Hands out what there is to all who wait.
+    fn end_waiting(&mut self, domain: Domain) {
+        let Some(part) = &mut self.hold.part else { return };
+        let waiting = part.heads.with(domain, |held| {
+            held.wait_until = None;
+            std::mem::take(&mut held.waiting)
+        });
+        let head = part.heads.bytes(domain);
+        self.hand_out(&waiting, head.as_ref());
+    }
+
+    /// Takes an attached node in. Returns false if there is no room.
+    pub(super) fn take_contact(&mut self, node: NodeId, remote: SocketAddr, now: Now) -> bool {
+        let Some(part) = &mut self.hold.part else { return false };
+        if !part.contacts.insert(node, remote, now.mono) {
+            return false;
+        }
+        // So that a notice needs no introduction first.
+        self.endpoint.warm_up(node, remote, now);
+        true
+    }
+
+    // ---- fetched ----------------------------------------------------------------------------
+
+    pub(super) fn heads_timeout(&mut self, now: Now) {
+        let Some(part) = &self.hold.part else { return };
+        let late = part.heads.timers.iter().take_while(|(at, _)| *at <= now.mono).map(|(_, domain)| *domain);
+        for domain in late.collect::<Vec<_>>() {
+            let waited = |held: &Held| held.wait_until.is_some_and(|at| at <= now.mono);
+            let part = self.hold.part.as_ref();
+            if part.is_some_and(|part| part.heads.all.get(&domain).is_some_and(waited)) {
+                self.end_waiting(domain);
+            }
+        }
+        self.fetch_due_heads(now);
+    }
+
+    fn fetch_due_heads(&mut self, now: Now) {
+        let Some(part) = &self.hold.part else { return };
+        let due = part.heads.timers.iter().take_while(|(at, _)| *at <= now.mono).map(|(_, domain)| *domain);
+        for domain in due.collect::<Vec<_>>() {
+            let server = self.next_operator(&BTreeSet::new(), now);
+            self.fetch_head(domain, server, now);
+        }
+    }
+
+    fn fetch_head(&mut self, domain: Domain, server: Option<Server>, now: Now) {
+        let again = now.mono.after(self.jittered(REFRESH_AFTER));
+        let Some(part) = &mut self.hold.part else { return };
+        let is_due = part.heads.with(domain, |held| {
+            let is_due = held.is_due_by(now.mono);
+            if is_due {
+                held.is_fetching = server.is_some();
+                held.due_at = again;
+            }
+            is_due
+        });
+        if let Some(server) = server.filter(|_| is_due) {
+            self.send_on(server, &Request::GetHead { domain: Some(domain) }, Errand::Head(domain), now);
+        }
+    }
+
+    pub(super) fn head_fetched(&mut self, domain: Domain, from: NodeId, reply: Reply, now: Now) {
+        let again = now.mono.after(self.jittered(REFRESH_AFTER));
+        let Some(part) = &mut self.hold.part else { return };
+        part.heads.with(domain, |held| held.fetched(again));
+        let head = if let Reply::Head(head) = reply { head } else { None };
+        let is_good = head.is_some_and(|head| self.take_held_head(Some(domain), &head, now).is_ok());
+        if !is_good && self.trust.is_operator(&from) {
+            self.head_failed(domain, from, now);
+        } else if !is_good {
+            self.end_waiting(domain);
+        }
+    }
+
+    /// An operator has none, or is silent: another holder may have heard of one since.
+    pub(super) fn head_failed(&mut self, domain: Domain, to: NodeId, now: Now) {
+        let again = now.mono.after(self.jittered(REFRESH_AFTER));
+        let fellow = self.fellows(Segment::of_domain(domain), now).first().map(|(server, _)| *server);
+        let Some(part) = &mut self.hold.part else { return };
+        match fellow.filter(|_| self.trust.is_operator(&to)) {
+            Some(server) => {
+                part.heads.with(domain, |held| held.fetched(now.mono));
+                self.fetch_head(domain, Some(server), now);
+            }
+            None => {
+                part.heads.with(domain, |held| held.fetched(again));
+                self.end_waiting(domain);
+            }
+        }
+    }
+
+    // ---- news -------------------------------------------------------------------------------
+
+    /// Takes a Head of a domain that is held here, from whoever it comes.
+    pub(super) fn take_held_head(
+        &mut self,
+        expected: Option<Domain>,
+        bytes: &Bytes,
+        now: Now,
+    ) -> Result<Domain, Discard> {
+        let (record, body) = self.verify_held_head(bytes, now).ok_or(Discard::BadRecord)?;
+        let domain = record.header().domain;
+        let again = now.mono.after(self.jittered(REFRESH_AFTER));
+        let part = self.hold.part.as_mut().ok_or(Discard::OutOfRange)?;
+        if !part.touches(domain) || expected.is_some_and(|expected| expected != domain) {
+            return Err(Discard::OutOfRange);
+        }
+        let is_valid = self.endpoint.judging_time(now).is_none_or(|time| record.is_valid_at(time));
+        let is_news = part.heads.with(domain, |held| {
+            let known = held.head.as_ref();
+            let is_newer = known.is_none_or(|(known, _)| known.header().version < record.header().version);
+            let is_same = known.is_some_and(|(known, _)| known.bytes() == record.bytes());
+            if is_valid && (is_newer || is_same) {
+                held.arrived_at = Some(now.mono);
+                held.due_at = again;
+            }
+            // Whoever has attached since the start was answered with the first one.
+            let is_news = is_newer && known.is_some_and(|(_, known)| *known != body);
+            if is_newer {
+                held.head = Some((record, body));
+            }
+            is_news
+        });
+        if is_news {
+            part.contacts.tell_all(domain);
+        }
+        if self.differs_from_held(domain, &body, now) {
+            self.look_into(domain, now);
+        }
+        self.end_waiting(domain);
+        Ok(domain)
+    }
+
+    /// Verifies a Head. One that has expired is better than none, where no operator answers.
+    fn verify_held_head(&self, bytes: &Bytes, now: Now) -> Option<(Record, HeadBody)> {
+        let (time, crypto) = (self.endpoint.judging_time(now), self.endpoint.crypto());
+        let verified = match self.trust.verify(bytes, time, crypto) {
+            Err(RecordError::Expired) => self.trust.verify(bytes, None, crypto),
+            verified => verified,
+        };
+        let record = verified.ok().filter(|record| record.header().table == Table::Head)?;
+        let body = HeadBody::read(&record).ok()?;
+        Some((record, body))
+    }
+
+    /// Returns whether a Head states something else than what is held of its domain, as far as a holder has all of that.
+    fn differs_from_held(&self, domain: Domain, body: &HeadBody, now: Now) -> bool {
+        let Some(part) = &self.hold.part else { return false };
+        let (records, time) = (&part.records, self.hold_time(now));
+        let Some(signed) = part.signed else { return false };
+        let whole = signed.covers(&Segment::of_domain(domain));
+        records.summary(Table::OperatorNode, Domain::OPERATORS, time) != body.operators
+            || records.summary(Table::Revocation, domain, time) != body.revocations
+            || body.super_nodes.is_some_and(|stated| stated != records.super_node_summary(domain, time))
+            || (whole && records.summary(Table::EndDevice, domain, time) != body.devices)
+    }
+
+    /// Tells attached nodes as fast as there is room.
+    pub(super) fn pump_notices(&mut self, now: Now) {
+        while let Some(part) = &mut self.hold.part {
+            let Some(node) = part.contacts.next_to_tell() else { return };
+            let (address, head) = (part.contacts.address(&node, now.mono), part.heads.bytes(node.domain));
+            let Some((address, head)) = address.zip(head) else {
+                part.contacts.telling -= 1;
+                continue;
+            };
+            let request = Request::Notify { id: self.command_id(), head };
+            self.send_on(Server { node, address }, &request, Errand::Notice, now);
+        }
+    }
+
+    pub(super) fn notice_ended(&mut self) {
+        if let Some(part) = &mut self.hold.part {
+            part.contacts.telling = part.contacts.telling.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(domain: u32, n: usize) -> NodeId {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        NodeId { domain: Domain(domain), hash }
+    }
+
+    /// Rule 6.55: no domain takes the attachments of all others, and all together have a limit.
+    #[test]
+    fn one_domain_attaches_so_many_nodes_and_no_more() {
+        let (mut contacts, now) = (Contacts::default(), Instant::from_micros(0));
+        let remote = SocketAddr::from(([192, 0, 2, 1], 7400));
+        let taken = |contacts: &mut Contacts, domain| {
+            (0..2 * MAX_CONTACTS_PER_DOMAIN)
+                .filter(|n| contacts.insert(node(domain, *n), remote, now))
+                .count()
+        };
+        for domain in 0..4 {
+            assert_eq!(taken(&mut contacts, domain), MAX_CONTACTS_PER_DOMAIN);
+        }
+        assert_eq!(taken(&mut contacts, 9), 0);
+        assert_eq!(contacts.len(), MAX_CONTACTS);
+        assert!(contacts.insert(node(3, 0), remote, now), "who is attached stays so");
+        contacts.expire(now.after(CONTACT_LIFETIME * 2));
+        assert_eq!(contacts.len(), 0);
+        assert!(contacts.insert(node(9, 0), remote, now));
+    }
+
+    /// Rule 6.57: notices go out a few at a time, and a domain that is told anew is told once.
+    #[test]
+    fn so_many_notices_are_under_way_and_no_more() {
+        let (mut contacts, now) = (Contacts::default(), Instant::from_micros(0));
+        for n in 0..1_000 {
+            contacts.insert(node(1, n), SocketAddr::from(([192, 0, 2, 1], 7400)), now);
+        }
+        contacts.tell_all(Domain(1));
+        contacts.tell_all(Domain(1));
+        assert_eq!(std::iter::from_fn(|| contacts.next_to_tell()).count(), MAX_NOTICES);
+        contacts.telling -= 1;
+        assert!(contacts.next_to_tell().is_some());
+        assert_eq!(contacts.to_tell.len(), 1_000 - MAX_NOTICES - 1);
+    }
+
+    /// Rule 6.56: the memory for Heads has a limit; the domain about which nobody has asked for the longest goes.
+    #[test]
+    fn heads_of_so_many_domains_are_kept() {
+        let mut heads = Heads::default();
+        for n in 0..=u32::try_from(MAX_HEADS).unwrap() {
+            heads.with(Domain(n), |held| held.wanted_at = Instant::from_micros(u64::from(n)));
+        }
+        assert_eq!(heads.all.len(), MAX_HEADS);
+        assert!(!heads.all.contains_key(&Domain(0)));
+        assert!(heads.timers.len() <= MAX_HEADS);
+        heads.retain_domains(|domain| domain.0 < 10);
+        assert_eq!((heads.all.len(), heads.timers.len()), (9, 9));
+    }
+}

@@ -1,0 +1,378 @@
+//! Whom this node can ask: the super-nodes that hold the places of its domain, and the operators (Rule 6.4).
+//!
+//! A super-node is presumed to be hostile. Nothing here makes one believed; it decides who is asked first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use peerage_wire::id::{NodeId, PlacementKey, Segment};
+use peerage_wire::message::Request;
+use peerage_wire::record::{Record, SetSummary, SuperNodeBody, subject};
+use peerage_wire::time::{Instant, Now, UnixTime};
+
+use super::lookup::Server;
+use super::{Change, Event, Node, Output, Purpose};
+use crate::segments::Coverage;
+use crate::table::Inserted;
+use crate::trust::{Member, Trust};
+use crate::wall::AGREEING_SUPER_NODES;
+
+/// Most super-nodes of which a node knows; a domain is cut over so many only if it has millions of records.
+const MAX_SUPER_NODES: usize = 4_096;
+
+/// How long a failure or a lie sends a server to the end of the list. Longer keeps the load on the others after an outage that
+/// is over; shorter asks the same liar again within one piece of work.
+const HEALTH_MEMORY: Duration = Duration::from_secs(600);
+
+/// How many servers must be silent, with none answering in between, before this node calls itself offline: two rounds of a
+/// look-up, or all that it knows.
+const OFFLINE_AFTER: usize = 6;
+
+/// How often operators are asked for what no super-node has, although they do not stand in: so many look-ups at once, and one
+/// more in each interval. Without a limit every member of a network whose super-nodes fail would move to the operators together.
+const LAST_RESORT_BURST: u32 = 8;
+/// See [`LAST_RESORT_BURST`].
+const LAST_RESORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many servers are asked for a sign of life at once while the time is not known: one of each of so many domains, and one
+/// that may be down.
+const TIME_SOURCES: usize = AGREEING_SUPER_NODES + 1;
+
+/// How soon they are asked again while something depends on the time.
+const TIME_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is remembered of an operator or super-node that was asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Health {
+    pub(super) answered_at: Option<Instant>,
+    pub(super) rtt: Option<Duration>,
+    failures: u32,
+    failed_at: Option<Instant>,
+    marks: u32,
+    marked_at: Option<Instant>,
+}
+
+impl Health {
+    /// Returns how bad it is: lies count before silence, and both are forgotten after a while.
+    fn penalty(&self, now: Instant) -> (u32, u32) {
+        let recent = |at: Option<Instant>| at.is_some_and(|at| now - at < HEALTH_MEMORY);
+        let marks = if recent(self.marked_at) { self.marks } else { 0 };
+        let failures = if recent(self.failed_at) { self.failures } else { 0 };
+        (marks, failures)
+    }
+}
+
+/// A super-node that holds places of the own domain.
+#[derive(Clone, Debug)]
+struct SuperNode {
+    record: Record,
+    member: Member,
+    body: SuperNodeBody,
+}
+
+/// What is known of those who can be asked.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Servers {
+    super_nodes: BTreeMap<NodeId, SuperNode>,
+    /// What they hold; none if that has changed and was not asked for since.
+    coverage: Option<Coverage>,
+    health: BTreeMap<NodeId, Health>,
+    /// Who was silent since anybody answered.
+    silent: BTreeSet<NodeId>,
+    pub(super) online: bool,
+    /// When the budget of last resorts will be full again.
+    budget_full_at: Instant,
+    /// When servers were asked last for nothing but to confirm the time.
+    timed_at: Option<Instant>,
+}
+
+impl Servers {
+    pub(super) fn health(&self, node: &NodeId) -> Option<&Health> {
+        self.health.get(node)
+    }
+
+    /// Returns the super-nodes that hold places of the own domain, with their addresses.
+    pub(super) fn super_nodes(&self) -> impl Iterator<Item = (NodeId, Option<SocketAddr>)> + '_ {
+        self.super_nodes.iter().map(|(node, known)| (*node, known.body.addresses.first().copied()))
+    }
+
+    pub(super) fn is_super_node(&self, node: &NodeId) -> bool {
+        self.super_nodes.contains_key(node)
+    }
+
+    pub(super) fn record(&self, node: &NodeId) -> Option<&Record> {
+        self.super_nodes.get(node).map(|known| &known.record)
+    }
+
+    /// Returns the SuperNode records held.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.super_nodes.values().map(|known| &known.record)
+    }
+
+    /// Summarises the SuperNode records held that are valid at a time (Rule 2.18).
+    pub(super) fn summary(&self, time: UnixTime) -> SetSummary {
+        SetSummary::of(self.records().filter(|record| record.is_valid_at(time)))
+    }
+
+    /// Returns how bad a server is; the smallest is asked first.
+    pub(super) fn penalty(&self, node: &NodeId, now: Instant) -> (u32, u32) {
+        self.health.get(node).map_or((0, 0), |health| health.penalty(now))
+    }
+
+    /// Notes that a server has handed out what does not hold while another had what does.
+    pub(super) fn mark(&mut self, node: NodeId, now: Instant) {
+        let health = self.health.entry(node).or_default();
+        health.marks = health.marks.saturating_add(1);
+        health.marked_at = Some(now);
+    }
+
+    /// Takes one of the few look-ups that may go to an operator as the last resort.
+    pub(super) fn take_last_resort(&mut self, now: Instant) -> bool {
+        let full_at = self.budget_full_at.max(now).after(LAST_RESORT_INTERVAL);
+        let allowed = full_at - now <= LAST_RESORT_INTERVAL * LAST_RESORT_BURST;
+        if allowed {
+            self.budget_full_at = full_at;
+        }
+        allowed
+    }
+
+    /// Takes a verified SuperNode record. Returns what became of it; a tombstone ends what is held.
+    fn insert(&mut self, record: &Record) -> Inserted {
+        let Some((member, body)) = Trust::super_node(record) else { return Inserted::Full };
+        if let Some(held) = self.super_nodes.get(&member.id) {
+            if held.record.bytes() == record.bytes() {
+                return Inserted::Same;
+            }
+            if !record.supersedes(&held.record) {
+                return Inserted::Older(held.record.header().version);
+            }
+        } else if self.super_nodes.len() >= MAX_SUPER_NODES {
+            return Inserted::Full;
+        }
+        self.super_nodes.insert(member.id, SuperNode { record: record.clone(), member, body });
+        self.coverage = None;
+        Inserted::New
+    }
+
+    /// Forgets a super-node and returns its record.
+    fn remove(&mut self, node: &NodeId) -> Option<Record> {
+        self.health.remove(node);
+        self.silent.remove(node);
+        self.coverage = None;
+        self.super_nodes.remove(node).map(|known| known.record)
+    }
+
+    /// Returns who holds which places.
+    fn coverage(&mut self) -> &Coverage {
+        let segments = self.super_nodes.values().map(|known| (known.member.id, known.body.segment));
+        self.coverage.get_or_insert_with(|| Coverage::new(segments))
+    }
+}
+
+impl Node {
+    // ---- the set of super-nodes -------------------------------------------------------------
+
+    /// Takes a verified SuperNode record, if it concerns the own domain, without writing it to disk.
+    pub(super) fn learn_super_node(&mut self, record: &Record) -> Inserted {
+        let domain = self.me.id.domain;
+        let concerns = Trust::super_node(record).is_some_and(|(_, body)| body.segment.touches(domain));
+        if concerns { self.servers.insert(record) } else { Inserted::Full }
+    }
+
+    /// Keeps a verified SuperNode record, in memory and on disk.
+    pub(super) fn keep_super_node(&mut self, record: Record) -> Inserted {
+        let node = subject(record.header());
+        let held = self.servers.record(&node);
+        if record.header().removed && held.is_some_and(|held| record.supersedes(held)) {
+            self.forget_super_nodes(&[node]);
+            return Inserted::New;
+        }
+        let inserted = self.learn_super_node(&record);
+        if inserted == Inserted::New {
+            self.write(vec![Change::Put(record)]);
+        }
+        inserted
+    }
+
+    /// Forgets all super-nodes but these: they are the set that the Head states, and who lost its part of the table cannot be
+    /// recognised in any other way (Rule 6.8).
+    pub(super) fn retain_super_nodes(&mut self, stated: &BTreeSet<NodeId>) {
+        let gone = self.servers.super_nodes.keys().filter(|node| !stated.contains(node));
+        self.forget_super_nodes(&gone.copied().collect::<Vec<_>>());
+    }
+
+    /// Forgets the super-nodes whose records have expired.
+    pub(super) fn expire_super_nodes(&mut self, time: UnixTime) {
+        let all = self.servers.super_nodes.iter();
+        let gone = all.filter(|(_, known)| known.record.header().expires <= time).map(|(node, _)| *node);
+        self.forget_super_nodes(&gone.collect::<Vec<_>>());
+    }
+
+    fn forget_super_nodes(&mut self, gone: &[NodeId]) {
+        let records = gone.iter().filter_map(|node| self.servers.remove(node));
+        let changes = records.map(|record| {
+            let (table, domain, key) = record.header().id();
+            Change::Delete { table, domain, key }
+        });
+        let changes: Vec<_> = changes.collect();
+        if !changes.is_empty() {
+            self.write(changes);
+        }
+    }
+
+    // ---- whom to ask ------------------------------------------------------------------------
+
+    /// Returns the own domain's places in stretches that the same super-nodes hold.
+    pub(super) fn own_segments(&mut self) -> Vec<Segment> {
+        let domain = self.me.id.domain;
+        self.servers.coverage().segments_of(domain).map(|(segment, _)| segment).collect()
+    }
+
+    /// Returns the stretch in which a place of the own domain lies.
+    pub(super) fn segment_of(&mut self, place: PlacementKey) -> Segment {
+        let domain = self.me.id.domain;
+        let mut own = self.servers.coverage().segments_of(domain).map(|(segment, _)| segment);
+        own.find(|segment| segment.contains(place)).unwrap_or(Segment { from: place, to: place })
+    }
+
+    /// Returns the holders of a stretch of the own domain, or of any place of the domain if it is all of it: super-nodes, and
+    /// operators while they stand in (Rule 6.23).
+    fn holder_ids(&mut self, range: &Segment) -> (BTreeSet<NodeId>, bool) {
+        let domain = self.me.id.domain;
+        let coverage = self.servers.coverage();
+        if *range == Segment::of_domain(domain) {
+            return (coverage.holders_in(domain), coverage.operator_stands_in_for(domain));
+        }
+        let holders = coverage.holders_of(range.from).iter().copied().collect();
+        (holders, coverage.operator_stands_in(range.from, domain))
+    }
+
+    /// Returns whether operators are holders of a stretch of the own domain (Rule 6.23).
+    pub(super) fn operators_stand_in(&mut self, range: &Segment) -> bool {
+        self.holder_ids(range).1
+    }
+
+    /// Returns whom to ask about a stretch of the own domain: its holders in random order, those that were silent or lied
+    /// lately last.
+    pub(super) fn holders(&mut self, range: &Segment, now: Now) -> Vec<Server> {
+        let (mut holders, operators) = self.holder_ids(range);
+        holders.retain(|node| *node != self.me.id && !self.trust.is_revoked(node));
+        let mut all: Vec<_> = holders.into_iter().filter_map(|node| self.server(node)).collect();
+        if operators {
+            all.extend(self.operators());
+        }
+        self.in_order(all, now)
+    }
+
+    /// Returns the operators in random order, those that were silent lately last.
+    pub(super) fn shuffled_operators(&mut self, now: Now) -> Vec<Server> {
+        let all = self.operators();
+        self.in_order(all, now)
+    }
+
+    fn operators(&self) -> Vec<Server> {
+        let all = self.trust.operators();
+        all.filter_map(|(node, body)| Some(Server { node, address: *body.addresses.first()? })).collect()
+    }
+
+    fn in_order(&mut self, mut all: Vec<Server>, now: Now) -> Vec<Server> {
+        for at in (1..all.len()).rev() {
+            let other = usize::try_from(self.endpoint.below(at as u64 + 1)).unwrap_or(0);
+            all.swap(at, other);
+        }
+        all.sort_by_key(|server| self.servers.penalty(&server.node, now.mono));
+        all
+    }
+
+    /// Returns where a super-node or operator is reached.
+    pub(super) fn server(&self, node: NodeId) -> Option<Server> {
+        let known = self.servers.super_nodes.get(&node);
+        let address = known.and_then(|known| known.body.addresses.first().copied());
+        let address = address.or_else(|| {
+            let (_, body) = self.trust.operators().find(|(id, _)| *id == node)?;
+            body.addresses.first().copied()
+        });
+        address.map(|address| Server { node, address })
+    }
+
+    /// Makes sure that a server can be asked: of one that was never heard of only its record is known, which is enough to
+    /// learn its sealing key (Rule 6.3).
+    pub(super) fn acquaint(&mut self, node: NodeId, now: Now) {
+        if self.endpoint.peer(&node).is_some() {
+            return;
+        }
+        let super_node = self.servers.super_nodes.get(&node).map(|known| known.member);
+        if let Some(member) = super_node.or_else(|| self.trust.operator(&node)) {
+            self.endpoint.learn_identity(member, now);
+        }
+    }
+
+    // ---- what time it is --------------------------------------------------------------------
+
+    /// Returns when servers are asked to confirm the time: at the start, then while something depends on it. Where operators
+    /// stand in, their first answer does.
+    pub(super) fn time_due_at(&self) -> Option<Instant> {
+        let is_open = !self.endpoint.clock().is_learned() && !self.servers.super_nodes.is_empty();
+        let again = |at: Instant| self.needs_head().then(|| at.after(TIME_INTERVAL));
+        if is_open { self.servers.timed_at.map_or(Some(Instant::default()), again) } else { None }
+    }
+
+    /// Asks servers of different domains for a sign of life, whose acceptance or correction of the own time is what matters
+    /// (Rule 6.1). If that did not help, an operator is asked too.
+    pub(super) fn seek_time(&mut self, now: Now) {
+        if self.time_due_at().is_none_or(|at| at > now.mono) {
+            return;
+        }
+        let is_first = self.servers.timed_at.replace(now.mono).is_none();
+        let own = Segment::of_domain(self.me.id.domain);
+        let mut domains = BTreeSet::new();
+        let mut sources = self.holders(&own, now);
+        sources.retain(|server| domains.insert(server.node.domain));
+        sources.truncate(TIME_SOURCES);
+        if !is_first || sources.len() < AGREEING_SUPER_NODES {
+            sources.extend(self.shuffled_operators(now).into_iter().take(1));
+        }
+        for server in sources {
+            self.ask(server, &Request::Ping, Purpose::Time, now);
+        }
+    }
+
+    // ---- how they are -----------------------------------------------------------------------
+
+    fn is_server(&self, node: &NodeId) -> bool {
+        self.trust.is_operator(node) || self.servers.is_super_node(node)
+    }
+
+    pub(super) fn heard_from(&mut self, node: NodeId, rtt: Duration, now: Now) {
+        if !self.is_server(&node) {
+            return;
+        }
+        let health = self.servers.health.entry(node).or_default();
+        health.answered_at = Some(now.mono);
+        health.rtt = Some(rtt);
+        health.failures = 0;
+        self.servers.silent.clear();
+        if !std::mem::replace(&mut self.servers.online, true) {
+            self.event(Event::Online);
+            self.hasten_attachments(now);
+        }
+    }
+
+    pub(super) fn silent(&mut self, node: NodeId, now: Now) {
+        if !self.is_server(&node) {
+            return;
+        }
+        let health = self.servers.health.entry(node).or_default();
+        health.failures = health.failures.saturating_add(1);
+        health.failed_at = Some(now.mono);
+        self.servers.silent.insert(node);
+        let all = self.servers.super_nodes.len() + self.trust.operators().count();
+        let is_alone = self.servers.silent.len() >= all.min(OFFLINE_AFTER);
+        if is_alone && std::mem::replace(&mut self.servers.online, false) {
+            self.event(Event::Offline);
+            // Servers are silent towards the revoked as well; over HTTPS an operator says so.
+            self.outputs.push_back(Output::Renew);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The segment map: planned here, signed by the ledger, and what follows from each change of it (Rules 6.73 to 6.75).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
+use peerage_wire::record::{Record, SuperNodeBody, Table, subject};
+use peerage_wire::time::{Instant, Now};
+
+use super::segments::{self, Prefix, Situation, SuperNode};
+use super::{Assignment, Operator, Output};
+use crate::segments::Coverage;
+use crate::table::Inserted;
+
+/// How long changes are collected before the map is planned. Ten machines that are switched on together make one plan.
+const PLAN_DELAY: Duration = Duration::from_millis(500);
+
+/// When the map is planned anew if the ledger has not signed what was asked of it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a member's announcement is counted as: one record by its id, one by its tags.
+const ANNOUNCED_PER_NODE: u64 = 2;
+
+impl Operator {
+    pub(super) fn plan_soon(&mut self, now: Now) {
+        self.supers.plan_by(now.mono.after(PLAN_DELAY));
+    }
+
+    /// Returns the segments that the records give, in quarantine or not.
+    pub(super) fn held_segments(&self, now: Now) -> BTreeMap<NodeId, Segment> {
+        let time = self.endpoint.time(now);
+        let held = self.records.super_nodes(Segment::ALL, time);
+        let withheld = self.supers.withheld.values().filter_map(|record| {
+            let body = SuperNodeBody::read(record).ok()?;
+            record.is_valid_at(time).then_some((subject(record.header()), body.segment))
+        });
+        held.map(|(record, segment)| (subject(record.header()), segment)).chain(withheld).collect()
+    }
+
+    /// Returns everybody on whom the map may count, or has.
+    fn candidates(&self, held: &BTreeMap<NodeId, Segment>, now: Now) -> BTreeMap<NodeId, SuperNode> {
+        let known = held.keys().chain(self.supers.leases.keys()).copied();
+        let candidate = |node: NodeId| {
+            self.permitted(&node, now)?;
+            let standing = self.supers.standing(&node, now.mono)?;
+            let reached = self.supers.leases.get(&node).map(|lease| lease.check.good.clone());
+            let addresses = reached.filter(|good| !good.is_empty());
+            // Nobody is given a part before it was reached.
+            let addresses = addresses.or_else(|| self.assignment(&node).map(|body| body.addresses))?;
+            let super_node = SuperNode {
+                prefixes: Prefix::of_all(&addresses),
+                vendor: self.is_vendor(node.domain),
+                standing,
+                ready: held.get(&node).is_some_and(|segment| self.is_ready(&node, *segment)),
+                // It says how much it has, not how much it would take; who is overrun refuses.
+                capacity: u64::MAX,
+            };
+            Some((node, super_node))
+        };
+        known.filter_map(candidate).collect()
+    }
+
+    fn load(&self) -> BTreeMap<Domain, u64> {
+        let count = |table, domain| self.records.count(table, domain) as u64;
+        let of = |domain: Domain| {
+            let signed = [Table::Node, Table::EndDevice, Table::DomainKey, Table::Revocation];
+            let signed: u64 = signed.into_iter().map(|table| count(table, domain)).sum();
+            signed + ANNOUNCED_PER_NODE * count(Table::Node, domain)
+        };
+        self.facts.keys().map(|domain| (*domain, of(*domain))).collect()
+    }
+
+    /// Plans the map, and has the ledger sign what is to change.
+    pub(super) fn plan_map(&mut self, now: Now) {
+        self.supers.plan_at = None;
+        if !self.keeps_map() {
+            return;
+        }
+        let held = self.held_segments(now);
+        let nodes = self.candidates(&held, now);
+        let load = self.load();
+        let situation = Situation { nodes: &nodes, held: &held, load: &load };
+        let plan = segments::plan(situation, self.endpoint.rng(), now.mono);
+        for (node, candidate) in &nodes {
+            let is_given = held.contains_key(node) || plan.changes.iter().any(|change| change.node == *node);
+            if let Some(lease) = self.supers.leases.get_mut(node) {
+                lease.is_spare = !is_given && candidate.standing == segments::Standing::Live;
+            }
+        }
+        let mut changes: BTreeMap<NodeId, Assignment> = BTreeMap::new();
+        for change in plan.changes {
+            changes.extend(self.assignment_for(change.node, change.segment, now).map(|new| (change.node, new)));
+        }
+        for (node, segment) in &held {
+            if nodes.contains_key(node) && !changes.contains_key(node) && self.has_moved(node) {
+                changes.extend(self.assignment_for(*node, Some(*segment), now).map(|new| (*node, new)));
+            }
+        }
+        let next_at = plan.next_at.map(|at| at.max(now.mono.after(PLAN_DELAY)));
+        if changes.is_empty() {
+            self.supers.plan_at = next_at;
+            return;
+        }
+        let retry_at = now.mono.after(RETRY_INTERVAL);
+        self.supers.plan_at = Some(next_at.map_or(retry_at, |at: Instant| at.max(retry_at)));
+        self.supers.plan_by(retry_at);
+        self.supers.map_version = self.supers.map_version.saturating_add(1);
+        let (map_version, changes) = (self.supers.map_version, changes.into_values().collect());
+        self.outputs.push_back(Output::AssignSegments { map_version, changes });
+    }
+
+    fn assignment_for(&self, node: NodeId, range: Option<Segment>, now: Now) -> Option<Assignment> {
+        let assignment = self.assignment(&node);
+        let reached = self.supers.leases.get(&node).map(|lease| lease.check.good.clone());
+        let addresses = reached.filter(|good| !good.is_empty());
+        let addresses = addresses.or_else(|| assignment.as_ref().map(|body| body.addresses.clone()))?;
+        let identity = self.permitted(&node, now).or_else(|| assignment.map(|body| body.identity))?;
+        Some(Assignment { node, identity, addresses, range })
+    }
+
+    /// Returns whether a super-node was reached elsewhere than its record says.
+    fn has_moved(&self, node: &NodeId) -> bool {
+        let good = self.supers.leases.get(node).map(|lease| &lease.check.good).filter(|good| !good.is_empty());
+        good.zip(self.assignment(node)).is_some_and(|(good, body)| *good != body.addresses)
+    }
+
+    /// Takes a SuperNode record that was committed.
+    pub(super) fn take_assignment(&mut self, record: Record, now: Now) {
+        let node = subject(record.header());
+        let before = self.assignment(&node).map(|body| body.segment);
+        let after = SuperNodeBody::read(&record).ok().filter(|_| !record.header().removed);
+        self.supers.map_version =
+            self.supers.map_version.max(after.as_ref().map_or(0, |body| body.map_version));
+        if after.is_some() && self.supers.is_quarantined(&node) {
+            let held = self.supers.withheld.get(&node);
+            if held.is_none_or(|held| record.supersedes(held)) {
+                self.supers.withheld.insert(node, record);
+            }
+            return self.plan_soon(now);
+        }
+        if after.is_none() {
+            self.supers.withheld.remove(&node);
+        }
+        if self.records.insert(record.clone()) == Inserted::New {
+            self.map_changed(before, now);
+            self.map_changed(after.map(|body| body.segment), now);
+            self.push_record(&record);
+            self.supers.plan_at = None;
+            self.plan_soon(now);
+        }
+    }
+
+    /// Draws the consequences of a change of the map at these places.
+    pub(super) fn map_changed(&mut self, places: Option<Segment>, now: Now) {
+        self.renew_coverage(now);
+        let Some(places) = places else { return };
+        let (first, last) = (places.from.domain(), places.to.domain());
+        let domains: Vec<_> = self.facts.range(first..=last).map(|(domain, _)| *domain).collect();
+        for domain in domains {
+            self.touch(domain, now);
+        }
+    }
+
+    pub(super) fn renew_coverage(&mut self, now: Now) {
+        let time = self.endpoint.time(now);
+        let held = self.records.super_nodes(Segment::ALL, time);
+        self.supers.coverage = Coverage::new(held.map(|(record, segment)| (subject(record.header()), segment)));
+    }
+
+    /// Returns where the operator answers for announcements towards a domain's members; for operators always.
+    pub(super) fn stands_in(&self, asker: Domain) -> Vec<Segment> {
+        let coverage = &self.supers.coverage;
+        let own = coverage.segments_of(asker).map(|(piece, _)| piece);
+        let own = own.filter(|piece| coverage.operator_stands_in(piece.from, asker));
+        own.chain([Segment::of_domain(Domain::OPERATORS)]).collect()
+    }
+
+    /// Returns whether the operator takes an announcement at one of these places.
+    pub(super) fn takes_announcements(
+        &self,
+        asker: Domain,
+        places: impl IntoIterator<Item = PlacementKey>,
+    ) -> bool {
+        places.into_iter().any(|place| self.supers.coverage.operator_stands_in(place, asker))
+    }
+}

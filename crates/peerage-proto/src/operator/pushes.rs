@@ -1,0 +1,189 @@
+//! What the ledger has committed, on its way to the super-nodes that hold it (Rule 6.76).
+//!
+//! Nothing depends on it: what is lost here, or never fitted in, the holders find out when they compare what they hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use peerage_wire::id::{Domain, NodeId, RecordKey};
+use peerage_wire::message::Request;
+use peerage_wire::record::{Record, Table, subject};
+use peerage_wire::time::Now;
+
+use super::Operator;
+use crate::endpoint::RequestId;
+use crate::sizes::TableSize;
+
+/// Most records and Heads that wait, some 60 bytes each. A domain of 10,000 devices in a new epoch, for three holders, and the
+/// same again for others; what has no room waits for the holders' next comparison.
+const MAX_QUEUED: usize = 100_000;
+
+/// Most that are on their way to one holder. At 50 ms of round trip it is 1,300 in a second; more would overrun a holder behind
+/// a slow line.
+const MAX_RUNNING: usize = 64;
+
+/// Most that are on their way at once: a quarter of what the message layer takes.
+const MAX_RUNNING_IN_ALL: usize = 1_024;
+
+/// One thing that a holder should have; in the order in which they are sent. Heads are last: whoever is told that there is something
+/// new asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Item {
+    Map(Domain, RecordKey),
+    Operator(RecordKey),
+    Revocation(Domain, RecordKey),
+    Other(Table, Domain, RecordKey),
+    Head(Domain),
+}
+
+impl Item {
+    /// Returns what is pushed of a record; nothing of what holders do not get from operators.
+    pub(super) const fn of(record: &Record) -> Option<Self> {
+        let header = record.header();
+        let (domain, key) = (header.domain, header.key);
+        match header.table {
+            Table::SuperNode => Some(Self::Map(domain, key)),
+            Table::OperatorNode => Some(Self::Operator(key)),
+            Table::Revocation => Some(Self::Revocation(domain, key)),
+            Table::Node | Table::EndDevice | Table::DomainKey => Some(Self::Other(header.table, domain, key)),
+            Table::NodeInfo | Table::Head => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pushes {
+    waiting: BTreeMap<NodeId, BTreeSet<Item>>,
+    queued: usize,
+    running: BTreeMap<RequestId, NodeId>,
+    counts: BTreeMap<NodeId, usize>,
+}
+
+impl Pushes {
+    pub(super) fn sizes(&self) -> [TableSize; 2] {
+        [
+            TableSize::new("pushes waiting", self.queued, MAX_QUEUED),
+            TableSize::new("pushes", self.running.len(), MAX_RUNNING_IN_ALL),
+        ]
+    }
+
+    pub(super) fn add(&mut self, to: NodeId, item: Item) {
+        if self.queued < MAX_QUEUED && self.waiting.entry(to).or_default().insert(item) {
+            self.queued += 1;
+        }
+    }
+
+    /// Forgets what waits for a holder that is gone.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        let gone = self.waiting.remove(node).map_or(0, |items| items.len());
+        self.queued = self.queued.saturating_sub(gone);
+    }
+
+    /// Takes note that a push was answered, or was not. Returns whether it was one.
+    pub(super) fn ended(&mut self, request: RequestId, ok: bool) -> bool {
+        let Some(node) = self.running.remove(&request) else { return false };
+        let left = self.counts.get(&node).map_or(0, |count| count.saturating_sub(1));
+        if left == 0 {
+            self.counts.remove(&node);
+        } else {
+            self.counts.insert(node, left);
+        }
+        if !ok {
+            self.forget(&node);
+        }
+        true
+    }
+
+    /// Returns the holders that may be sent something now, in turn.
+    fn open(&self) -> Vec<NodeId> {
+        let is_open = |node: &&NodeId| self.counts.get(node).copied().unwrap_or(0) < MAX_RUNNING;
+        self.waiting.keys().filter(is_open).copied().collect()
+    }
+
+    fn next(&mut self, node: &NodeId) -> Option<Item> {
+        let items = self.waiting.get_mut(node)?;
+        let item = items.pop_first();
+        if items.is_empty() {
+            self.waiting.remove(node);
+        }
+        self.queued = self.queued.saturating_sub(usize::from(item.is_some()));
+        item
+    }
+
+    fn begun(&mut self, request: RequestId, node: NodeId) {
+        self.running.insert(request, node);
+        *self.counts.entry(node).or_default() += 1;
+    }
+}
+
+impl Operator {
+    /// Plans to push a record to the super-nodes that are to hold it, as far as they are there.
+    pub(super) fn push_record(&mut self, record: &Record) {
+        let Some(item) = Item::of(record) else { return };
+        let header = record.header();
+        let holders: Vec<NodeId> = match header.table {
+            // Whose own record it is may not be a holder yet, or no longer.
+            Table::SuperNode => {
+                let own = subject(header);
+                self.supers.holders().chain([own]).collect()
+            }
+            Table::OperatorNode => self.supers.holders().collect(),
+            Table::Revocation => self.supers.coverage.holders_in(header.domain).into_iter().collect(),
+            _ => self.supers.coverage.holders_of(header.placement()).to_vec(),
+        };
+        for node in holders {
+            self.push_to(node, item);
+        }
+    }
+
+    /// Plans to tell the holders of a domain about its new Head.
+    pub(super) fn push_head(&mut self, domain: Domain) {
+        for node in self.supers.coverage.holders_in(domain) {
+            self.push_to(node, Item::Head(domain));
+        }
+    }
+
+    pub(super) fn push_to(&mut self, node: NodeId, item: Item) {
+        // Whoever is in quarantine goes on as before, and learns of nothing.
+        if self.supers.is_live(&node) && !self.supers.is_quarantined(&node) {
+            self.pushes.add(node, item);
+        }
+    }
+
+    /// Sends what there is room for, one thing to each holder in turn.
+    pub(super) fn pump_pushes(&mut self, now: Now) {
+        loop {
+            let open = self.pushes.open();
+            if open.is_empty() {
+                return;
+            }
+            for node in open {
+                if self.pushes.running.len() >= MAX_RUNNING_IN_ALL {
+                    return;
+                }
+                let Some(remote) = self.supers.remote(&node) else {
+                    self.pushes.forget(&node);
+                    continue;
+                };
+                let Some(request) = self.pushes.next(&node).and_then(|item| self.request_for(item, now)) else {
+                    continue;
+                };
+                let id = self.endpoint.request(node, remote, &request, now);
+                self.pushes.begun(id, node);
+            }
+        }
+    }
+
+    fn request_for(&mut self, item: Item, now: Now) -> Option<Request> {
+        let (table, domain, key) = match item {
+            Item::Head(domain) => {
+                let head = self.head(domain, now)?;
+                return Some(Request::Notify { id: self.command_id(), head });
+            }
+            Item::Map(domain, key) => (Table::SuperNode, domain, key),
+            Item::Operator(key) => (Table::OperatorNode, Domain::OPERATORS, key),
+            Item::Revocation(domain, key) => (Table::Revocation, domain, key),
+            Item::Other(table, domain, key) => (table, domain, key),
+        };
+        Some(Request::Store(self.records.get(table, domain, key)?.bytes().clone()))
+    }
+}

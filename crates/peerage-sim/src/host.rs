@@ -9,6 +9,7 @@ use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::{AgreementKey, IdentityKey};
 use peerage_wire::time::{Instant, Now, UnixTime};
 
+use crate::liar::Liar;
 use crate::shell::Shell;
 use crate::store::Store;
 
@@ -93,6 +94,12 @@ pub struct Host {
     pub(crate) wake_at: Option<Instant>,
     pub(crate) next_task: u64,
     pub(crate) errands: BTreeMap<TaskId, ErrandId>,
+    /// Its user has said that it shall leave.
+    pub(crate) leaving: Option<TaskId>,
+    /// It has left the network, and is off for ever.
+    pub has_left: bool,
+    /// What runs in the place of its node, if it lies.
+    pub liar: Option<Liar>,
 }
 
 /// What the tasks of the program around a node are numbered from, so that they are not the node's own.

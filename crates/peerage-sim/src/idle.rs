@@ -5,7 +5,7 @@ use std::time::Duration;
 use peerage_wire::record::DraftError;
 
 use crate::nat::{Behaviour, NatConfig, Ports};
-use crate::network::Quality;
+use crate::network::{Lan, Quality};
 use crate::world::{DeviceSetup, HostSetup, Setup, SiteSetup, World};
 
 /// Computers at one site.
@@ -52,7 +52,10 @@ pub fn setup(nodes: usize) -> Setup {
         real_crypto: false,
         operators: 1,
         domains,
-        sites: vec![SiteSetup { nat: Some(nat), quality: Quality::GOOD }; nodes.div_ceil(PER_SITE)],
+        sites: vec![
+            SiteSetup { nat: Some(nat), quality: Quality::GOOD, lan: Lan::default() };
+            nodes.div_ceil(PER_SITE)
+        ],
         hosts: (0..nodes).map(host).collect(),
         devices: (0..domains).map(device).collect(),
         sample_interval: Duration::from_secs(3_600),

@@ -4,6 +4,7 @@
 //! it says is what is wrong, for people.
 
 mod authority;
+mod beliefs;
 mod bytes;
 mod limits;
 mod liveness;
@@ -25,6 +26,7 @@ use crate::network::Party;
 use crate::world::World;
 
 pub use self::authority::Authority;
+pub use self::beliefs::Beliefs;
 pub use self::bytes::Bytes;
 pub use self::limits::Limits;
 pub use self::liveness::{CONVERGED_WITHIN, Liveness, may_reach};
@@ -140,6 +142,7 @@ pub struct Violation {
 pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(Authority::default()),
+        Box::new(Beliefs::default()),
         Box::new(Bytes::default()),
         Box::new(Limits::default()),
         Box::new(Liveness::default()),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerage_proto::operator::DomainFacts;
 use peerage_wire::crypto::{Crypto, CryptoError};
@@ -28,12 +29,23 @@ pub struct Membership {
     pub receiving: [u8; 32],
     /// When it was revoked, if it was.
     pub revoked_at: Option<Instant>,
+    /// Whether it has left by itself.
+    pub has_left: bool,
+}
+
+impl Membership {
+    /// Returns whether it is a member still.
+    pub const fn is_valid(&self) -> bool {
+        self.revoked_at.is_none() && !self.has_left
+    }
 }
 
 /// A domain's part of the ledger.
 #[derive(Debug)]
 struct Organisation {
     keys: DomainKeys,
+    /// When the epoch began.
+    epoch_began: Instant,
     members: BTreeMap<NodeId, Membership>,
     /// What each device was since when; the last is what counts.
     devices: BTreeMap<DeviceId, Vec<(Instant, Option<EndDevice>)>>,
@@ -50,6 +62,8 @@ pub struct OperatorIdentity {
     pub address: SocketAddr,
     /// Its record, signed by the root.
     pub record: Record,
+    enrolment: [u8; 32],
+    state: OperatorState,
 }
 
 /// The ledger that all operators share.
@@ -62,6 +76,8 @@ pub struct Ledger {
     operators: Vec<OperatorIdentity>,
     organisations: BTreeMap<Domain, Organisation>,
     records: BTreeMap<(Table, Domain, RecordKey), Record>,
+    /// What each record was before.
+    superseded: BTreeMap<(Table, Domain, RecordKey), Record>,
     version: u64,
 }
 
@@ -90,6 +106,7 @@ impl Ledger {
             operators: Vec::new(),
             organisations: BTreeMap::new(),
             records: BTreeMap::new(),
+            superseded: BTreeMap::new(),
             version: 0,
         };
         for address in addresses {
@@ -101,20 +118,50 @@ impl Ledger {
     fn admit_operator(&mut self, address: SocketAddr, now: Now) -> Result<(), DraftError> {
         let key = IdentityKey::generate(self.chance.rng());
         let id = key.node_id(Domain::OPERATORS);
-        let enrolment = AgreementKey::generate(self.chance.rng());
-        let body = OperatorBody {
-            identity: key.public(),
-            enrolment: *enrolment.public(),
-            addresses: vec![address],
-            state: OperatorState::Active,
-        };
+        let enrolment = *AgreementKey::generate(self.chance.rng()).public();
+        let state = OperatorState::Active;
+        let record = self.sign_operator((&key, enrolment, address, state), now)?;
+        self.operators.push(OperatorIdentity { key, id, address, record, enrolment, state });
+        Ok(())
+    }
+
+    fn sign_operator(
+        &mut self,
+        (key, enrolment, address, state): (&IdentityKey, [u8; 32], SocketAddr, OperatorState),
+        now: Now,
+    ) -> Result<Record, DraftError> {
+        let body = OperatorBody { identity: key.public(), enrolment, addresses: vec![address], state };
         let signer = self.root.node_id(Domain::OPERATORS);
+        let id = key.node_id(Domain::OPERATORS);
         let header = self.header((Table::OperatorNode, Domain::OPERATORS, id.record_key()), signer, now);
         let draft = Draft { header, public: body.write(), private: None };
         let record = draft.sign(&self.root, &self.network, &*self.crypto)?;
-        self.records.insert(record.header().id(), record.clone());
-        self.operators.push(OperatorIdentity { key, id, address, record });
-        Ok(())
+        self.write(&record);
+        Ok(record)
+    }
+
+    /// Signs the record of an operator anew.
+    fn restate_operator(&mut self, index: usize, state: OperatorState, now: Now) -> Written {
+        let Some(operator) = self.operators.get(index).cloned() else { return Ok(Vec::new()) };
+        let record = self.sign_operator((&operator.key, operator.enrolment, operator.address, state), now)?;
+        if let Some(operator) = self.operators.get_mut(index) {
+            operator.record = record.clone();
+            operator.state = state;
+        }
+        Ok(vec![record])
+    }
+
+    /// Retires an operator; nothing for the last one.
+    ///
+    /// # Errors
+    /// If the record cannot be made.
+    pub fn retire(&mut self, index: usize, now: Now) -> Written {
+        let active = self.operators.iter().filter(|operator| operator.state == OperatorState::Active).count();
+        let is_active = self.operators.get(index).is_some_and(|o| o.state == OperatorState::Active);
+        if active < 2 || !is_active {
+            return Ok(Vec::new());
+        }
+        self.restate_operator(index, OperatorState::Retired, now)
     }
 
     fn header(
@@ -135,7 +182,9 @@ impl Ledger {
         now: Now,
         draft: impl FnOnce(Draft) -> Draft,
     ) -> Result<Record, DraftError> {
-        let signer = self.chance.pick(&self.operators).cloned();
+        let active: Vec<_> =
+            self.operators.iter().filter(|operator| operator.state == OperatorState::Active).collect();
+        let signer = self.chance.pick(&active).map(|operator| (*operator).clone());
         let (key, signer) = signer.map_or_else(
             || (self.root.clone(), self.root.node_id(Domain::OPERATORS)),
             |operator| (operator.key, operator.id),
@@ -143,8 +192,15 @@ impl Ledger {
         let header = self.header(id, signer, now);
         let empty = Draft { header, public: EndDevice::public(), private: None };
         let record = draft(empty).sign(&key, &self.network, &*self.crypto)?;
-        self.records.insert(record.header().id(), record.clone());
+        self.write(&record);
         Ok(record)
+    }
+
+    fn write(&mut self, record: &Record) {
+        let id = record.header().id();
+        if let Some(before) = self.records.insert(id, record.clone()) {
+            self.superseded.insert(id, before);
+        }
     }
 
     /// Makes a domain.
@@ -155,7 +211,8 @@ impl Ledger {
             previous: None,
             location_key: SecretKey::generate(self.chance.rng()),
         };
-        let organisation = Organisation { keys, members: BTreeMap::new(), devices: BTreeMap::new() };
+        let (members, devices) = (BTreeMap::new(), BTreeMap::new());
+        let organisation = Organisation { keys, epoch_began: Instant::default(), members, devices };
         self.organisations.insert(domain, organisation);
     }
 
@@ -164,7 +221,7 @@ impl Ledger {
     /// # Errors
     /// If a record cannot be made.
     pub fn admit(&mut self, id: NodeId, identity: [u8; 32], receiving: [u8; 32], now: Now) -> Written {
-        let membership = Membership { identity, receiving, revoked_at: None };
+        let membership = Membership { identity, receiving, revoked_at: None, has_left: false };
         if let Some(organisation) = self.organisations.get_mut(&id.domain) {
             organisation.members.insert(id, membership);
         }
@@ -176,7 +233,7 @@ impl Ledger {
     /// # Errors
     /// If a record cannot be made.
     pub fn renew(&mut self, id: NodeId, now: Now) -> Written {
-        let Some(member) = self.member(&id).filter(|member| member.revoked_at.is_none()).cloned() else {
+        let Some(member) = self.member(&id).filter(|member| member.is_valid()).cloned() else {
             return Ok(Vec::new());
         };
         let roles = Roles { tunnel: true, super_node: true };
@@ -205,32 +262,115 @@ impl Ledger {
     pub fn revoke(&mut self, id: NodeId, now: Now) -> Written {
         let Some(organisation) = self.organisations.get_mut(&id.domain) else { return Ok(Vec::new()) };
         match organisation.members.get_mut(&id) {
-            Some(member) if member.revoked_at.is_none() => member.revoked_at = Some(now.mono),
+            Some(member) if member.is_valid() => member.revoked_at = Some(now.mono),
             Some(_) | None => return Ok(Vec::new()),
         }
-        organisation.keys = DomainKeys {
-            epoch: organisation.keys.epoch.saturating_add(1),
-            previous: Some(organisation.keys.epoch_key.clone()),
-            epoch_key: SecretKey::generate(self.chance.rng()),
-            location_key: organisation.keys.location_key.clone(),
-        };
-        let remaining = organisation.members.iter().filter(|(_, member)| member.revoked_at.is_none());
-        let remaining: Vec<_> = remaining.map(|(id, member)| (*id, member.clone())).collect();
-        let devices: Vec<_> =
-            organisation.devices.values().filter_map(|states| states.last()?.1.clone()).collect();
         let body = RevocationBody { kind: RevocationKind::Node(id), at: now.unix, reason: 1 };
         let revocation = self.sign((Table::Revocation, id.domain, body.record_key()), now, |draft| {
             Draft { public: body.write(), ..draft }
         })?;
         self.records.remove(&(Table::DomainKey, id.domain, id.record_key()));
         let mut written = vec![revocation];
+        written.extend(self.begin_epoch(id.domain, now)?);
+        Ok(written)
+    }
+
+    /// Gives a domain new keys, and signs with them what is sealed with the old ones.
+    fn begin_epoch(&mut self, domain: Domain, now: Now) -> Written {
+        let Some(organisation) = self.organisations.get_mut(&domain) else { return Ok(Vec::new()) };
+        organisation.epoch_began = now.mono;
+        organisation.keys = DomainKeys {
+            epoch: organisation.keys.epoch.saturating_add(1),
+            previous: Some(organisation.keys.epoch_key.clone()),
+            epoch_key: SecretKey::generate(self.chance.rng()),
+            location_key: organisation.keys.location_key.clone(),
+        };
+        let remaining = organisation.members.iter().filter(|(_, member)| member.is_valid());
+        let remaining: Vec<_> = remaining.map(|(id, member)| (*id, member.clone())).collect();
+        let devices: Vec<_> =
+            organisation.devices.values().filter_map(|states| states.last()?.1.clone()).collect();
+        let mut written = Vec::new();
         for (id, member) in remaining {
             written.push(self.domain_key(id, &member, now)?);
         }
         for device in devices {
-            written.push(self.sign_device(id.domain, &device, now)?);
+            written.push(self.sign_device(domain, &device, now)?);
         }
         Ok(written)
+    }
+
+    /// A member has left: its records are buried.
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn leave(&mut self, id: NodeId, now: Now) -> Written {
+        let member = self.organisations.get_mut(&id.domain).and_then(|o| o.members.get_mut(&id));
+        let Some(member) = member.filter(|member| member.is_valid()) else { return Ok(Vec::new()) };
+        member.has_left = true;
+        let mut written = Vec::new();
+        for table in [Table::Node, Table::DomainKey] {
+            written.push(self.sign((table, id.domain, id.record_key()), now, |mut draft| {
+                draft.header.removed = true;
+                draft
+            })?);
+        }
+        Ok(written)
+    }
+
+    /// Does what is due because time goes by: new epochs, and records at half of their lives.
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn upkeep(&mut self, now: Now) -> Written {
+        /// Life of an epoch if nobody is revoked.
+        const EPOCH_LIFE: Duration = Duration::from_secs(30 * 86_400);
+        let mut written = Vec::new();
+        let domains = self.organisations.iter();
+        let old = domains.filter(|(_, organisation)| now.mono - organisation.epoch_began >= EPOCH_LIFE);
+        for domain in old.map(|(domain, _)| *domain).collect::<Vec<_>>() {
+            written.extend(self.begin_epoch(domain, now)?);
+        }
+        let is_due = |record: &Record| {
+            let header = record.header();
+            let half = header.table.max_life() / 2;
+            header.table != Table::Node && header.made_at().after(half) <= now.unix
+        };
+        let due: Vec<_> = self.records.values().filter(|record| is_due(record)).cloned().collect();
+        for record in due {
+            written.extend(self.renew_record(&record, now)?);
+        }
+        Ok(written)
+    }
+
+    fn renew_record(&mut self, record: &Record, now: Now) -> Written {
+        let (table, domain, key) = record.header().id();
+        let organisation = self.organisations.get(&domain);
+        match table {
+            Table::EndDevice => {
+                let keys = self.keys(domain).cloned();
+                let current = self.devices(domain).find(|device| {
+                    keys.as_ref().is_some_and(|keys| keys.device_record_key(&device.device) == key)
+                });
+                current.cloned().map(|device| self.sign_device(domain, &device, now)).into_iter().collect()
+            }
+            Table::DomainKey => {
+                let member =
+                    organisation.and_then(|o| o.members.iter().find(|(id, _)| id.record_key() == key));
+                let member = member.filter(|(_, member)| member.is_valid()).map(|(id, m)| (*id, m.clone()));
+                member.map(|(id, member)| self.domain_key(id, &member, now)).into_iter().collect()
+            }
+            Table::OperatorNode => {
+                let index = self.operators.iter().position(|o| o.id.record_key() == key);
+                let state = index.and_then(|index| self.operators.get(index)).map(|o| o.state);
+                match (index, state) {
+                    (Some(index), Some(state)) => self.restate_operator(index, state, now),
+                    _ => Ok(Vec::new()),
+                }
+            }
+            Table::Node | Table::NodeInfo | Table::SuperNode | Table::Revocation | Table::Head => {
+                Ok(Vec::new())
+            }
+        }
     }
 
     /// Registers a device, or changes one.
@@ -310,6 +450,11 @@ impl Ledger {
         self.root.public()
     }
 
+    /// Returns the root's id, which is nobody's on the network.
+    pub fn root_id(&self) -> NodeId {
+        self.root.node_id(Domain::OPERATORS)
+    }
+
     /// Returns the operators.
     pub fn operators(&self) -> &[OperatorIdentity] {
         &self.operators
@@ -326,6 +471,7 @@ impl Ledger {
             domain: *domain,
             epoch: organisation.keys.epoch,
             offline_hours: None,
+            vendor: false,
         };
         self.organisations.iter().map(facts).collect()
     }
@@ -333,6 +479,11 @@ impl Ledger {
     /// Returns all records, the newest of each.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
+    }
+
+    /// Returns what records were before they were what they are.
+    pub fn superseded(&self) -> impl Iterator<Item = &Record> {
+        self.superseded.values()
     }
 
     /// Returns what is known of a member.

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand};
-use peerage_sim::plan::Plan;
+use clap::{Parser, Subcommand, ValueEnum};
+use peerage_sim::plan::{Plan, Size};
 use peerage_sim::report::line;
 use peerage_sim::run::run;
 use peerage_sim::shrink::shrink;
 use peerage_sim::swarm::{Tally, swarm};
-use peerage_sim::{idle, invariants::Violation};
+use peerage_sim::{idle, invariants::Violation, sessions};
 
 /// Simulates whole Peerage networks in virtual time.
 #[derive(Debug, Parser)]
@@ -26,6 +26,9 @@ enum Command {
         /// Which.
         #[arg(long)]
         seed: u64,
+        /// Draws a world of this size, in place of the one that the seed says.
+        #[arg(long, value_enum)]
+        size: Option<Sizes>,
         /// Uses the cryptography that ships.
         #[arg(long)]
         real_crypto: bool,
@@ -54,6 +57,24 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Runs sessions by themselves: two or three computers, and connections that are cut at any byte.
+    Sessions {
+        /// How many sessions.
+        #[arg(long, default_value_t = 10_000)]
+        count: u64,
+        /// The first seed; drawn from the clock if it is not given.
+        #[arg(long)]
+        first: Option<u64>,
+        /// Goes on after a failure.
+        #[arg(long)]
+        all: bool,
+        /// Makes a failure short, and prints the steps that are left.
+        #[arg(long)]
+        shrink: bool,
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Runs a large network in which next to nothing happens.
     Idle {
         /// How many computers.
@@ -65,12 +86,42 @@ enum Command {
     },
 }
 
+/// The sizes of worlds, as they are typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sizes {
+    /// Some computers for some minutes.
+    Small,
+    /// Up to 150 computers.
+    Large,
+    /// Hundreds to thousands of computers for a few minutes.
+    Huge,
+    /// A few computers for 45 days.
+    Long,
+}
+
+impl Sizes {
+    const fn size(self) -> Size {
+        match self {
+            Self::Small => Size::Small,
+            Self::Large => Size::Large,
+            Self::Huge => Size::Huge,
+            Self::Long => Size::Long,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Run { seed, real_crypto, tell, shrink } => run_one(seed, real_crypto, tell, shrink),
+        Command::Run { seed, size, real_crypto, tell, shrink } => {
+            let plan = size.map_or_else(|| Plan::draw(seed), |size| Plan::sized(seed, size.size()));
+            run_one(plan, real_crypto, tell, shrink)
+        }
         Command::Swarm { seconds, first, real_crypto, all, json } => {
             let first = first.unwrap_or_else(clock_seed);
             run_swarm(Duration::from_secs(seconds), (first, real_crypto), all, json)
+        }
+        Command::Sessions { count, first, all, shrink, json } => {
+            Ok(run_sessions(count, first.unwrap_or_else(clock_seed), (all, shrink, json)))
         }
         Command::Idle { nodes, hours } => run_idle(nodes, hours),
     };
@@ -104,8 +155,8 @@ fn describe(seed: u64, violation: &Violation) -> String {
     format!("seed {seed}, commit {}, after {secs:.3} s: {invariant}: {what}", commit())
 }
 
-fn run_one(seed: u64, real_crypto: bool, tell: bool, shorten: bool) -> Done {
-    let mut plan = Plan::draw(seed);
+fn run_one(mut plan: Plan, real_crypto: bool, tell: bool, shorten: bool) -> Done {
+    let seed = plan.setup.seed;
     plan.setup.real_crypto = real_crypto;
     let told = |plan: &Plan| {
         let mut plan = plan.clone();
@@ -178,6 +229,52 @@ fn run_swarm(span: Duration, (first, real_crypto): (u64, bool), all: bool, json:
         ));
     }
     Ok(tally.violations.is_empty())
+}
+
+fn run_sessions(count: u64, first: u64, (all, shorten, json): (bool, bool, bool)) -> bool {
+    let begun = Instant::now();
+    let tally = sessions::swarm(first, count, all);
+    let seconds = begun.elapsed().as_secs_f64();
+    if json {
+        let failures: Vec<_> =
+            tally.violations.iter().map(|(seed, violation)| describe(*seed, violation)).collect();
+        let object = serde_json::json!({
+            "lives": tally.lives,
+            "sessions": tally.sessions,
+            "complete": tally.complete,
+            "bytes": tally.bytes,
+            "cuts": tally.cuts,
+            "moves": tally.moves,
+            "lies": tally.lies,
+            "violations": tally.violations.len(),
+            "first_seed": first,
+            "seconds": seconds,
+            "failures": failures,
+        });
+        line(&object.to_string());
+        return tally.violations.is_empty();
+    }
+    for (seed, violation) in &tally.violations {
+        line(&describe(*seed, violation));
+        if shorten {
+            let short = sessions::shrink(&sessions::Life::draw(*seed), violation.invariant);
+            line(&format!("{short:#?}"));
+        } else {
+            line(&format!("replay it with: peerage-sim sessions --first {seed} --count 1 --shrink"));
+        }
+    }
+    line(&format!(
+        "{} sessions in {} lives from seed {first}, {} complete, {} bytes, {} cuts, {} moves, {} lies, {} violations, {seconds:.1} s",
+        tally.sessions,
+        tally.lives,
+        tally.complete,
+        tally.bytes,
+        tally.cuts,
+        tally.moves,
+        tally.lies,
+        tally.violations.len()
+    ));
+    tally.violations.is_empty()
 }
 
 fn run_idle(nodes: usize, hours: u64) -> Done {

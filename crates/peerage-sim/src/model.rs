@@ -3,12 +3,15 @@
 //! *Tunnels.* Each direction is a queue of bytes with an end. What one application wrote, the other reads, once and in order; it
 //! sees the end after all bytes. A tunnel ends complete, or broken off by somebody who had a reason.
 //!
-//! *Records.* A device is what the ledger said last, for everybody, some time later. That part of the model is the ledger itself.
+//! *Records.* A device is what the vendor decided last, for everybody, some time later; so is who is a member. The model knows nothing of
+//! tables, versions, epochs and signatures.
 
 use std::collections::BTreeMap;
 
 use peerage_proto::session;
-use peerage_wire::id::{DeviceId, SessionId};
+use peerage_wire::id::{DeviceId, Domain, NodeId, SessionId};
+use peerage_wire::record::EndDevice;
+use peerage_wire::time::Instant;
 
 use crate::app::{Deed, End, Script};
 use crate::host::ErrandId;
@@ -47,6 +50,8 @@ pub struct Tunnel {
     pub ends: [Option<session::End>; 2],
     /// Something happened for which it may break: a crash, a revocation, a device that went away.
     pub is_excused: bool,
+    /// Since when its computers cannot reach each other.
+    pub apart_since: Option<Instant>,
 }
 
 const fn index(end: End) -> usize {
@@ -74,9 +79,61 @@ impl Tunnel {
     }
 }
 
+/// How a computer stands to its organisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It belongs to it.
+    Member,
+    /// It was shut out.
+    Revoked,
+    /// It has gone by itself.
+    Left,
+}
+
+/// What the vendor decided.
+#[derive(Debug, Default)]
+pub struct Vendor {
+    devices: BTreeMap<(Domain, DeviceId), EndDevice>,
+    members: BTreeMap<NodeId, Standing>,
+}
+
+impl Vendor {
+    /// A device is to be used like this, or not at all. Where it is seen is nobody's decision.
+    pub fn decide_device(&mut self, domain: Domain, device: DeviceId, wanted: Option<EndDevice>) {
+        match wanted {
+            Some(wanted) => {
+                self.devices.insert((domain, device), EndDevice { site: Vec::new(), ..wanted });
+            }
+            None => {
+                self.devices.remove(&(domain, device));
+            }
+        }
+    }
+
+    /// A computer is a member, or is one no more; who was shut out or has left stays so.
+    pub fn decide_member(&mut self, node: NodeId, standing: Standing) {
+        let held = self.members.entry(node).or_insert(Standing::Member);
+        if *held == Standing::Member {
+            *held = standing;
+        }
+    }
+
+    /// Returns the devices of an organisation, ascending by their ids.
+    pub fn devices(&self, domain: Domain) -> impl Iterator<Item = &EndDevice> {
+        self.devices.iter().filter(move |((of, _), _)| *of == domain).map(|(_, device)| device)
+    }
+
+    /// Returns everybody who was ever a member.
+    pub fn members(&self) -> impl Iterator<Item = (&NodeId, &Standing)> {
+        self.members.iter()
+    }
+}
+
 /// Everything that is expected.
 #[derive(Debug, Default)]
 pub struct Model {
+    /// What was decided.
+    pub vendor: Vendor,
     tunnels: BTreeMap<SessionId, Tunnel>,
 }
 
@@ -118,6 +175,18 @@ impl Model {
     pub fn excuse(&mut self, which: impl Fn(&Tunnel) -> bool) {
         for tunnel in self.tunnels.values_mut().filter(|tunnel| which(tunnel)) {
             tunnel.is_excused = true;
+        }
+    }
+
+    /// Notes which tunnels' computers, the user's and the tunnel-node's, cannot reach each other now. A tunnel may end when that lasts
+    /// as long as a session lives without a carrier.
+    pub fn note_apart(&mut self, now: Instant, are_apart: impl Fn(usize, usize) -> bool) {
+        let open = self.tunnels.values_mut().filter(|tunnel| !tunnel.is_excused && tunnel.ends == [None; 2]);
+        for tunnel in open {
+            let is_apart = tunnel.server.is_some_and(|server| are_apart(tunnel.user, server));
+            tunnel.apart_since = is_apart.then(|| tunnel.apart_since.unwrap_or(now));
+            let since = tunnel.apart_since.unwrap_or(now);
+            tunnel.is_excused = now - since >= session::CARRIERLESS_LIFETIME;
         }
     }
 

@@ -33,6 +33,27 @@ impl Quality {
         Self { delay: Duration::from_millis(10), jitter: Duration::from_millis(2), loss: 0, duplicated: 0 };
 }
 
+/// What a LAN does with datagrams for a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Multicast {
+    /// It brings them to everybody.
+    #[default]
+    Works,
+    /// It loses them and says nothing, as access points do.
+    Blocked,
+    /// Nobody can join the group.
+    Refused,
+}
+
+/// What a LAN is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lan {
+    /// What becomes of datagrams for a group.
+    pub multicast: Multicast,
+    /// How many of a thousand of them are lost, for each receiver.
+    pub loss: u32,
+}
+
 /// A place with one LAN.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -44,6 +65,8 @@ pub struct Site {
     pub prefix: Prefix,
     /// The line to the Internet.
     pub quality: Quality,
+    /// The LAN.
+    pub lan: Lan,
     /// Only who is in the same group can be reached; 0 is everybody's.
     pub group: u64,
     next_host: u8,
@@ -51,7 +74,7 @@ pub struct Site {
 
 impl Site {
     /// Makes the site number `index`.
-    pub fn new(index: usize, nat: Option<NatConfig>, quality: Quality) -> Self {
+    pub fn new(index: usize, nat: Option<NatConfig>, quality: Quality, lan: Lan) -> Self {
         let [.., high, low] = index.to_be_bytes();
         let public = Ipv4Addr::new(45, high, low, 1);
         // Prefixes repeat everywhere, as in life.
@@ -62,6 +85,7 @@ impl Site {
             gateway: Mac([2, 0, 0, 1, high, low]),
             prefix,
             quality,
+            lan,
             group: 0,
             next_host: 10,
         }
@@ -234,6 +258,12 @@ impl Network {
             (false, false) => vec![first],
             (false, true) => vec![first, second],
         }
+    }
+
+    /// Draws whether a datagram for a group reaches one of its members.
+    pub fn is_heard(&mut self, site: usize) -> bool {
+        let loss = self.sites.get(site).map_or(1_000, |site| site.lan.loss);
+        !self.chance.happens(loss)
     }
 
     /// Draws how long bytes of a connection take between two sites; what is lost is sent again and only late.

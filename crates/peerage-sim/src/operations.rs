@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::app::Script;
+use crate::liar::Manner;
 use crate::network::Quality;
 
 /// One operation.
@@ -136,6 +137,37 @@ pub enum Operation {
     Revoke {
         /// Which computer's.
         host: usize,
+    },
+    /// A member leaves the network.
+    Leave {
+        /// Which computer's.
+        host: usize,
+    },
+    /// From now on a computer runs a program that lies, until it is started anew.
+    Lie {
+        /// Which.
+        host: usize,
+        /// How.
+        manner: Manner,
+    },
+    /// The root retires an operator, unless it is the last.
+    Retire {
+        /// Which.
+        operator: usize,
+    },
+    /// An operator is started anew with a date that is off.
+    SetOperatorDate {
+        /// Which.
+        operator: usize,
+        /// Beyond the true one, in milliseconds.
+        error_millis: i64,
+    },
+    /// Somebody on a LAN says again what was said to its group, or to another's.
+    ReplayGroups {
+        /// On which site's LAN.
+        site: usize,
+        /// How many.
+        count: usize,
     },
     /// A device gets another address from its router.
     Readdress {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::app::{End, Pace, Script};
 use crate::chance::Chance;
+use crate::liar::Manner;
 use crate::nat::{Behaviour, NatConfig, Ports};
-use crate::network::Quality;
+use crate::network::{Lan, Multicast, Quality};
 use crate::operations::Operation;
 use crate::world::{DeviceSetup, HostSetup, Setup, SiteSetup};
 
@@ -14,6 +15,40 @@ const SETTLED: Duration = Duration::from_secs(20);
 
 /// How often the invariants look at the whole.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How large a world is, and how long it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Some computers for some minutes: rare combinations are likely, and failures short.
+    Small,
+    /// Up to 150 computers.
+    Large,
+    /// Hundreds to thousands of computers for a few minutes.
+    Huge,
+    /// A few computers for weeks: renewals, new epochs, expiry.
+    Long,
+}
+
+impl Size {
+    fn draw(chance: &mut Chance) -> Self {
+        match chance.below(1_000) {
+            0..=2 => Self::Long,
+            3..=17 => Self::Huge,
+            18..=47 => Self::Large,
+            _ => Self::Small,
+        }
+    }
+
+    /// The most sites and computers, and the fewest.
+    const fn bounds(self) -> (usize, (u64, u64)) {
+        match self {
+            Self::Small => (6, (2, 12)),
+            Self::Large => (20, (2, 150)),
+            Self::Huge => (120, (200, 3_000)),
+            Self::Long => (3, (2, 5)),
+        }
+    }
+}
 
 /// A setup, and operations with their times.
 #[derive(Clone, Debug)]
@@ -30,8 +65,25 @@ impl Plan {
     /// Draws a plan.
     pub fn draw(seed: u64) -> Self {
         let mut chance = Chance::new(seed, "plan");
-        let setup = draw_setup(seed, &mut chance);
-        let minutes = chance.between(2, 40);
+        let size = Size::draw(&mut chance);
+        Self::of_size(seed, size, chance)
+    }
+
+    /// Draws a plan of a given size.
+    pub fn sized(seed: u64, size: Size) -> Self {
+        Self::of_size(seed, size, Chance::new(seed, "plan"))
+    }
+
+    fn of_size(seed: u64, size: Size, mut chance: Chance) -> Self {
+        let mut setup = draw_setup(seed, size, &mut chance);
+        let minutes = match size {
+            Size::Small | Size::Large => chance.between(2, 40),
+            Size::Huge => chance.between(2, 4),
+            Size::Long => 45 * 24 * 60,
+        };
+        if size == Size::Long {
+            setup.sample_interval = SAMPLE_INTERVAL * 60;
+        }
         let span = Duration::from_secs(minutes * 60);
         let count = chance.between(5, 60);
         // Some runs concentrate on few kinds of operations: rare combinations become likely.
@@ -59,6 +111,16 @@ fn draw_quality(chance: &mut Chance) -> Quality {
     }
 }
 
+fn draw_lan(chance: &mut Chance) -> Lan {
+    let multicast = match chance.below(10) {
+        0 | 1 => Multicast::Blocked,
+        2 => Multicast::Refused,
+        _ => Multicast::Works,
+    };
+    let loss = if chance.happens(300) { u32::try_from(chance.below(300)).unwrap_or(0) } else { 0 };
+    Lan { multicast, loss }
+}
+
 fn draw_nat(chance: &mut Chance) -> NatConfig {
     let behaviour =
         |chance: &mut Chance| chance.pick(&Behaviour::ALL).copied().unwrap_or(Behaviour::EndpointIndependent);
@@ -72,17 +134,20 @@ fn draw_nat(chance: &mut Chance) -> NatConfig {
     }
 }
 
-fn draw_setup(seed: u64, chance: &mut Chance) -> Setup {
+fn draw_setup(seed: u64, size: Size, chance: &mut Chance) -> Setup {
     let site = |chance: &mut Chance| SiteSetup {
         nat: chance.happens(800).then(|| draw_nat(chance)),
         quality: draw_quality(chance),
+        lan: draw_lan(chance),
     };
-    // Most worlds are small, where rare combinations are likely and failures short; some are not.
-    let is_large = chance.happens(30);
-    let (most_sites, most_hosts) = if is_large { (20, 150) } else { (6, 12) };
-    let sites: Vec<_> = (0..chance.between(2, most_sites)).map(|_| site(chance)).collect();
-    let domains = chance.index(2) + 1;
-    let hosts: Vec<_> = (0..chance.between(2, most_hosts))
+    let (most_sites, (fewest, most)) = size.bounds();
+    let count = usize::try_from(chance.between(fewest, most)).unwrap_or(2);
+    // A LAN has addresses for some two hundred.
+    let fewest_sites = (count / 100).max(2);
+    let site_count = fewest_sites + chance.index(most_sites.max(fewest_sites) - fewest_sites + 1);
+    let sites: Vec<_> = (0..site_count).map(|_| site(chance)).collect();
+    let domains = chance.index(2) + 1 + count / 300;
+    let hosts: Vec<_> = (0..count)
         .map(|_| HostSetup {
             domain: chance.index(domains),
             site: chance.index(sites.len()),
@@ -100,7 +165,7 @@ fn draw_setup(seed: u64, chance: &mut Chance) -> Setup {
     Setup {
         seed,
         real_crypto: false,
-        operators: chance.index(2) + 1,
+        operators: chance.index(3) + 1,
         domains,
         sites,
         hosts,
@@ -147,7 +212,7 @@ fn draw_script(chance: &mut Chance) -> Script {
 }
 
 /// How many kinds of operations [`draw_operation`] knows.
-const KINDS: u64 = 30;
+const KINDS: u64 = 35;
 
 fn draw_operation(kind: u64, setup: &Setup, chance: &mut Chance) -> Operation {
     let host = chance.index(setup.hosts.len());
@@ -189,6 +254,17 @@ fn draw_operation(kind: u64, setup: &Setup, chance: &mut Chance) -> Operation {
             2 => Operation::Flood { host, count },
             _ => Operation::FloodOperator { operator, count },
         },
+        30 => Operation::Leave { host },
+        31 => {
+            let manner = chance.pick(&Manner::ALL).copied().unwrap_or(Manner::Forge);
+            Operation::Lie { host, manner }
+        }
+        32 => Operation::Retire { operator },
+        33 => {
+            let back = i64::try_from(chance.below(120_000)).unwrap_or(0);
+            Operation::SetOperatorDate { operator, error_millis: -back }
+        }
+        34 => Operation::ReplayGroups { site, count },
         _ => Operation::Open { host, device, script: draw_script(chance) },
     }
 }

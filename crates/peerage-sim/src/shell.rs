@@ -3,12 +3,14 @@
 //! A session outlives its carrier here: the user-node dials again and resumes. The world moves bytes and makes connections; it is told
 //! what to do by [`Want`]s.
 
+mod carry;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use peerage_proto::link::{self, BATCH_BYTES, Link, MAX_STREAMS, Side};
+use peerage_proto::link::{self, BATCH_BYTES, Link, Side};
 use peerage_proto::node::{Input, TunnelId};
 use peerage_proto::session::{self, Budget, Lane, Session, State};
 use peerage_wire::frame::{CarrierNumber, Code, Encoded, Resume, StreamId};
@@ -100,15 +102,28 @@ pub struct Shell {
     reach: BTreeMap<NodeId, Reach>,
     next_tunnel: u64,
     wants: VecDeque<Want>,
+    /// What all windows may take.
+    budget_bytes: u64,
+    overdue: Option<Instant>,
+    /// A planted bug: whoever names a session may resume it.
+    pub(crate) trusts_anybody: bool,
 }
 
 impl Shell {
     /// Makes a shell without links. Tunnels get numbers from `first_tunnel` on.
     pub fn new(local: NodeId, first_tunnel: u64) -> Self {
-        let config = session::Config { max_window: MAX_WINDOW, budget: Budget::new(BUDGET_BYTES) };
+        Self::with_memory(local, first_tunnel, (MAX_WINDOW, BUDGET_BYTES))
+    }
+
+    /// Makes a shell with a largest window and a budget for all windows, in bytes.
+    pub fn with_memory(local: NodeId, first_tunnel: u64, (max_window, budget_bytes): (u64, u64)) -> Self {
+        let config = session::Config { max_window, budget: Budget::new(budget_bytes) };
         Self {
             local,
             config,
+            budget_bytes,
+            overdue: None,
+            trusts_anybody: false,
             connections: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             reach: BTreeMap::new(),
@@ -144,7 +159,21 @@ impl Shell {
 
     /// Returns how many bytes all windows take, and may take beyond the first window of each session.
     pub fn budget(&self) -> (u64, u64) {
-        (self.config.budget.used_bytes(), BUDGET_BYTES)
+        (self.config.budget.used_bytes(), self.budget_bytes)
+    }
+
+    /// Returns what all sessions share.
+    pub const fn memory(&self) -> &session::Config {
+        &self.config
+    }
+
+    /// Returns a tunnel that is carried by a connection of another peer than its own, which must never be.
+    pub fn stolen(&self) -> Option<SessionId> {
+        let carried = self.connections.values().flat_map(|connection| {
+            connection.streams.values().map(move |(tunnel, _)| (connection.peer, tunnel))
+        });
+        let tunnels = carried.filter_map(|(peer, id)| Some((peer, self.tunnels.get(id)?)));
+        tunnels.filter(|(peer, tunnel)| tunnel.peer != *peer).map(|(_, tunnel)| tunnel.session.id()).next()
     }
 
     fn new_tunnel(&mut self) -> TunnelId {
@@ -179,64 +208,6 @@ impl Shell {
             Tunnel { session, peer, end: End::User, device, service, app, redial_at, was_open, has_ended };
         let id = self.new_tunnel();
         self.tunnels.insert(id, tunnel);
-        self.pump(now);
-    }
-
-    /// Gives every own session that needs one a carrier, or asks for a connection.
-    fn carry(&mut self, now: Instant) {
-        let needy = self.tunnels.iter().filter(|(_, tunnel)| {
-            tunnel.end == End::User && tunnel.redial_at <= now && tunnel.session.needs_carrier()
-        });
-        for id in needy.map(|(id, _)| *id).collect::<Vec<_>>() {
-            let Some(tunnel) = self.tunnels.get_mut(&id) else { continue };
-            let peer = tunnel.peer;
-            let usable = self.connections.iter_mut().find(|(_, connection)| {
-                let link = &connection.link;
-                let is_good = link.closed().is_none() && !link.is_suspect() && link.streams() < MAX_STREAMS;
-                connection.peer == peer && connection.side == Side::Client && is_good
-            });
-            let Some((_, connection)) = usable else {
-                tunnel.redial_at = now.after(REDIAL_AFTER);
-                self.dial(peer);
-                continue;
-            };
-            let attached = tunnel.session.attach(connection.link.round_trip().unwrap_or_default());
-            let stream = connection.link.open_stream();
-            if let (Ok(number), Ok(stream)) = (attached, stream) {
-                connection.streams.insert(stream, (id, number));
-                connection.link.mark_ready(stream);
-            } else {
-                tunnel.redial_at = now.after(REDIAL_AFTER);
-                if let Ok(stream) = stream {
-                    connection.link.refuse(stream, Code::Shutdown, now);
-                }
-            }
-        }
-    }
-
-    fn dial(&mut self, peer: NodeId) {
-        let reach = self.reach.entry(peer).or_default();
-        if !reach.is_dialling && !reach.candidates.is_empty() {
-            reach.is_dialling = true;
-            self.wants.push_back(Want::Dial(peer, reach.candidates.clone()));
-        }
-    }
-
-    /// A dial has come to nothing. Returns the tunnels that have not been opened by then: they are given up.
-    pub fn dial_failed(&mut self, peer: NodeId, now: Instant) {
-        if let Some(reach) = self.reach.get_mut(&peer) {
-            reach.is_dialling = false;
-        }
-        let mut failed = Vec::new();
-        for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.peer == peer) {
-            if tunnel.end == End::User && tunnel.session.state() == State::Opening {
-                tunnel.session.reset(Code::DeviceUnreachable);
-                failed.push(tunnel.device);
-            }
-        }
-        for device in failed {
-            self.tell(Input::RouteFailed { device, peer, code: None });
-        }
         self.pump(now);
     }
 
@@ -365,7 +336,8 @@ impl Shell {
         let Some(connection) = self.connections.get_mut(&carrier) else { return };
         let peer = connection.peer;
         let known = self.tunnels.iter_mut().find(|(_, tunnel)| {
-            tunnel.end == End::Device && tunnel.peer == peer && tunnel.session.id().ct_eq(&resume.session)
+            let is_peers = tunnel.peer == peer || self.trusts_anybody;
+            tunnel.end == End::Device && is_peers && tunnel.session.id().ct_eq(&resume.session)
         });
         let Some((id, tunnel)) = known else {
             return connection.link.refuse(stream, Code::UnknownSession, now);
@@ -386,14 +358,23 @@ impl Shell {
         for connection in self.connections.values_mut() {
             if connection.link.poll_timeout().is_some_and(|at| at <= now) {
                 connection.link.handle_timeout(now);
+                let due = connection.link.poll_timeout().filter(|due| *due <= now);
+                self.overdue = self.overdue.or(due);
             }
         }
         for tunnel in self.tunnels.values_mut() {
             if tunnel.session.poll_timeout().is_some_and(|at| at <= now) {
                 tunnel.session.handle_timeout(now);
+                let due = tunnel.session.poll_timeout().filter(|due| *due <= now);
+                self.overdue = self.overdue.or(due);
             }
         }
         self.pump(now);
+    }
+
+    /// Returns what a link or session wanted right after its time-out though it did not lie in the future, if that ever was.
+    pub const fn overdue(&self) -> Option<Instant> {
+        self.overdue
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due.

@@ -15,17 +15,25 @@ pub fn shrink(plan: &Plan, invariant: &str) -> Plan {
 }
 
 fn shrink_while(plan: &Plan, mut still_fails: impl FnMut(&Plan) -> bool) -> Plan {
-    let mut best = plan.clone();
+    let operations = shrink_list(plan.operations.clone(), |operations| {
+        still_fails(&Plan { operations: operations.to_vec(), ..plan.clone() })
+    });
+    Plan { operations, ..plan.clone() }
+}
+
+/// Leaves out parts of a list, halves first and single entries last, while it still fails.
+pub(crate) fn shrink_list<T: Clone>(list: Vec<T>, mut still_fails: impl FnMut(&[T]) -> bool) -> Vec<T> {
+    let mut best = list;
     let mut runs = 0;
-    let mut piece = best.operations.len().div_ceil(2);
+    let mut piece = best.len().div_ceil(2);
     while piece > 0 {
         let mut at = 0;
         let mut has_shrunk = false;
-        while at < best.operations.len() && runs < MAX_RUNS {
+        while at < best.len() && runs < MAX_RUNS {
             runs += 1;
             let mut shorter = best.clone();
-            let end = at.saturating_add(piece).min(shorter.operations.len());
-            shorter.operations.drain(at..end);
+            let end = at.saturating_add(piece).min(shorter.len());
+            shorter.drain(at..end);
             if still_fails(&shorter) {
                 best = shorter;
                 has_shrunk = true;

@@ -7,6 +7,7 @@
 
 mod datagrams;
 mod hosts;
+mod liars;
 mod operate;
 mod operators;
 mod setup;
@@ -43,6 +44,9 @@ use self::tunnels::Carrier;
 
 /// Most datagrams that an attacker remembers.
 const MAX_OVERHEARD: usize = 256;
+
+/// How often the ledger looks for what has to be done because time goes by.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(6 * 3_600);
 
 /// A device on a LAN.
 #[derive(Clone, Debug)]
@@ -92,6 +96,10 @@ enum Due {
     Chunk { carrier: CarrierId, towards: usize },
     Lost { carrier: CarrierId, end: usize },
     Connected { host: usize, boot: u32, tunnel: TunnelId, address: SocketAddr },
+    Group { host: usize, site: usize, from: SocketAddr, payload: Bytes },
+    Liar { host: usize, boot: u32 },
+    OperatorGone(usize),
+    Upkeep,
     Try(ErrandId),
     Wake { host: usize, boot: u32 },
     Operation(Operation),
@@ -126,6 +134,8 @@ pub struct World {
     carriers: BTreeMap<CarrierId, Carrier>,
     next_id: u64,
     overheard: Vec<(SocketAddr, SocketAddr, Bytes)>,
+    /// What was said to a site's group, and by whom.
+    overheard_groups: Vec<(usize, SocketAddr, Bytes)>,
     checkers: Vec<Box<dyn Invariant>>,
     violation: Option<Violation>,
     counts: Vec<Counts>,
@@ -261,6 +271,10 @@ impl World {
             Due::Connected { host, boot, tunnel, address } => {
                 self.device_connected(host, boot, tunnel, address);
             }
+            Due::Group { host, site, from, payload } => self.group_heard(host, site, from, payload),
+            Due::Liar { host, boot } => self.liar_wakes(host, boot),
+            Due::OperatorGone(operator) => self.stop_operator(operator),
+            Due::Upkeep => self.upkeep(),
             Due::Try(errand) => self.try_errand(errand),
             Due::Wake { host, boot } => self.awake(host, boot),
             Due::Operation(operation) => self.operate(operation),
@@ -289,6 +303,7 @@ impl World {
     fn sample(&mut self) {
         self.chatter();
         self.note_contacts();
+        self.note_apart();
         self.check(|checker, world| checker.sample(world));
         self.schedule_in(self.setup.sample_interval, Due::Sample);
     }
@@ -315,6 +330,17 @@ impl World {
                 host.in_contact_since = can.then(|| host.in_contact_since.unwrap_or(now));
             }
         }
+    }
+
+    /// Notes which tunnels are cut in two.
+    fn note_apart(&mut self) {
+        let now = self.now;
+        let (hosts, network) = (&self.hosts, &self.network);
+        self.model.note_apart(now, |user, server| {
+            let (Some(user), Some(server)) = (hosts.get(user), hosts.get(server)) else { return true };
+            let there = crate::network::Place::Lan(server.site, server.inner);
+            !user.is_awake() || !server.is_awake() || !network.reaches(user.site, there)
+        });
     }
 
     fn reaches_operator(&self, site: usize) -> bool {

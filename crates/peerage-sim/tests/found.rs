@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
+use peerage_sim::app::{Pace, Script};
 use peerage_sim::nat::{Behaviour, NatConfig, Ports};
-use peerage_sim::network::Quality;
+use peerage_sim::network::{Lan, Multicast, Quality};
 use peerage_sim::operations::Operation;
 use peerage_sim::plan::Plan;
 use peerage_sim::run::run;
+use peerage_sim::sessions::life::Liar;
+use peerage_sim::sessions::{self, Life, Step};
 use peerage_sim::world::{DeviceSetup, HostSetup, Setup, SiteSetup};
+
+const LAN: Lan = Lan { multicast: Multicast::Works, loss: 0 };
 
 fn host(site: usize, serves: bool) -> HostSetup {
     HostSetup { domain: 0, site, serves, error_millis: 0, drift_ppm: 0 }
 }
 
-const OPEN_SITE: SiteSetup = SiteSetup { nat: None, quality: Quality::GOOD };
+const OPEN_SITE: SiteSetup = SiteSetup { nat: None, quality: Quality::GOOD, lan: LAN };
 
 const HOME: SiteSetup = SiteSetup {
     nat: Some(NatConfig {
@@ -24,6 +29,7 @@ const HOME: SiteSetup = SiteSetup {
         ports: Ports::Preserved,
     }),
     quality: Quality::GOOD,
+    lan: LAN,
 };
 
 /// A printer at the first site, where the first computer is named to find it.
@@ -119,4 +125,109 @@ fn an_answer_from_before_the_date_was_set_does_not_confirm_the_date() {
         let violation = run(&plan).map(|report| report.violation);
         assert!(matches!(violation, Ok(None)), "{violation:?}");
     }
+}
+
+/// Rule 6.22: who has left was forgotten as a peer and not as a contact, so the operator went on notifying it, and woke for nothing.
+#[test]
+fn a_member_that_has_left_is_notified_no_more() {
+    let setup = setup(&[OPEN_SITE; 2], &[host(0, true), host(1, false), host(0, true)]);
+    check(setup, &[(60, Operation::Leave { host: 0 }), (61, Operation::Register { device: 0 })], 70);
+}
+
+/// Rule 6.10: the servers that were chosen when a measurement timed out were due at that time-out, after attachments had been looked at.
+#[test]
+fn servers_that_a_timeout_chooses_are_not_due_at_that_timeout() {
+    for seed in 0..30 {
+        let poor = SiteSetup { quality: Quality { loss: 300, ..Quality::GOOD }, ..OPEN_SITE };
+        let mut setup = setup(&[poor], &[host(0, true)]);
+        setup.operators = 3;
+        setup.seed = seed;
+        check(setup, &[], 30);
+    }
+}
+
+// ---- sessions by themselves ---------------------------------------------------------------------------
+
+const SCRIPT: Script = Script {
+    up: 100_000,
+    down: 100_000,
+    answers_last: false,
+    user: Pace::Eager,
+    device: Pace::Slow(2),
+    breaks: None,
+};
+
+/// Runs the same steps with many delays and cuts at other bytes.
+fn check_lives(lives: u64, liar: Option<Liar>, steps: &[(u64, Step)], budget: u64) {
+    for seed in 0..lives {
+        let steps = steps.iter().map(|(at, step)| (Duration::from_millis(*at), *step)).collect();
+        let life = Life {
+            seed,
+            max_window: 1 << 17,
+            budget,
+            delay: (Duration::from_millis(10), Duration::from_millis(60)),
+            liar,
+            steps,
+            calm_at: Duration::from_secs(5),
+            planted: None,
+        };
+        let violation = sessions::run(&life).violation;
+        assert_eq!(violation, None, "seed {seed}");
+    }
+}
+
+/// Rule 7.20: LEAVE was said on a connection that had lost its bytes without a word; both ends forgot it, and nobody sent them again.
+#[test]
+fn a_session_does_not_leave_a_connection_before_its_bytes_have_arrived() {
+    let half_closed = Step::HalfClose { carrier: 0, towards: 1 };
+    check_lives(30, None, &[(100, Step::Open(SCRIPT)), (500, half_closed), (900, Step::Move)], 32 << 20);
+}
+
+/// Rule 7.21: the last acknowledgement was lost with a connection that was in doubt, and the peer took the LEAVE on the other for the end.
+#[test]
+fn a_session_that_is_complete_says_so_wherever_it_leaves() {
+    let steps = [
+        (59, Step::Open(Script { up: 165_461, down: 860, answers_last: true, ..SCRIPT })),
+        (134, Step::Open(Script { up: 0, down: 97_663, answers_last: true, user: Pace::Slow(1), ..SCRIPT })),
+        (634, Step::Move),
+        (749, Step::Doubt),
+        (797, Step::HalfClose { carrier: 1, towards: 1 }),
+    ];
+    check_lives(60, None, &steps, 32 << 20);
+}
+
+/// Rule 7.20: a connection that was to take the place of another was lost before its answer came; the tunnel-node would use neither, and
+/// the user-node knew nothing of it.
+#[test]
+fn a_connection_is_used_again_when_the_one_in_its_place_is_lost() {
+    let steps = [
+        (92, Step::Open(Script { up: 950_828, down: 168_779, device: Pace::Eager, ..SCRIPT })),
+        (684, Step::Stall { carrier: 0, towards: 2, span: Duration::from_millis(7_776) }),
+        (933, Step::Move),
+        (1_143, Step::Cut(0)),
+    ];
+    check_lives(20, None, &steps, 1 << 18);
+    let steps = [
+        (111, Step::Move),
+        (304, Step::Open(Script { up: 115_162, down: 160_174, ..SCRIPT })),
+        (537, Step::Doubt),
+        (593, Step::Move),
+        (599, Step::Stall { carrier: 0, towards: 1, span: Duration::from_secs(16) }),
+        (867, Step::Doubt),
+        (871, Step::Stall { carrier: 0, towards: 0, span: Duration::from_secs(20) }),
+        (1_013, Step::Move),
+        (1_135, Step::Move),
+        (1_316, Step::Move),
+        (1_347, Step::Cut(0)),
+        (1_399, Step::Move),
+        (1_417, Step::Stall { carrier: 1, towards: 1, span: Duration::from_secs(25) }),
+    ];
+    check_lives(20, None, &steps, 1 << 19);
+}
+
+/// Rule 7.24: after a LEAVE that was not allowed, the session waited on its connection for a last frame that had come, and was kept for ever.
+#[test]
+fn a_session_that_a_liar_ended_is_not_kept() {
+    let opened = Step::OpenWithLiar(Script { up: 5_000, down: 29_283, answers_last: true, ..SCRIPT });
+    check_lives(200, Some(Liar::TunnelNode), &[(100, opened), (150, opened), (200, opened)], 32 << 20);
 }

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use peerage_sim::app::{Pace, Script};
 use peerage_sim::invariants::Limits;
-use peerage_sim::network::Quality;
+use peerage_sim::liar::Manner;
+use peerage_sim::network::{Lan, Multicast, Quality};
 use peerage_sim::operations::Operation;
 use peerage_sim::plan::Plan;
 use peerage_sim::run::{run, run_with};
+use peerage_sim::sessions::life::Liar;
+use peerage_sim::sessions::{self, Life, Step};
 use peerage_sim::world::{Bug, DeviceSetup, HostSetup, Setup, SiteSetup};
+
+const LAN: Lan = Lan { multicast: Multicast::Works, loss: 0 };
 
 const SCRIPT: Script = Script {
     up: 50_000,
@@ -27,7 +32,7 @@ fn office(planted: Option<Bug>, operations: &[(u64, Operation)]) -> Plan {
         real_crypto: false,
         operators: 1,
         domains: 2,
-        sites: vec![SiteSetup { nat: None, quality: Quality::GOOD }; 3],
+        sites: vec![SiteSetup { nat: None, quality: Quality::GOOD, lan: LAN }; 3],
         hosts: vec![host(0, 0, true), host(0, 1, false), host(1, 2, false)],
         devices: vec![DeviceSetup { domain: 0, site: 0, via: 0, has_tls: false }],
         sample_interval: Duration::from_secs(5),
@@ -107,6 +112,79 @@ fn more_tunnels_of_one_peer_than_allowed_are_caught() {
     };
     assert_eq!(broken(3), None);
     assert_eq!(broken(2), Some("tables within their limits"));
+}
+
+#[test]
+fn a_table_of_a_machine_beyond_its_limit_is_caught() {
+    let hanging = Script { up: 3_000_000, device: Pace::Slow(0), ..SCRIPT };
+    let plan = office(None, &[(20, Operation::Open { host: 1, device: 0, script: hanging })]);
+    let broken = |name, limit| {
+        let report = run_with(&plan, vec![Box::new(Limits::of_table(name, limit))]).unwrap();
+        report.violation.map(|violation| violation.invariant)
+    };
+    // Three members and the operators' own introductions.
+    for (table, enough) in [("contacts", 3), ("peers", 8), ("contexts", 8), ("served tunnels", 1)] {
+        assert_eq!(broken(table, enough), None, "{table}");
+        assert_eq!(broken(table, 0), Some("tables within their limits"), "{table}");
+    }
+}
+
+#[test]
+fn a_time_out_that_changes_nothing_is_caught() {
+    assert_eq!(broken(Some(Bug::IgnoresTimeouts), &[]), Some("timers advance"));
+    assert_eq!(broken(Some(Bug::OperatorIgnoresTimeouts), &[]), Some("timers advance"));
+}
+
+#[test]
+fn a_decision_that_is_lost_is_caught() {
+    let operations = [(60, Operation::Unregister { device: 0 })];
+    assert_eq!(broken(None, &operations), None);
+    assert_eq!(broken(Some(Bug::LosesDecisions), &operations), Some("everybody believes what was decided"));
+}
+
+#[test]
+fn a_liar_that_is_told_what_belongs_to_others_is_caught() {
+    let operations = [(60, Operation::Lie { host: 2, manner: Manner::Flood })];
+    assert_eq!(broken(None, &operations), None);
+    assert_eq!(broken(Some(Bug::Betrays), &operations), Some("no domain hears of another"));
+}
+
+/// A life in which every check of sessions by themselves has something to look at.
+fn life(planted: Option<sessions::Bug>) -> Option<&'static str> {
+    let open = Step::Open(Script { up: 300_000, down: 300_000, device: Pace::Slow(1), ..SCRIPT });
+    let steps = [
+        (10, open),
+        (20, open),
+        (30, Step::OpenWithLiar(SCRIPT)),
+        (900, Step::Cut(0)),
+        (950, Step::Reset(0)),
+    ];
+    (0..60).find_map(|seed| {
+        let steps = steps.iter().map(|(at, step)| (Duration::from_millis(*at), *step)).collect();
+        let life = Life {
+            seed,
+            max_window: 1 << 20,
+            budget: 1 << 17,
+            delay: (Duration::from_millis(10), Duration::from_millis(30)),
+            liar: Some(Liar::User),
+            steps,
+            calm_at: Duration::from_secs(3),
+            planted,
+        };
+        sessions::run(&life).violation.map(|violation| violation.invariant)
+    })
+}
+
+#[test]
+fn what_is_planted_among_sessions_by_themselves_is_caught() {
+    use sessions::Bug;
+    assert_eq!(life(None), None);
+    assert_eq!(life(Some(Bug::DoublesBytes)), Some("bytes once and in order"));
+    assert_eq!(life(Some(Bug::KeepsSession)), Some("memory is given back"));
+    assert_eq!(life(Some(Bug::NeverRedials)), Some("sessions come to their end"));
+    assert_eq!(life(Some(Bug::PromisesMore)), Some("memory within its limit"));
+    assert_eq!(life(Some(Bug::TrustsAnybody)), Some("a session is its peer's alone"));
+    assert_eq!(life(Some(Bug::IgnoresTimeouts)), Some("timers advance"));
 }
 
 #[test]

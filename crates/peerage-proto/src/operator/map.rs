@@ -1,6 +1,7 @@
 //! The segment map: planned here, signed by the ledger, and what follows from each change of it (Rules 6.73 to 6.75).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
@@ -89,7 +90,8 @@ impl Operator {
         }
         let mut changes: BTreeMap<NodeId, Assignment> = BTreeMap::new();
         for change in plan.changes {
-            changes.extend(self.assignment_for(change.node, change.segment, now).map(|new| (change.node, new)));
+            changes
+                .extend(self.assignment_for(change.node, change.segment, now).map(|new| (change.node, new)));
         }
         for (node, segment) in &held {
             if nodes.contains_key(node) && !changes.contains_key(node) && self.has_moved(node) {
@@ -120,51 +122,62 @@ impl Operator {
 
     /// Returns whether a super-node was reached elsewhere than its record says.
     fn has_moved(&self, node: &NodeId) -> bool {
-        let good = self.supers.leases.get(node).map(|lease| &lease.check.good).filter(|good| !good.is_empty());
-        good.zip(self.assignment(node)).is_some_and(|(good, body)| *good != body.addresses)
+        let good =
+            self.supers.leases.get(node).map(|lease| &lease.check.good).filter(|good| !good.is_empty());
+        let set = |addresses: &[SocketAddr]| addresses.iter().copied().collect::<BTreeSet<_>>();
+        good.zip(self.assignment(node)).is_some_and(|(good, body)| set(good) != set(&body.addresses))
     }
 
-    /// Takes a SuperNode record that was committed.
-    pub(super) fn take_assignment(&mut self, record: Record, now: Now) {
+    /// Takes a SuperNode record that was committed. Returns it if it is news, and adds the places that it concerns.
+    pub(super) fn take_assignment(
+        &mut self,
+        record: Record,
+        places: &mut BTreeSet<Segment>,
+        now: Now,
+    ) -> Option<Record> {
         let node = subject(record.header());
         let before = self.assignment(&node).map(|body| body.segment);
         let after = SuperNodeBody::read(&record).ok().filter(|_| !record.header().removed);
-        self.supers.map_version =
-            self.supers.map_version.max(after.as_ref().map_or(0, |body| body.map_version));
+        let version = after.as_ref().map_or(0, |body| body.map_version);
+        self.supers.map_version = self.supers.map_version.max(version);
+        // The ledger has answered.
+        self.supers.plan_at = None;
+        self.plan_soon(now);
         if after.is_some() && self.supers.is_quarantined(&node) {
             let held = self.supers.withheld.get(&node);
             if held.is_none_or(|held| record.supersedes(held)) {
                 self.supers.withheld.insert(node, record);
             }
-            return self.plan_soon(now);
+            return None;
         }
         if after.is_none() {
             self.supers.withheld.remove(&node);
         }
-        if self.records.insert(record.clone()) == Inserted::New {
-            self.map_changed(before, now);
-            self.map_changed(after.map(|body| body.segment), now);
-            self.push_record(&record);
-            self.supers.plan_at = None;
-            self.plan_soon(now);
-        }
+        let is_new = self.records.insert(record.clone()) == Inserted::New;
+        places.extend(before.into_iter().chain(after.map(|body| body.segment)).filter(|_| is_new));
+        is_new.then_some(record)
     }
 
-    /// Draws the consequences of a change of the map at these places.
-    pub(super) fn map_changed(&mut self, places: Option<Segment>, now: Now) {
+    /// Draws the consequences of changes of the map at these places.
+    pub(super) fn map_changed(&mut self, places: &BTreeSet<Segment>, now: Now) {
+        if places.is_empty() {
+            return;
+        }
         self.renew_coverage(now);
-        let Some(places) = places else { return };
-        let (first, last) = (places.from.domain(), places.to.domain());
-        let domains: Vec<_> = self.facts.range(first..=last).map(|(domain, _)| *domain).collect();
-        for domain in domains {
-            self.touch(domain, now);
+        for range in places {
+            let (first, last) = (range.from.domain(), range.to.domain());
+            let domains: Vec<_> = self.facts.range(first..=last).map(|(domain, _)| *domain).collect();
+            for domain in domains {
+                self.touch(domain, now);
+            }
         }
     }
 
-    pub(super) fn renew_coverage(&mut self, now: Now) {
+    fn renew_coverage(&mut self, now: Now) {
         let time = self.endpoint.time(now);
         let held = self.records.super_nodes(Segment::ALL, time);
-        self.supers.coverage = Coverage::new(held.map(|(record, segment)| (subject(record.header()), segment)));
+        self.supers.coverage =
+            Coverage::new(held.map(|(record, segment)| (subject(record.header()), segment)));
     }
 
     /// Returns where the operator answers for announcements towards a domain's members; for operators always.

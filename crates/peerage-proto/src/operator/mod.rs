@@ -231,7 +231,7 @@ impl Operator {
         for gone in self.records.expire(self.endpoint.time(now)) {
             self.heads.forget(gone.header().domain);
             if let Ok(body) = SuperNodeBody::read(&gone) {
-                self.map_changed(Some(body.segment), now);
+                self.map_changed(&[body.segment].into(), now);
                 self.plan_soon(now);
             }
         }
@@ -241,6 +241,7 @@ impl Operator {
     }
 
     fn committed(&mut self, records: Vec<Record>, now: Now) {
+        let (mut fresh, mut places) = (Vec::new(), BTreeSet::new());
         for record in records {
             self.trust.learn(&record);
             // After a restart with a clock that went back, Heads must still be newer than what they speak of.
@@ -255,7 +256,7 @@ impl Operator {
                 self.endpoint.set_record(record.bytes().clone());
             }
             if header.table == Table::SuperNode {
-                self.take_assignment(record, now);
+                fresh.extend(self.take_assignment(record, &mut places, now));
                 continue;
             }
             if matches!(header.table, Table::Node | Table::Revocation | Table::OperatorNode) {
@@ -264,8 +265,12 @@ impl Operator {
             }
             if self.records.insert(record.clone()) == Inserted::New {
                 self.touch(header.domain, now);
-                self.push_record(&record);
+                fresh.push(record);
             }
+        }
+        self.map_changed(&places, now);
+        for record in &fresh {
+            self.push_record(record);
         }
         self.review_legs(now);
     }
@@ -386,9 +391,9 @@ impl Operator {
         let answered = match request {
             Request::GetHead { domain } => {
                 let domain = domain.unwrap_or(from.id.domain);
-                let asked = Asked { from: &from, remote, room: reply_to.room(), time: self.endpoint.time(now) };
-                let view = View::everywhere(&self.records);
-                let may = responder::may_have_head(domain, asked, view);
+                let asked =
+                    Asked { from: &from, remote, room: reply_to.room(), time: self.endpoint.time(now) };
+                let may = responder::may_have_head(domain, asked, View::everywhere(&self.records));
                 may.map(|()| Some(Reply::Head(self.head(domain, now))))
             }
             Request::SubmitSuperNode(submission) => self.submitted(&from, remote, submission, now).map(Some),
@@ -424,16 +429,7 @@ impl Operator {
             | Request::GetRevocations { .. }
             | Request::TransferPartition { .. }
             | Request::Reconcile { .. }
-            | Request::GetDomainKey) => {
-                let time = self.endpoint.time(now);
-                let asked = Asked { from: &from, remote, room: reply_to.room(), time };
-                let stands_in = self.stands_in(from.id.domain);
-                let view = View::everywhere(&self.records);
-                // Holders may have whatever announcements there still are.
-                let is_bulk = matches!(read, Request::TransferPartition { .. });
-                let announced = if is_bulk { view.announced } else { &stands_in };
-                responder::answer(&read, asked, View { announced, ..view }).map(Some)
-            }
+            | Request::GetDomainKey) => self.read(&read, (&from, remote, reply_to.room()), now).map(Some),
             Request::TunnelRequest(_)
             | Request::ForwardedTunnelRequest { .. }
             | Request::Forward(_)
@@ -446,6 +442,22 @@ impl Operator {
             Err(reason) => self.endpoint.discard(reason),
         }
         self.note_contact(from.id, remote, now);
+    }
+
+    /// Answers a read as a holder of everything that operators sign, and of announcements where it stands in.
+    fn read(
+        &self,
+        read: &Request,
+        (from, remote, room): (&Member, SocketAddr, usize),
+        now: Now,
+    ) -> Result<Reply, Discard> {
+        let asked = Asked { from, remote, room, time: self.endpoint.time(now) };
+        let stands_in = self.stands_in(from.id.domain);
+        let view = View::everywhere(&self.records);
+        // Holders may have whatever announcements there still are (Rule 6.75).
+        let is_bulk = matches!(read, Request::TransferPartition { .. });
+        let announced = if is_bulk { view.announced } else { &stands_in };
+        responder::answer(read, asked, View { announced, ..view })
     }
 
     /// Returns a member as the ledger knows it; the record in its introduction may be older (Rule 2.21). `None` if the
@@ -475,6 +487,9 @@ impl Operator {
     fn store(&mut self, from: &Member, bytes: &Bytes, now: Now) -> Result<Reply, Discard> {
         let time = Some(self.endpoint.time(now));
         let header = *UnverifiedRecord::parse(bytes).map_err(|_| Discard::BadRecord)?.header();
+        if header.table.is_operator_signed() {
+            return self.has_newer(from, &header, now);
+        }
         if header.table != Table::NodeInfo || subject(&header) != from.id {
             return Err(Discard::Forbidden);
         }
@@ -500,6 +515,15 @@ impl Operator {
         Ok(Reply::Stored { table: header.table, key: header.key, version })
     }
 
+    /// Answers a super-node that offers what operators sign: the ledger has all of that, in this version or a newer one.
+    fn has_newer(&self, from: &Member, header: &Header, now: Now) -> Result<Reply, Discard> {
+        let Header { table, domain, key, .. } = *header;
+        let is_holder = self.records.segment(&from.id, self.endpoint.time(now)).is_some();
+        let held = self.records.get(table, domain, key).map(|record| record.header().version);
+        let held = held.filter(|held| is_holder && *held >= header.version);
+        held.map(|version| Reply::Stored { table, key, version }).ok_or(Discard::Forbidden)
+    }
+
     /// Hands something with an effect to the ledger, once; a repetition of what is done is answered at once.
     fn take_note(
         &mut self,
@@ -518,7 +542,13 @@ impl Operator {
     }
 
     /// Takes a super-node's report, once (Rule 4.10).
-    fn refused(&mut self, from: &Member, id: CommandId, refused: &[Refused], now: Now) -> Result<Reply, Discard> {
+    fn refused(
+        &mut self,
+        from: &Member,
+        id: CommandId,
+        refused: &[Refused],
+        now: Now,
+    ) -> Result<Reply, Discard> {
         if self.records.segment(&from.id, self.endpoint.time(now)).is_none() {
             return Err(Discard::Forbidden);
         }

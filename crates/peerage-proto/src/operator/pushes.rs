@@ -119,6 +119,10 @@ impl Operator {
     /// Plans to push a record to the super-nodes that are to hold it, as far as they are there.
     pub(super) fn push_record(&mut self, record: &Record) {
         let Some(item) = Item::of(record) else { return };
+        // At start there are a hundred thousand records, and nobody yet to push them to.
+        if self.supers.leases.is_empty() {
+            return;
+        }
         let header = record.header();
         let holders: Vec<NodeId> = match header.table {
             // Whose own record it is may not be a holder yet, or no longer.
@@ -128,7 +132,10 @@ impl Operator {
             }
             Table::OperatorNode => self.supers.holders().collect(),
             Table::Revocation => self.supers.coverage.holders_in(header.domain).into_iter().collect(),
-            _ => self.supers.coverage.holders_of(header.placement()).to_vec(),
+            Table::Node | Table::EndDevice | Table::DomainKey => {
+                self.supers.coverage.holders_of(header.placement()).to_vec()
+            }
+            Table::NodeInfo | Table::Head => Vec::new(),
         };
         for node in holders {
             self.push_to(node, item);
@@ -164,7 +171,8 @@ impl Operator {
                     self.pushes.forget(&node);
                     continue;
                 };
-                let Some(request) = self.pushes.next(&node).and_then(|item| self.request_for(item, now)) else {
+                let Some(request) = self.pushes.next(&node).and_then(|item| self.request_for(item, now))
+                else {
                     continue;
                 };
                 let id = self.endpoint.request(node, remote, &request, now);
@@ -185,5 +193,49 @@ impl Operator {
             Item::Other(table, domain, key) => (table, domain, key),
         };
         Some(Request::Store(self.records.get(table, domain, key)?.bytes().clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId { domain: Domain(n.into()), hash: [n; 32] }
+    }
+
+    fn item(n: u32) -> Item {
+        Item::Other(Table::Node, Domain(n), RecordKey([0; 32]))
+    }
+
+    /// Rule 6.76: the queue has a bound, and what is in it twice is sent once.
+    #[test]
+    fn the_queue_is_bounded_and_holds_nothing_twice() {
+        let mut pushes = Pushes::default();
+        for n in 0..u32::try_from(MAX_QUEUED).unwrap() + 10 {
+            pushes.add(node(1), item(n));
+            pushes.add(node(1), item(n));
+        }
+        assert_eq!(pushes.queued, MAX_QUEUED);
+        pushes.forget(&node(1));
+        assert_eq!((pushes.queued, pushes.open()), (0, vec![]));
+    }
+
+    /// Rule 6.76: Heads come last; who does not answer gets nothing more of this batch, and others are not kept waiting.
+    #[test]
+    fn a_holder_that_does_not_answer_keeps_nobody_waiting() {
+        let mut pushes = Pushes::default();
+        pushes.add(node(1), Item::Head(Domain(7)));
+        pushes.add(node(1), item(7));
+        pushes.add(node(2), item(7));
+        assert_eq!(pushes.next(&node(1)), Some(item(7)));
+        pushes.begun(RequestId(1), node(1));
+        for n in 2..=u64::try_from(MAX_RUNNING).unwrap() {
+            pushes.begun(RequestId(n), node(1));
+        }
+        assert_eq!(pushes.open(), [node(2)]);
+        assert!(pushes.ended(RequestId(1), false));
+        assert!(!pushes.ended(RequestId(1), false), "once");
+        assert_eq!((pushes.queued, pushes.open()), (1, vec![node(2)]));
     }
 }

@@ -21,7 +21,7 @@ use crate::trust::Member;
 /// Most nodes that offer themselves, some 500 bytes each. The map never needs as many; more would only stand by.
 const MAX_LEASES: usize = 10_000;
 
-/// How long a node is remembered after it was last heard. A node that is not needed asks once a minute.
+/// How long a node without a part of the table is remembered after it was last heard. A node that is not needed asks once a minute.
 const FORGET_AFTER: Duration = Duration::from_secs(180);
 
 /// How often leases and checks are looked through. Shorter finds a lost super-node that much earlier, and costs a walk over all.
@@ -198,7 +198,9 @@ impl Operator {
         let state = match self.supers.standing(&node, now.mono) {
             Some(Standing::Quarantined) => SuperState::Quarantined,
             Some(Standing::Leaving { .. }) | None => SuperState::Leaving,
-            _ if lease.is_some_and(|lease| lease.check.unreachable_since.is_some()) => SuperState::Unreachable,
+            _ if lease.is_some_and(|lease| lease.check.unreachable_since.is_some()) => {
+                SuperState::Unreachable
+            }
             Some(Standing::Lost { .. }) => SuperState::Lost,
             Some(Standing::Live) if range.is_some() => SuperState::Serving,
             Some(Standing::Live) if is_new => SuperState::Checking,
@@ -335,8 +337,7 @@ impl Operator {
         (lease.heard_at, lease.remote, lease.load) = (now.mono, remote, submission.load);
         let has_news = lease.version != submission.version;
         lease.version = submission.version;
-        lease.leaving_since =
-            submission.leaving.then(|| lease.leaving_since.unwrap_or(now.mono));
+        lease.leaving_since = submission.leaving.then(|| lease.leaving_since.unwrap_or(now.mono));
         lease.check.declare(declared, now.mono);
         if !was_live || has_news || was_leaving != submission.leaving || lease.is_spare {
             self.plan_soon(now);
@@ -347,7 +348,8 @@ impl Operator {
         // It is not to know.
         if self.supers.is_quarantined(&node) {
             let holds = submission.version > 0 && !submission.leaving;
-            let rest = if submission.leaving { SuperNodeState::HandedOver } else { SuperNodeState::NotNeeded };
+            let rest =
+                if submission.leaving { SuperNodeState::HandedOver } else { SuperNodeState::NotNeeded };
             return if holds { SuperNodeState::Assigned } else { rest };
         }
         let holds = self.assignment(&node).is_some();
@@ -410,7 +412,10 @@ impl Operator {
         if !ended.is_empty() {
             self.plan_soon(now);
         }
-        self.supers.leases.retain(|_, lease| now.mono - lease.heard_at <= FORGET_AFTER || lease.check.is_running());
+        // Since when a super-node is lost is not forgotten.
+        let held = self.held_segments(now);
+        let is_recent = |lease: &Lease| now.mono - lease.heard_at <= FORGET_AFTER || lease.check.is_running();
+        self.supers.leases.retain(|node, lease| is_recent(lease) || held.contains_key(node));
         self.review_checks(now);
     }
 
@@ -433,7 +438,7 @@ impl Operator {
                 self.records.insert(record);
             }
         }
-        self.map_changed(range, now);
+        self.map_changed(&range.into_iter().collect(), now);
         self.plan_soon(now);
     }
 

@@ -1,6 +1,8 @@
-use peerage_wire::id::{LocationId, RecordKey};
+use peerage_wire::crypto::Real;
+use peerage_wire::id::{LocationId, RecordKey, Segment};
 use peerage_wire::keys::IdentityKey;
-use peerage_wire::record::Roles;
+use peerage_wire::message::{Load, RefusedReason, Submission, SuperNodeState};
+use peerage_wire::record::{HeadBody, OperatorBody, OperatorState, Roles};
 
 use super::*;
 use crate::endpoint::tests::{Bed, DOMAIN};
@@ -12,6 +14,8 @@ struct Pair {
     bed: Bed,
     operator: Operator,
     member: Endpoint,
+    /// The member's key and its record, which the ledger has not.
+    identity: IdentityKey,
     trust: Trust,
 }
 
@@ -25,6 +29,10 @@ fn member_address() -> SocketAddr {
 
 impl Pair {
     fn new() -> Self {
+        Self::with(TUNNEL)
+    }
+
+    fn with(roles: Roles) -> Self {
         let mut bed = Bed::new();
         let mut endpoint = bed.config(&bed.operator, &bed.operator_record);
         endpoint.asks_introduction = true;
@@ -35,12 +43,12 @@ impl Pair {
         operator.handle(Input::Domain(facts), bed.now);
         operator.handle(Input::Committed(vec![bed.operator_record.clone()]), bed.now);
         let identity = IdentityKey::generate(&mut bed.rng);
-        let record = bed.node_record(&identity, DOMAIN, TUNNEL);
+        let record = bed.node_record(&identity, DOMAIN, roles);
         let mut member = Endpoint::new(bed.config(&identity, &record), [3; 32], bed.now);
         let trust = bed.trust.clone();
         let known = Trust::member(&bed.operator_record).unwrap();
         member.learn_peer(known, *operator.statement(), bed.now);
-        Self { bed, operator, member, trust }
+        Self { bed, operator, member, identity, trust }
     }
 
     /// Asks the operator. Returns its answer, if it answers at once, and what it hands to its caller.
@@ -173,5 +181,202 @@ fn a_change_is_pushed_to_whom_it_concerns() {
     for (domain, concerned) in [(None, true), (Some(DOMAIN), true), (Some(Domain(99)), false)] {
         pair.operator.handle(Input::Push(domain), pair.bed.now);
         assert_eq!(notified(&mut pair), concerned, "{domain:?}");
+    }
+}
+
+const LENDER: Roles = Roles { tunnel: true, super_node: true };
+
+fn submission(addresses: &[SocketAddr]) -> Request {
+    Request::SubmitSuperNode(Submission {
+        id: CommandId([7; 16]),
+        addresses: addresses.to_vec(),
+        version: 0,
+        leaving: false,
+        load: Load::default(),
+    })
+}
+
+impl Pair {
+    /// A member that may be a super-node, as the ledger knows.
+    fn lender() -> Self {
+        let mut pair = Self::with(LENDER);
+        let record = pair.bed.node_record(&pair.identity, DOMAIN, LENDER);
+        pair.operator.handle(Input::Committed(vec![record]), pair.bed.now);
+        pair
+    }
+
+    fn state(&mut self, request: &Request) -> Option<SuperNodeState> {
+        match self.ask(request).0? {
+            Reply::SuperNodeSubmitted { state, .. } => Some(state),
+            _ => None,
+        }
+    }
+
+    /// Gives the member the whole table, as the ledger would.
+    fn assign(&mut self) {
+        let (id, now) = (self.identity.node_id(DOMAIN), self.bed.now);
+        let header = Header {
+            table: Table::SuperNode,
+            domain: DOMAIN,
+            key: id.record_key(),
+            version: now.unix.as_millis(),
+            expires: now.unix.after(Duration::from_secs(3_600)),
+            signer: self.operator.endpoint.id(),
+            removed: false,
+        };
+        let (identity, addresses) = (self.identity.public(), vec![member_address()]);
+        let body = SuperNodeBody { segment: Segment::ALL, map_version: 41, identity, addresses };
+        let draft = Draft { header, public: body.write(), private: None };
+        let record = draft.sign(&self.bed.operator, &self.bed.network, &Real).unwrap();
+        self.operator.handle(Input::Committed(vec![record]), now);
+    }
+
+    /// Delivers what goes to the member alone, and lets it answer Ping. Returns the other addresses, and what else the operator
+    /// wants.
+    fn settle(&mut self) -> (BTreeSet<(SocketAddr, bool)>, Vec<Output>) {
+        let (now, mut elsewhere, mut others) = (self.bed.now, BTreeSet::new(), Vec::new());
+        for _ in 0..8 {
+            while let Some(output) = self.operator.poll_output() {
+                match output {
+                    Output::Transmit { remote, payload, .. } if remote == member_address() => {
+                        self.member.handle_datagram(operator_address(), &payload, &self.trust, now);
+                    }
+                    Output::Transmit { remote, port, .. } => {
+                        elsewhere.insert((remote, port == Port::Probe));
+                    }
+                    other => others.push(other),
+                }
+            }
+            while let Some(outcome) = self.member.poll_outcome() {
+                if let Outcome::Request(incoming) = outcome
+                    && incoming.request == Request::Ping
+                {
+                    self.member.reply(&incoming.reply_to, &Reply::Reping { observed: operator_address() });
+                }
+            }
+            while let Some((_, payload)) = self.member.poll_transmit() {
+                self.operator.handle(Input::Datagram { remote: member_address(), payload }, now);
+            }
+        }
+        (elsewhere, others)
+    }
+}
+
+/// Rule 6.70: the ledger decides, whatever an older record in the introduction says.
+#[test]
+fn whom_the_ledger_does_not_permit_the_role_is_refused() {
+    let mut pair = Pair::with(LENDER);
+    let record = pair.bed.node_record(&pair.identity, DOMAIN, TUNNEL);
+    pair.operator.handle(Input::Committed(vec![record]), pair.bed.now);
+    assert_eq!(pair.state(&submission(&[member_address()])), Some(SuperNodeState::Refused));
+    assert!(pair.operator.super_nodes(pair.bed.now).is_empty());
+}
+
+/// Rule 6.71: nobody has the operator knock at somebody else's door.
+#[test]
+fn a_connection_is_tried_only_where_the_node_itself_has_answered() {
+    let mut pair = Pair::lender();
+    let victim: SocketAddr = "192.0.2.77:22".parse().unwrap();
+    let to = pair.operator.endpoint.id();
+    pair.member.request(to, operator_address(), &submission(&[member_address(), victim]), pair.bed.now);
+    let (elsewhere, others) = pair.settle();
+    assert_eq!(elsewhere, BTreeSet::from([(victim, true)]), "one datagram, from the second port");
+    let dialled: Vec<_> = others
+        .iter()
+        .filter_map(|output| match output {
+            Output::CheckTcp { task, identity, address } => Some((*task, *identity, *address)),
+            _ => None,
+        })
+        .collect();
+    let [(task, identity, address)] = dialled[..] else { panic!("{dialled:?}") };
+    assert_eq!((identity, address), (pair.identity.public(), member_address()));
+    pair.operator.handle(Input::TcpChecked { task, ok: true }, pair.bed.now);
+    // What does not answer at all is given up.
+    for _ in 0..20 {
+        pair.bed.now = pair.bed.now.after(Duration::from_secs(1));
+        pair.operator.handle(Input::Timeout, pair.bed.now);
+        pair.settle();
+    }
+    let all = pair.operator.super_nodes(pair.bed.now);
+    assert_eq!(all[0].addresses, [member_address()]);
+}
+
+/// Rule 6.71: with the operator in the Internet, private addresses mean nothing.
+#[test]
+fn addresses_of_a_site_and_of_nobody_are_left_out() {
+    let mut pair = Pair::lender();
+    let private = ["10.0.0.5:7400", "127.0.0.1:7400", "[fd00::1]:7400", "0.0.0.0:7400", "224.0.0.251:5353"];
+    let mut addresses: Vec<_> = private.iter().map(|text| text.parse().unwrap()).collect();
+    addresses.push("192.0.2.9:0".parse().unwrap());
+    let to = pair.operator.endpoint.id();
+    pair.member.request(to, operator_address(), &submission(&addresses), pair.bed.now);
+    let (elsewhere, others) = pair.settle();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    assert!(others.iter().all(|output| matches!(output, Output::Contact { .. })), "{others:?}");
+}
+
+/// Rules 6.70 and 4.9: only the first of the active operators answers.
+#[test]
+fn an_operator_that_does_not_keep_the_map_is_silent() {
+    let mut pair = Pair::lender();
+    let own = pair.operator.endpoint.id();
+    let first = std::iter::repeat_with(|| IdentityKey::generate(&mut pair.bed.rng))
+        .find(|identity| identity.node_id(Domain::OPERATORS) < own)
+        .unwrap();
+    let id = first.node_id(Domain::OPERATORS);
+    let header = Header { key: id.record_key(), ..*pair.bed.operator_record.header() };
+    let body = OperatorBody {
+        identity: first.public(),
+        enrolment: [1; 32],
+        addresses: vec!["192.0.2.50:7400".parse().unwrap()],
+        state: OperatorState::Active,
+    };
+    let draft = Draft { header, public: body.write(), private: None };
+    let record = draft.sign(&pair.bed.root, &pair.bed.network, &Real).unwrap();
+    pair.operator.handle(Input::Committed(vec![record]), pair.bed.now);
+    assert_eq!(pair.state(&submission(&[member_address()])), None);
+}
+
+/// Rule 6.77: once, from super-nodes alone, and about domains that there are.
+#[test]
+fn refusals_are_added_up_once() {
+    let mut pair = Pair::lender();
+    let refused = |domain, count| Refused { domain, reason: RefusedReason::Rate, count };
+    let report = |id: u8| Request::Refusals {
+        id: CommandId([id; 16]),
+        refused: vec![refused(DOMAIN, 7), refused(Domain(99), 1)],
+    };
+    assert_eq!(pair.ask(&report(1)).0, None, "not a super-node yet");
+    pair.assign();
+    for id in [2, 2, 3] {
+        assert_eq!(pair.ask(&report(id)).0, Some(Reply::RefusalsNoted(CommandId([id; 16]))));
+    }
+    assert_eq!(pair.operator.refusals(DOMAIN), [(RefusedReason::Rate, 14)]);
+    assert!(pair.operator.refusals(Domain(99)).is_empty());
+}
+
+/// Rules 2.18 and 6.78: a Head states the super-nodes, and those in quarantine are in none, nor in any list.
+#[test]
+fn heads_and_lists_leave_out_who_is_in_quarantine() {
+    let mut pair = Pair::lender();
+    pair.assign();
+    let stated = |pair: &mut Pair| {
+        let bytes = pair.operator.head(DOMAIN, pair.bed.now).unwrap();
+        let verified = pair.trust.verify(&bytes, None, &Real).unwrap();
+        let body = HeadBody::read(&verified).unwrap();
+        (body.super_nodes.unwrap().count, body.map_version)
+    };
+    let listed = |pair: &mut Pair| {
+        let Some(Reply::SuperNodes(page)) = pair.ask(&Request::GetSuperNodes { key: None, after: None }).0
+        else {
+            panic!("no list")
+        };
+        page.records.len()
+    };
+    assert_eq!((stated(&mut pair), listed(&mut pair)), ((1, 41), 1));
+    let node = pair.identity.node_id(DOMAIN);
+    for (on, expected) in [(true, ((0, 0), 0)), (false, ((1, 41), 1))] {
+        pair.operator.handle(Input::Quarantine { node, on }, pair.bed.now);
+        assert_eq!((stated(&mut pair), listed(&mut pair)), expected, "{on}");
     }
 }

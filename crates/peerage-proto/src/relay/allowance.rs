@@ -38,6 +38,12 @@ impl Allowance {
         allowance
     }
 
+    /// Sets other limits; what has passed today counts against the new ones too.
+    pub fn set_limits(&mut self, per_second: Option<u64>, per_day: Option<u64>) {
+        (self.per_second, self.per_day) = (per_second, per_day);
+        self.tokens = self.tokens.min(self.burst());
+    }
+
     /// Takes up to `wanted` bytes.
     ///
     /// # Errors
@@ -155,6 +161,18 @@ mod tests {
         drink(&mut allowance, at(0), at(1_000));
         let first = allowance.take(u64::MAX, at(100_000)).unwrap();
         assert_eq!(first, 100_000);
+    }
+
+    #[test]
+    fn lower_limits_hold_at_once_and_the_day_goes_on() {
+        let mut allowance = Allowance::new(Some(400_000), Some(100_000), at(0));
+        assert_eq!(allowance.take(60_000, at(0)), Ok(60_000));
+        allowance.set_limits(Some(40_000), Some(65_000));
+        assert_eq!(allowance.take(60_000, at(0)), Ok(5_000));
+        assert!(allowance.is_exhausted(at(1)));
+        allowance.set_limits(Some(40_000), Some(200_000));
+        assert_eq!(allowance.take(60_000, at(0)), Ok(5_000), "a burst of the new rate");
+        assert_eq!(allowance.total(), 70_000);
     }
 
     #[test]

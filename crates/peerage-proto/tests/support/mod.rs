@@ -10,6 +10,7 @@
 
 pub mod holder;
 mod legs;
+pub mod lenders;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +39,8 @@ pub use legs::Legs;
 
 pub const START: u64 = 1_800_000_000;
 pub const OPERATOR_ADDRESS: &str = "198.51.101.1:7400";
+/// The operator's second port, from which it calls back.
+pub const PROBE_ADDRESS: &str = "198.51.101.1:7401";
 pub const DOMAIN: Domain = Domain(0xdfe4_7365);
 pub const SITE: &str = "45.10.0.1:7400";
 pub const USER: &str = "45.20.0.1:7400";
@@ -130,6 +133,7 @@ pub struct World {
     pub operator_config: operator::Config,
     /// Every beacon that was sent.
     pub beacons: Vec<Bytes>,
+    pub lending: lenders::Lending,
     /// Super-nodes.
     pub holders: BTreeMap<SocketAddr, holder::Holder>,
     /// Whether the last super-node that hears anything is honest, whatever the others are.
@@ -143,6 +147,12 @@ pub struct World {
     asked: BTreeMap<(SocketAddr, Vec<u8>), usize>,
     sent: u64,
     version: u64,
+}
+
+fn drawn(rng: &mut ChaCha20Rng) -> [u8; 32] {
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    seed
 }
 
 fn crypto() -> Arc<dyn Crypto> {
@@ -226,9 +236,7 @@ impl World {
             relay: peerage_proto::relay::Limits::default(),
             addresses: vec![OPERATOR_ADDRESS.parse().unwrap()],
         };
-        let mut seed = [0; 32];
-        rng.fill_bytes(&mut seed);
-        let operator = Operator::new(config.clone(), seed, now);
+        let operator = Operator::new(config.clone(), drawn(&mut rng), now);
         let keys = DomainKeys {
             epoch: 1,
             epoch_key: SecretKey::generate(&mut rng),
@@ -262,6 +270,7 @@ impl World {
             told: Vec::new(),
             operator_config: config,
             beacons: Vec::new(),
+            lending: lenders::Lending::default(),
             holders: BTreeMap::new(),
             last_is_honest: false,
             reached: BTreeSet::new(),
@@ -314,7 +323,7 @@ impl World {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         self.operator = Operator::new(self.operator_config.clone(), seed, self.now);
-        self.operator.handle(operator::Input::Domain(self.facts), self.now);
+        self.tell_facts();
         let records = self.ledger.values().cloned().collect();
         self.operator.handle(operator::Input::Committed(records), self.now);
         self.operator_up = true;
@@ -385,10 +394,24 @@ impl World {
         clock_error: i64,
         change: impl FnOnce(&mut node::Config),
     ) -> SocketAddr {
+        self.join_in(DOMAIN, address, interfaces, clock_error, change)
+    }
+
+    /// Adds a member of any domain.
+    pub fn join_in(
+        &mut self,
+        domain: Domain,
+        address: &str,
+        interfaces: Vec<Interface>,
+        clock_error: i64,
+        change: impl FnOnce(&mut node::Config),
+    ) -> SocketAddr {
         let address: SocketAddr = address.parse().unwrap();
-        let (identity, receiving, records) = self.admit(DOMAIN, Roles { tunnel: true, super_node: true });
-        let id = identity.node_id(DOMAIN);
-        self.members.insert(id, *receiving.public());
+        let (identity, receiving, records) = self.admit(domain, Roles { tunnel: true, super_node: true });
+        let id = identity.node_id(domain);
+        if domain == DOMAIN {
+            self.members.insert(id, *receiving.public());
+        }
         let operator_record = self.operator_record.clone();
         let mut config = node::Config {
             endpoint: endpoint::Config {
@@ -620,7 +643,12 @@ impl World {
                 self.told.push(output.clone());
             }
             match output {
-                operator::Output::Transmit { remote, payload, .. } => self.send(from, remote, payload),
+                operator::Output::Transmit { remote, payload, port: operator::Port::Main } => {
+                    self.send(from, remote, payload);
+                }
+                operator::Output::Transmit { remote, payload, port: operator::Port::Probe } => {
+                    self.send(PROBE_ADDRESS.parse().unwrap(), remote, payload);
+                }
                 operator::Output::DeviceSeen { id, key, location, .. } => {
                     if let Some(mut device) = self.devices.get(&key).cloned()
                         && !device.site.contains(&location)
@@ -634,9 +662,14 @@ impl World {
                     self.operator.handle(operator::Input::Noted { id, ok: true }, self.now);
                 }
                 operator::Output::Leg(output) => self.relay_ordered(output),
-                operator::Output::Contact { .. }
-                | operator::Output::CheckTcp { .. }
-                | operator::Output::AssignSegments { .. } => {}
+                operator::Output::CheckTcp { task, identity, address } => {
+                    let ok = self.takes_connection(address, &identity);
+                    self.operator.handle(operator::Input::TcpChecked { task, ok }, self.now);
+                }
+                operator::Output::AssignSegments { map_version, changes } => {
+                    self.sign_map(map_version, changes);
+                }
+                operator::Output::Contact { .. } => {}
             }
         }
         moved
@@ -825,7 +858,7 @@ impl World {
             return true;
         }
         let now = self.now;
-        if to == OPERATOR_ADDRESS.parse().unwrap() {
+        if to == OPERATOR_ADDRESS.parse().unwrap() || to == PROBE_ADDRESS.parse().unwrap() {
             if let Some(stand_in) = &mut self.stand_in {
                 for answer in stand_in(&Flight { from, to, payload }, now) {
                     self.send(to, from, answer);

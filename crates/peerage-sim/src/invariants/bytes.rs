@@ -6,6 +6,7 @@ use peerage_wire::id::SessionId;
 
 use super::{Fact, Invariant};
 use crate::app::{Deed, End, pattern};
+use crate::model::Model;
 use crate::world::World;
 
 /// See the module.
@@ -15,18 +16,14 @@ pub struct Bytes {
     readers: BTreeMap<(SessionId, End), (u64, bool)>,
 }
 
-impl Invariant for Bytes {
-    fn name(&self) -> &'static str {
-        "bytes once and in order"
-    }
-
-    fn observe(&mut self, fact: &Fact<'_>, world: &World) -> Option<String> {
-        let Fact::Deed { session, end, deed, .. } = fact else { return None };
-        let (read, has_ended) = self.readers.entry((*session, *end)).or_default();
-        let written = world.model.tunnel(session)?.written_by(end.other());
+impl Bytes {
+    /// Compares what an application saw with what the one at the other end did; says what is wrong.
+    pub fn check(&mut self, (session, end): (SessionId, End), deed: &Deed, model: &Model) -> Option<String> {
+        let (read, has_ended) = self.readers.entry((session, end)).or_default();
+        let written = model.tunnel(&session)?.written_by(end.other());
         match deed {
             Deed::Read(bytes) => {
-                let expected = pattern(*session, end.other(), *read, bytes.len() as u64);
+                let expected = pattern(session, end.other(), *read, bytes.len() as u64);
                 if *has_ended {
                     return Some(format!("{session:?}: {end:?} reads after the end"));
                 }
@@ -46,5 +43,16 @@ impl Invariant for Bytes {
             }
             Deed::Wrote(_) | Deed::Finished | Deed::SawReset(_) | Deed::Broke => None,
         }
+    }
+}
+
+impl Invariant for Bytes {
+    fn name(&self) -> &'static str {
+        "bytes once and in order"
+    }
+
+    fn observe(&mut self, fact: &Fact<'_>, world: &World) -> Option<String> {
+        let Fact::Deed { session, end, deed, .. } = fact else { return None };
+        self.check((*session, *end), deed, &world.model)
     }
 }

@@ -1,10 +1,11 @@
-//! Every table that can be seen from outside stays within its limit.
+//! Every table stays within its limit: those of the shell, and those that machines tell of.
 
 use std::collections::BTreeMap;
 
 use peerage_proto::link::MAX_STREAMS;
 use peerage_proto::node::{MAX_SERVED, MAX_SERVED_PER_PEER};
 use peerage_proto::session::{State, WINDOW_MIN};
+use peerage_proto::sizes::TableSize;
 
 use super::Invariant;
 use crate::app::End;
@@ -14,6 +15,8 @@ use crate::world::World;
 #[derive(Debug)]
 pub struct Limits {
     per_peer: usize,
+    /// Another limit of a table inside of machines, for a test.
+    planted: Option<(&'static str, usize)>,
 }
 
 impl Default for Limits {
@@ -25,7 +28,22 @@ impl Default for Limits {
 impl Limits {
     /// Makes the invariant with another limit of the tunnels of one peer, for a test that cannot open a thousand.
     pub const fn of_peer(per_peer: usize) -> Self {
-        Self { per_peer }
+        Self { per_peer, planted: None }
+    }
+
+    /// Makes the invariant with another limit of a table inside of machines, for a test that cannot fill it.
+    pub const fn of_table(name: &'static str, limit: usize) -> Self {
+        Self { per_peer: MAX_SERVED_PER_PEER, planted: Some((name, limit)) }
+    }
+
+    /// Says which table of a machine is too full.
+    fn exceeded(&self, sizes: Vec<TableSize>) -> Option<String> {
+        let judged = sizes.into_iter().map(|size| match self.planted {
+            Some((name, limit)) if name == size.name => TableSize { limit, ..size },
+            _ => size,
+        });
+        let full = judged.into_iter().find(TableSize::is_exceeded)?;
+        Some(format!("{} {}, {} are allowed", full.len, full.name, full.limit))
     }
 }
 
@@ -35,7 +53,15 @@ impl Invariant for Limits {
     }
 
     fn sample(&mut self, world: &World) -> Option<String> {
+        for (index, operator) in world.operators() {
+            if let Some(what) = self.exceeded(operator.table_sizes()) {
+                return Some(format!("operator {index} has {what}"));
+            }
+        }
         for (index, host) in world.hosts.iter().enumerate() {
+            if let Some(what) = host.node.as_ref().and_then(|node| self.exceeded(node.table_sizes())) {
+                return Some(format!("computer {index} has {what}"));
+            }
             let streams = host.shell.streams().max().unwrap_or(0);
             if streams > MAX_STREAMS {
                 return Some(format!("computer {index} has a link with {streams} streams"));

@@ -9,8 +9,15 @@ pub(super) const COUNTED_MINUTES: u64 = 10;
 /// A node that only uses devices: nothing, but for what a tunnel a moment ago left behind.
 const USER: u64 = 4;
 
-/// A node that may serve but sees no device of its domain asks for the Head every five minutes, of two operators.
-const STANDING_BY: u64 = 14;
+/// A node that may serve asks for the Head every five minutes, of two servers. Where it was not elected, or hears nobody, it looks its location
+/// up at least every two and a half minutes, and may ask those whom it finds whether they are there (Rule 6.27).
+const STANDING_BY: u64 = 60;
+
+/// Beacons of one computer on a LAN that loses nothing: one every ten seconds of those who are elected, and those of an election.
+const BEACONS: u64 = 80;
+
+/// How many times as many where a tenth or more is lost (Rule 6.27).
+const BEACONS_WITH_LOSS: u64 = 7;
 
 /// A node that serves keeps two attachments (every 25 s), two Heads fresh (every 20 s), announces itself twice, and answers Notifies.
 const SERVING: u64 = 170;
@@ -40,6 +47,14 @@ impl Invariant for Quiet {
             if sent > budget {
                 return Some(format!(
                     "computer {index} sent {sent} datagrams in {COUNTED_MINUTES} idle minutes, {budget} are allowed"
+                ));
+            }
+            let loses = world.network.sites.get(host.site).is_some_and(|site| site.lan.loss > 0);
+            let beacons = if loses { BEACONS * BEACONS_WITH_LOSS } else { BEACONS };
+            let said = world.counts(index).multicasts;
+            if said > beacons {
+                return Some(format!(
+                    "computer {index} said {said} things to its LAN in {COUNTED_MINUTES} idle minutes, {beacons} are allowed"
                 ));
             }
         }

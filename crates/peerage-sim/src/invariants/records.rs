@@ -27,10 +27,14 @@ pub struct Records {
 
 impl Records {
     fn check_started(&self, index: usize, world: &World) -> Option<String> {
-        let node = world.hosts.get(index)?.node.as_ref()?;
+        let host = world.hosts.get(index)?;
+        let node = host.node.as_ref()?;
         let time = true_time(world.now()).unix;
         for (key, (version, expires)) in self.written.get(&index)? {
-            let held = node.record(key.0, key.1, key.2).map_or(0, |record| record.header().version);
+            // The Head is not held among records.
+            let head = || node.status(host.now(world.now())).head.map(|head| head.version);
+            let record = || node.record(key.0, key.1, key.2).map(|record| record.header().version);
+            let held = if key.0 == Table::Head { head() } else { record() }.unwrap_or(0);
             if *expires > time && held < *version {
                 return Some(format!(
                     "computer {index} starts with version {held} of {key:?}, not {version}"

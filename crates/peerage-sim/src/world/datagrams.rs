@@ -7,7 +7,13 @@ use peerage_proto::{node, operator};
 
 use super::{Bug, Due, MAX_OVERHEARD, World};
 use crate::invariants::Fact;
-use crate::network::{PORT, Party, Place};
+use crate::network::{Multicast, PORT, Party, Place};
+
+/// How long a datagram takes on a LAN.
+const LAN_DELAY: std::time::Duration = std::time::Duration::from_micros(300);
+
+/// The only interface of every computer.
+const INTERFACE: u32 = 2;
 
 impl World {
     /// Puts a datagram of a party on its way.
@@ -85,6 +91,11 @@ impl World {
             }
             Place::Lan(site, address) => {
                 let host = self.host_at(site, address);
+                if let Some(liar) =
+                    host.filter(|host| self.hosts.get(*host).is_some_and(|h| h.liar.is_some()))
+                {
+                    return self.liar_hears(liar, from, &payload);
+                }
                 let Some(host) = host.filter(|host| self.hosts.get(*host).is_some_and(|h| h.is_awake()))
                 else {
                     return;
@@ -104,6 +115,69 @@ impl World {
     pub(super) fn host_at(&self, site: usize, address: SocketAddr) -> Option<usize> {
         self.places.get(&(site, address)).copied()
     }
+
+    // ---- groups of LANs -----------------------------------------------------------------------
+
+    /// A computer says something to the others on its LAN.
+    pub(super) fn multicast(&mut self, index: usize, interface: u32, payload: Bytes) {
+        let Some(host) = self.hosts.get(index) else { return };
+        let (site, from) = (host.site, host.inner);
+        if let Some(counts) = self.counts.get_mut(index) {
+            counts.multicasts += 1;
+        }
+        self.observe(&Fact::Sent { from: Party::Host(index), payload: &payload });
+        match self.network.sites.get(site).map(|site| site.lan.multicast) {
+            Some(Multicast::Works) => {
+                self.say_to_group(site, from, &payload);
+                if self.overheard_groups.len() < MAX_OVERHEARD || self.attacker.happens(100) {
+                    self.overheard_groups.truncate(MAX_OVERHEARD - 1);
+                    self.overheard_groups.insert(0, (site, from, payload));
+                }
+            }
+            Some(Multicast::Refused) => {
+                self.later(index, LAN_DELAY, node::Input::MulticastFailed { interface });
+            }
+            Some(Multicast::Blocked) | None => {}
+        }
+    }
+
+    fn say_to_group(&mut self, site: usize, from: SocketAddr, payload: &Bytes) {
+        let first = SocketAddr::from(([0, 0, 0, 0], 0));
+        let here = self.places.range((site, first)..(site.saturating_add(1), first));
+        let others: Vec<_> =
+            here.filter(|((_, address), _)| *address != from).map(|(_, host)| *host).collect();
+        for host in others {
+            if self.network.is_heard(site) {
+                let payload = payload.clone();
+                self.schedule_in(LAN_DELAY, Due::Group { host, site, from, payload });
+            }
+        }
+    }
+
+    pub(super) fn group_heard(&mut self, index: usize, site: usize, from: SocketAddr, payload: Bytes) {
+        let is_here = self.hosts.get(index).is_some_and(|host| host.site == site && host.is_awake());
+        if is_here {
+            self.trace.note(self.now, 8, index as u64, &payload);
+            self.host_input(index, node::Input::Multicast { interface: INTERFACE, from, payload });
+        }
+    }
+
+    /// Somebody on a LAN says again what was said to a group, here or elsewhere, half of it altered.
+    pub(super) fn replay_groups(&mut self, site: usize, count: usize) {
+        for _ in 0..count {
+            let Some((_, from, payload)) = self.attacker.pick(&self.overheard_groups).cloned() else {
+                return;
+            };
+            let mut bytes = payload.to_vec();
+            let (at, bit) = (self.attacker.index(bytes.len()), self.attacker.below(8));
+            if let Some(byte) = bytes.get_mut(at).filter(|_| self.attacker.happens(500)) {
+                *byte ^= 1 << bit;
+            }
+            self.say_to_group(site, from, &bytes.into());
+        }
+    }
+
+    // ---- the attacker on the way --------------------------------------------------------------
 
     fn overhear(&mut self, from: SocketAddr, to: SocketAddr, payload: &Bytes) {
         let kept = (from, to, payload.clone());

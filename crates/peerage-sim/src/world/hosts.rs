@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_proto::endpoint;
-use peerage_proto::node::{Answer, Command, Config, Found, Input, Node, Output, PinProof, TaskId, Way};
+use peerage_proto::node::{
+    Answer, Command, Config, Elections, Found, Input, LegNews, LegOrder, Node, Output, PinProof, TaskId, Way,
+};
 use peerage_wire::id::{Mac, SessionId};
 use peerage_wire::keys::DomainKeys;
 use peerage_wire::open::Open;
@@ -41,6 +43,8 @@ pub struct Counts {
     pub datagrams: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Datagrams to the group of its LAN.
+    pub multicasts: u64,
 }
 
 impl World {
@@ -54,9 +58,10 @@ impl World {
         let (crypto, seed) = (std::sync::Arc::clone(&self.crypto), self.chance.bytes());
         let keys = self.hosts.get(index).and_then(|host| self.ledger.keys(host.domain)).cloned();
         let (Some(host), Some(keys)) = (self.hosts.get_mut(index), keys) else { return };
-        if host.node.is_some() {
+        if host.node.is_some() || host.has_left {
             return;
         }
+        host.liar = None;
         if host.statements.is_empty() {
             host.statements = statements;
         }
@@ -78,6 +83,7 @@ impl World {
             return;
         }
         host.store.crash(survivors);
+        host.leaving = None;
         host.errands.clear();
         host.asleep_until = None;
         self.model.excuse(|tunnel| tunnel.user == index || tunnel.server == Some(index));
@@ -130,7 +136,9 @@ impl World {
         let at = host.now(now);
         let is_timeout = matches!(input, Input::Timeout);
         let Some(node) = &mut host.node else { return };
-        if !(is_deaf && matches!(input, Input::Datagram { .. })) {
+        let ignores = is_timeout && self.setup.planted == Some(Bug::IgnoresTimeouts);
+        let is_unheard = is_deaf && matches!(input, Input::Datagram { .. });
+        if !is_unheard && !ignores {
             node.handle(input, at);
         }
         let next = node.poll_timeout();
@@ -197,7 +205,7 @@ impl World {
         self.host_input(index, *input);
     }
 
-    fn later(&mut self, index: usize, after: Duration, input: Input) {
+    pub(super) fn later(&mut self, index: usize, after: Duration, input: Input) {
         let boot = self.hosts.get(index).map_or(0, |host| host.boot);
         self.schedule_in(after, Due::Input { host: index, boot, input: Box::new(input) });
     }
@@ -209,6 +217,7 @@ impl World {
         let (inner, boot) = (host.inner, host.boot);
         match output {
             Output::Transmit { remote, payload } => self.send(Party::Host(index), inner, remote, payload),
+            Output::Multicast { interface, payload } => self.multicast(index, interface, payload),
             Output::Store { task, changes } => {
                 let delay = match host.store.disk {
                     Disk::Good(delay) => delay,
@@ -234,6 +243,13 @@ impl World {
             Output::CloseTunnel { tunnel, code } => self.node_closes(index, tunnel, code),
             Output::Answer { task, answer } => self.answered(index, task, answer),
             Output::Renew => self.schedule_in(RENEWAL, Due::Renew { host: index, boot }),
+            // Heads do not travel on simulated links.
+            Output::HeadChanged(_) => {}
+            // Nobody takes legs here yet.
+            Output::OwnLeg { leg, order: LegOrder::Dial(_) } => {
+                self.later(index, HANDSHAKE, Input::OwnLeg { leg, news: LegNews::Closed });
+            }
+            Output::Leg(_) | Output::OwnLeg { .. } => {}
             Output::Event(event) => self.note_event(index, &event),
         }
     }
@@ -297,6 +313,27 @@ impl World {
         self.late_input(index, boot, Box::new(Input::Renewed(records)));
     }
 
+    // ---- leaving ----------------------------------------------------------------------------
+
+    /// A member leaves the network, and its computer is switched off for ever.
+    pub(super) fn leave(&mut self, index: usize) {
+        let Some(host) = self.hosts.get_mut(index).filter(|host| host.is_awake() && host.leaving.is_none())
+        else {
+            return;
+        };
+        let task = host.new_task(ErrandId(0));
+        host.errands.remove(&task);
+        host.leaving = Some(task);
+        self.host_input(index, Input::Command { task, command: Command::Leave });
+    }
+
+    fn depart(&mut self, index: usize) {
+        self.stop_host(index, 0);
+        if let Some(host) = self.hosts.get_mut(index) {
+            host.has_left = true;
+        }
+    }
+
     // ---- errands ----------------------------------------------------------------------------
 
     /// A user wants a tunnel; it is tried until it stands, at most so often.
@@ -337,6 +374,11 @@ impl World {
         if self.setup.is_told {
             self.tell(Party::Host(index), &format!("{answer:?}"));
         }
+        if let Answer::Left { .. } = answer
+            && self.hosts.get(index).is_some_and(|host| host.leaving == Some(task))
+        {
+            return self.depart(index);
+        }
         let Some(id) = self.hosts.get_mut(index).and_then(|host| host.errands.remove(&task)) else { return };
         let Some(errand) = self.errands.get_mut(&id) else { return };
         match answer {
@@ -355,7 +397,7 @@ impl World {
                 errand.failure = Some(failure);
                 self.try_again(id);
             }
-            Answer::Refreshed | Answer::Left { .. } => {}
+            Answer::Refreshed | Answer::Left { .. } | Answer::SuperOff { .. } => {}
         }
     }
 
@@ -382,6 +424,7 @@ impl World {
                 was_opened: false,
                 ends: [None; 2],
                 is_excused: false,
+                apart_since: None,
             },
         );
         let Some(host) = self.hosts.get_mut(user) else { return };
@@ -435,8 +478,11 @@ fn config_of(
         port: host.inner.port(),
         advertise: host.advertise.clone(),
         serves: host.serves,
+        eager: false,
         place: None,
         one_machine: false,
         bound: None,
+        elections: Elections::default(),
+        super_role: peerage_proto::node::SuperConfig::default(),
     })
 }

@@ -8,6 +8,7 @@ use super::World;
 use crate::app::Script;
 use crate::host::Host;
 use crate::invariants::Fact;
+use crate::model::Standing;
 use crate::network::Party;
 use crate::operations::Operation;
 use crate::store::Disk;
@@ -51,6 +52,13 @@ impl World {
             Operation::StopOperator { operator } => self.stop_operator(wrap(operator, operators)),
             Operation::StartOperator { operator } => self.start_operator(wrap(operator, operators)),
             Operation::Revoke { host } => self.revoke(wrap(host, hosts)),
+            Operation::Leave { host } => self.leave(wrap(host, hosts)),
+            Operation::Lie { host, manner } => self.begin_lying(wrap(host, hosts), manner),
+            Operation::Retire { operator } => self.retire(wrap(operator, operators)),
+            Operation::SetOperatorDate { operator, error_millis } => {
+                self.restart_operator(wrap(operator, operators), error_millis);
+            }
+            Operation::ReplayGroups { site, count } => self.replay_groups(wrap(site, sites), count),
             Operation::Readdress { device } => self.readdress(wrap(device, devices)),
             Operation::Unplug { device } => self.plug(wrap(device, devices), false),
             Operation::Plug { device } => self.plug(wrap(device, devices), true),
@@ -138,6 +146,7 @@ impl World {
         let now = self.true_now();
         let Some(id) = self.hosts.get(index).map(|host| host.id) else { return };
         let written = self.ledger.revoke(id, now).unwrap_or_default();
+        self.model.vendor.decide_member(id, Standing::Revoked);
         self.model.excuse(|tunnel| tunnel.user == index || tunnel.server == Some(index));
         self.commit(&written);
     }
@@ -168,6 +177,10 @@ impl World {
         let (domain, id) = (device.domain, device.registered.device);
         let known = self.ledger.devices(domain).find(|known| known.device == id);
         let site = known.map(|known| known.site.clone()).unwrap_or_default();
+        self.model.vendor.decide_device(domain, id, wanted.clone());
+        if self.setup.planted == Some(super::Bug::LosesDecisions) {
+            return;
+        }
         let written = match wanted {
             Some(wanted) => {
                 let wanted = EndDevice { site, ..wanted };
@@ -197,6 +210,9 @@ impl World {
     pub fn calm_down(&mut self) {
         self.network.heal();
         for operator in 0..self.operators.len() {
+            if self.operators.get(operator).is_some_and(|host| host.error_millis != 0) {
+                self.restart_operator(operator, 0);
+            }
             self.start_operator(operator);
         }
         for index in 0..self.hosts.len() {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use peerage_proto::endpoint;
 use peerage_proto::operator::{Config, Input, Operator, Output};
+use peerage_proto::{endpoint, relay};
 use peerage_wire::id::CommandId;
 use peerage_wire::record::Record;
 use peerage_wire::time::{Instant, Now};
@@ -12,24 +12,32 @@ use super::{Bug, Due, World};
 use crate::host::true_time;
 use crate::invariants::Violation;
 use crate::ledger::OperatorIdentity;
+use crate::model::Standing;
 use crate::network::Party;
 
 /// How long a transaction of the ledger takes.
 const TRANSACTION: Duration = Duration::from_millis(5);
 
-/// One operator's computer. Its clock is right.
+/// How long a retired operator still answers.
+const RETIRES_AFTER: Duration = Duration::from_secs(10);
+
+/// One operator's computer.
 #[derive(Debug)]
 pub(super) struct OperatorHost {
     pub(super) identity: OperatorIdentity,
     pub(super) machine: Option<Operator>,
     pub(super) boot: u32,
+    /// What its date is beyond the true one.
+    pub(super) error_millis: i64,
+    is_retired: bool,
     zero: Instant,
     wake_at: Option<Instant>,
 }
 
 impl OperatorHost {
     fn now(&self, at: Instant) -> Now {
-        Now { mono: Instant::default().after(at - self.zero), ..true_time(at) }
+        let unix = true_time(at).unix.shifted(self.error_millis);
+        Now { mono: Instant::default().after(at - self.zero), unix }
     }
 }
 
@@ -40,6 +48,8 @@ impl World {
             identity: identity.clone(),
             machine: None,
             boot: 0,
+            error_millis: 0,
+            is_retired: false,
             zero,
             wake_at: Some(now),
         };
@@ -51,7 +61,7 @@ impl World {
         let (network, root, now) = (self.ledger.network(), self.ledger.root(), self.now);
         let (crypto, seed) = (std::sync::Arc::clone(&self.crypto), self.chance.bytes());
         let Some(host) = self.operators.get_mut(index) else { return };
-        if host.machine.is_some() {
+        if host.machine.is_some() || host.is_retired {
             return;
         }
         host.boot += 1;
@@ -66,7 +76,8 @@ impl World {
             record: identity.record.bytes().clone(),
             asks_introduction: true,
         };
-        let config = Config { endpoint, root, addresses: vec![identity.address] };
+        let config =
+            Config { endpoint, root, addresses: vec![identity.address], relay: relay::Limits::default() };
         host.machine = Some(Operator::new(config, seed, host.now(now)));
         let records = self.ledger.records().cloned().collect();
         self.inform(index, records);
@@ -76,6 +87,38 @@ impl World {
         if let Some(host) = self.operators.get_mut(index) {
             host.machine = None;
         }
+    }
+
+    /// Starts an operator anew, with this error of its date.
+    pub(super) fn restart_operator(&mut self, index: usize, error_millis: i64) {
+        self.stop_operator(index);
+        if let Some(host) = self.operators.get_mut(index) {
+            host.error_millis = error_millis;
+        }
+        self.start_operator(index);
+    }
+
+    /// The root retires an operator: it signs nothing more, and is soon switched off.
+    pub(super) fn retire(&mut self, index: usize) {
+        let now = self.true_now();
+        let written = self.ledger.retire(index, now).unwrap_or_default();
+        if written.is_empty() {
+            return;
+        }
+        self.start_operator(index);
+        if let Some(host) = self.operators.get_mut(index) {
+            host.is_retired = true;
+        }
+        self.commit(&written);
+        self.schedule_in(RETIRES_AFTER, Due::OperatorGone(index));
+    }
+
+    /// What the ledger does because time goes by.
+    pub(super) fn upkeep(&mut self) {
+        let now = self.true_now();
+        let written = self.ledger.upkeep(now).unwrap_or_default();
+        self.commit(&written);
+        self.schedule_in(super::UPKEEP_INTERVAL, Due::Upkeep);
     }
 
     fn inform(&mut self, index: usize, records: Vec<Record>) {
@@ -104,7 +147,10 @@ impl World {
         let at = host.now(now);
         let is_timeout = matches!(input, Input::Timeout);
         let Some(machine) = &mut host.machine else { return };
-        machine.handle(input, at);
+        let ignores = is_timeout && self.setup.planted == Some(Bug::OperatorIgnoresTimeouts);
+        if !ignores {
+            machine.handle(input, at);
+        }
         let next = machine.poll_timeout();
         if let Some((due, why)) = next.filter(|(due, _)| is_timeout && *due <= at.mono) {
             let what = format!("operator {index} after a timeout at {at:?} wants one at {due:?} for {why}");
@@ -147,7 +193,7 @@ impl World {
             let (boot, address) = (host.boot, host.identity.address);
             let Some(output) = host.machine.as_mut().and_then(Operator::poll_output) else { return };
             match output {
-                Output::Transmit { remote, payload } => {
+                Output::Transmit { remote, payload, port: _ } => {
                     self.send(Party::Operator(index), address, remote, payload);
                 }
                 Output::DeviceSeen { id, node, key, location } => {
@@ -156,10 +202,18 @@ impl World {
                     self.commit(&records);
                     self.schedule_in(TRANSACTION, Due::Noted { operator: index, boot, id, ok });
                 }
-                Output::Left { id, .. } => {
+                Output::Left { id, node } => {
+                    let now = self.true_now();
+                    let records = self.ledger.leave(node, now).unwrap_or_default();
+                    self.model.vendor.decide_member(node, Standing::Left);
+                    self.commit(&records);
                     self.schedule_in(TRANSACTION, Due::Noted { operator: index, boot, id, ok: true });
                 }
-                Output::Contact { .. } => {}
+                // Nobody makes legs here yet.
+                Output::Contact { .. }
+                | Output::Leg(_)
+                | Output::CheckTcp { .. }
+                | Output::AssignSegments { .. } => {}
             }
         }
     }

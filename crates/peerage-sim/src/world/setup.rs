@@ -17,9 +17,9 @@ use crate::crypto::Cheap;
 use crate::host::{Clock, Host, true_time};
 use crate::invariants::Invariant;
 use crate::ledger::Ledger;
-use crate::model::Model;
+use crate::model::{Model, Standing};
 use crate::nat::NatConfig;
-use crate::network::{Network, PORT, Quality, Site};
+use crate::network::{Lan, Network, PORT, Quality, Site};
 use crate::shell::Shell;
 use crate::store::Store;
 use crate::trace::Trace;
@@ -43,6 +43,14 @@ pub enum Bug {
     Chatters,
     /// After its first minute a node hears nothing any more.
     GoesDeaf,
+    /// A time-out changes nothing.
+    IgnoresTimeouts,
+    /// A time-out changes nothing at operators.
+    OperatorIgnoresTimeouts,
+    /// What administrators decide about devices is lost on the way to the ledger.
+    LosesDecisions,
+    /// A liar is told what belongs to another domain.
+    Betrays,
 }
 
 /// A site of a setup.
@@ -52,6 +60,8 @@ pub struct SiteSetup {
     pub nat: Option<NatConfig>,
     /// Its line.
     pub quality: Quality,
+    /// Its LAN.
+    pub lan: Lan,
 }
 
 /// A computer of a setup.
@@ -126,7 +136,7 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
     for domain in 0..setup.domains {
         ledger.add_domain(domain_of(seed, domain));
     }
-    let site = |(index, site): (usize, &SiteSetup)| Site::new(index, site.nat, site.quality);
+    let site = |(index, site): (usize, &SiteSetup)| Site::new(index, site.nat, site.quality, site.lan);
     let sites = setup.sites.iter().enumerate().map(site).collect();
     let mut world = World {
         now,
@@ -147,6 +157,7 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
         carriers: std::collections::BTreeMap::new(),
         next_id: 0,
         overheard: Vec::new(),
+        overheard_groups: Vec::new(),
         checkers,
         violation: None,
         counts: Vec::new(),
@@ -170,6 +181,7 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
         world.schedule_in(start, Due::Operation(operation));
     }
     world.schedule_in(world.setup.sample_interval, Due::Sample);
+    world.schedule_in(super::UPKEEP_INTERVAL, Due::Upkeep);
     Ok(world)
 }
 
@@ -182,6 +194,7 @@ impl World {
         let receiving = AgreementKey::generate(chance.rng());
         let id = identity.node_id(domain);
         let now = self.true_now();
+        self.model.vendor.decide_member(id, Standing::Member);
         let mut records = self.ledger.admit(id, identity.public(), *receiving.public(), now)?;
         records.extend(self.ledger.operators().iter().map(|operator| operator.record.clone()));
         let (inner, advertise) = self.place(setup.site, setup.serves);
@@ -208,6 +221,9 @@ impl World {
             wake_at: None,
             next_task: 0,
             errands: std::collections::BTreeMap::new(),
+            leaving: None,
+            has_left: false,
+            liar: None,
         });
         self.places.insert((setup.site, inner), index);
         self.counts.push(Counts::default());
@@ -253,6 +269,7 @@ impl World {
         };
         let now = self.true_now();
         self.ledger.put_device(domain, registered.clone(), now)?;
+        self.model.vendor.decide_device(domain, registered.device, Some(registered.clone()));
         let site = self.network.sites.get_mut(setup.site);
         let address = site.map_or_else(|| Ipv4Addr::UNSPECIFIED.into(), Site::new_address);
         self.devices.push(Device { registered, domain, site: setup.site, address, is_present: true });

@@ -48,6 +48,9 @@ const MAX_OVERHEARD: usize = 256;
 /// How often the ledger looks for what has to be done because time goes by.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(6 * 3_600);
 
+/// How long finding a device and asking it for its certificate take at the most.
+const MAX_PROOF_TIME: Duration = Duration::from_secs(12);
+
 /// A device on a LAN.
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -59,8 +62,19 @@ pub struct Device {
     pub site: usize,
     /// Its address now.
     pub address: std::net::IpAddr,
+    /// Where it was before, and until when.
+    pub moved: Option<(std::net::IpAddr, Instant)>,
     /// Whether it is plugged in.
     pub is_present: bool,
+}
+
+impl Device {
+    /// Returns whether it has an address, or had it a moment ago: who has found it there and has asked it for its
+    /// certificate cannot know that it moves meanwhile.
+    pub fn was_lately_at(&self, address: std::net::IpAddr, now: Instant) -> bool {
+        let before = self.moved.is_some_and(|(before, at)| before == address && now - at <= MAX_PROOF_TIME);
+        self.address == address || before
+    }
 }
 
 /// What a user wants, and what became of it.

@@ -53,7 +53,8 @@ impl Authority {
             return Some(format!("{device:?} {service} is not registered for {peer:?}"));
         }
         let is_there = world.devices.iter().any(|there| {
-            there.site == host.site && there.registered.device == device && there.address == address.ip()
+            let same = there.site == host.site && there.registered.device == device;
+            same && there.was_lately_at(address.ip(), world.now())
         });
         (!is_there).then(|| format!("{device:?} is not at {address}"))
     }
@@ -73,8 +74,8 @@ impl Invariant for Authority {
             Fact::UsedHere { host, device, address } => {
                 let own = world.hosts.get(*host)?;
                 let is_there = world.devices.iter().any(|there| {
-                    let same = there.registered.device == *device && there.address == address.ip();
-                    same && there.site == own.site && there.domain == own.domain
+                    let same = there.registered.device == *device && there.domain == own.domain;
+                    same && there.site == own.site && there.was_lately_at(address.ip(), world.now())
                 });
                 (!is_there).then(|| format!("computer {host} is sent to {address}, where {device:?} is not"))
             }

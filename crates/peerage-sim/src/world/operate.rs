@@ -152,8 +152,10 @@ impl World {
     }
 
     fn readdress(&mut self, device: usize) {
+        let now = self.now;
         let Some(device) = self.devices.get_mut(device) else { return };
         if let Some(site) = self.network.sites.get_mut(device.site) {
+            device.moved = Some((device.address, now));
             device.address = site.new_address();
         }
     }

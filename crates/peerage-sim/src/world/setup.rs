@@ -272,7 +272,7 @@ impl World {
         self.model.vendor.decide_device(domain, registered.device, Some(registered.clone()));
         let site = self.network.sites.get_mut(setup.site);
         let address = site.map_or_else(|| Ipv4Addr::UNSPECIFIED.into(), Site::new_address);
-        self.devices.push(Device { registered, domain, site: setup.site, address, is_present: true });
+        self.devices.push(Device { registered, domain, site: setup.site, address, moved: None, is_present: true });
         Ok(())
     }
 }

@@ -152,12 +152,13 @@ impl Operator {
 
     /// Calls a node back if it is time to.
     pub(super) fn begin_check_if_due(&mut self, node: NodeId, now: Now) {
-        let checking = self.supers.leases.values().filter(|lease| lease.check.is_running()).count();
-        let Some(lease) = self.supers.leases.get_mut(&node) else { return };
-        let check = &mut lease.check;
-        if check.is_running() || check.due_at > now.mono || checking >= MAX_CHECKING {
+        let is_due = |check: &Check| !check.is_running() && check.due_at <= now.mono;
+        if !self.supers.leases.get(&node).is_some_and(|lease| is_due(&lease.check)) {
             return;
         }
+        let checking = self.supers.leases.values().filter(|lease| lease.check.is_running()).count();
+        let Some(lease) = self.supers.leases.get_mut(&node).filter(|_| checking < MAX_CHECKING) else { return };
+        let check = &mut lease.check;
         let identity = self.endpoint.peer(&node).map(|member| member.identity);
         let tried = if identity.is_some() { Tried::Pinged } else { Tried::Missed };
         let addresses: BTreeMap<_, _> = check.declared.iter().map(|address| (*address, tried)).collect();

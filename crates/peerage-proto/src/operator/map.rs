@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
 use peerage_wire::record::{Record, SuperNodeBody, Table, subject};
-use peerage_wire::time::{Instant, Now};
+use peerage_wire::time::Now;
 
 use super::segments::{self, Prefix, Situation, SuperNode};
 use super::{Assignment, Operator, Output};
@@ -77,6 +77,11 @@ impl Operator {
         if !self.keeps_map() {
             return;
         }
+        if let Some(until) = self.supers.signing_until.take().filter(|until| *until > now.mono) {
+            self.supers.signing_until = Some(until);
+            self.supers.plan_at = Some(until);
+            return;
+        }
         let held = self.held_segments(now);
         let nodes = self.candidates(&held, now);
         let load = self.load();
@@ -104,8 +109,7 @@ impl Operator {
             return;
         }
         let retry_at = now.mono.after(RETRY_INTERVAL);
-        self.supers.plan_at = Some(next_at.map_or(retry_at, |at: Instant| at.max(retry_at)));
-        self.supers.plan_by(retry_at);
+        (self.supers.plan_at, self.supers.signing_until) = (Some(retry_at), Some(retry_at));
         self.supers.map_version = self.supers.map_version.saturating_add(1);
         let (map_version, changes) = (self.supers.map_version, changes.into_values().collect());
         self.outputs.push_back(Output::AssignSegments { map_version, changes });
@@ -141,7 +145,7 @@ impl Operator {
         let version = after.as_ref().map_or(0, |body| body.map_version);
         self.supers.map_version = self.supers.map_version.max(version);
         // The ledger has answered.
-        self.supers.plan_at = None;
+        (self.supers.plan_at, self.supers.signing_until) = (None, None);
         self.plan_soon(now);
         if after.is_some() && self.supers.is_quarantined(&node) {
             let held = self.supers.withheld.get(&node);

@@ -24,6 +24,10 @@ const MAX_LEASES: usize = 10_000;
 /// How long a node without a part of the table is remembered after it was last heard. A node that is not needed asks once a minute.
 const FORGET_AFTER: Duration = Duration::from_secs(180);
 
+/// How soon the map is planned because a node offers itself that it had no use for. Well within the lease; thousands of them must not
+/// keep the operator planning.
+const SPARE_DELAY: Duration = Duration::from_secs(5);
+
 /// How often leases and checks are looked through. Shorter finds a lost super-node that much earlier, and costs a walk over all.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -64,6 +68,8 @@ pub(super) struct Supers {
     pub(super) map_version: u64,
     pub(super) started_at: Instant,
     pub(super) plan_at: Option<Instant>,
+    /// Until when the ledger may be at work on the last plan.
+    pub(super) signing_until: Option<Instant>,
     review_at: Instant,
 }
 
@@ -128,6 +134,7 @@ impl Supers {
             map_version: 0,
             started_at: now,
             plan_at: None,
+            signing_until: None,
             review_at: now,
         }
     }
@@ -148,9 +155,10 @@ impl Supers {
         all.into_iter()
     }
 
-    /// Returns whether a node's lease held when it was last looked at.
+    /// Returns whether a node's lease held when it was last looked at, and it can be reached as far as is known.
     pub(super) fn is_live(&self, node: &NodeId) -> bool {
-        self.leases.get(node).is_some_and(|lease| lease.was_live)
+        let is_live = |lease: &Lease| lease.was_live && lease.check.unreachable_since.is_none();
+        self.leases.get(node).is_some_and(is_live)
     }
 
     pub(super) fn is_quarantined(&self, node: &NodeId) -> bool {
@@ -339,7 +347,9 @@ impl Operator {
         lease.version = submission.version;
         lease.leaving_since = submission.leaving.then(|| lease.leaving_since.unwrap_or(now.mono));
         lease.check.declare(declared, now.mono);
-        if !was_live || has_news || was_leaving != submission.leaving || lease.is_spare {
+        if lease.is_spare && !submission.leaving {
+            self.supers.plan_by(now.mono.after(SPARE_DELAY));
+        } else if !was_live || has_news || was_leaving != submission.leaving {
             self.plan_soon(now);
         }
     }

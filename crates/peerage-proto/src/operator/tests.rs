@@ -206,10 +206,8 @@ impl Pair {
     }
 
     fn state(&mut self, request: &Request) -> Option<SuperNodeState> {
-        match self.ask(request).0? {
-            Reply::SuperNodeSubmitted { state, .. } => Some(state),
-            _ => None,
-        }
+        let reply = self.ask(request).0?;
+        if let Reply::SuperNodeSubmitted { state, .. } = reply { Some(state) } else { None }
     }
 
     /// Gives the member the whole table, as the ledger would.
@@ -237,14 +235,14 @@ impl Pair {
         let (now, mut elsewhere, mut others) = (self.bed.now, BTreeSet::new(), Vec::new());
         for _ in 0..8 {
             while let Some(output) = self.operator.poll_output() {
-                match output {
-                    Output::Transmit { remote, payload, .. } if remote == member_address() => {
-                        self.member.handle_datagram(operator_address(), &payload, &self.trust, now);
-                    }
-                    Output::Transmit { remote, port, .. } => {
-                        elsewhere.insert((remote, port == Port::Probe));
-                    }
-                    other => others.push(other),
+                let Output::Transmit { remote, payload, port } = output else {
+                    others.push(output);
+                    continue;
+                };
+                if remote == member_address() {
+                    self.member.handle_datagram(operator_address(), &payload, &self.trust, now);
+                } else {
+                    elsewhere.insert((remote, port == Port::Probe));
                 }
             }
             while let Some(outcome) = self.member.poll_outcome() {
@@ -260,6 +258,16 @@ impl Pair {
         }
         (elsewhere, others)
     }
+}
+
+fn dials(outputs: &[Output]) -> Vec<(CheckId, [u8; 32], SocketAddr)> {
+    let mut dials = Vec::new();
+    for output in outputs {
+        if let Output::CheckTcp { task, identity, address } = output {
+            dials.push((*task, *identity, *address));
+        }
+    }
+    dials
 }
 
 /// Rule 6.70: the ledger decides, whatever an older record in the introduction says.
@@ -281,13 +289,7 @@ fn a_connection_is_tried_only_where_the_node_itself_has_answered() {
     pair.member.request(to, operator_address(), &submission(&[member_address(), victim]), pair.bed.now);
     let (elsewhere, others) = pair.settle();
     assert_eq!(elsewhere, BTreeSet::from([(victim, true)]), "one datagram, from the second port");
-    let dialled: Vec<_> = others
-        .iter()
-        .filter_map(|output| match output {
-            Output::CheckTcp { task, identity, address } => Some((*task, *identity, *address)),
-            _ => None,
-        })
-        .collect();
+    let dialled = dials(&others);
     let [(task, identity, address)] = dialled[..] else { panic!("{dialled:?}") };
     assert_eq!((identity, address), (pair.identity.public(), member_address()));
     pair.operator.handle(Input::TcpChecked { task, ok: true }, pair.bed.now);
@@ -379,4 +381,27 @@ fn heads_and_lists_leave_out_who_is_in_quarantine() {
         pair.operator.handle(Input::Quarantine { node, on }, pair.bed.now);
         assert_eq!((stated(&mut pair), listed(&mut pair)), expected, "{on}");
     }
+}
+
+/// Rule 6.74: a ledger that takes its time is not asked the same twice, and one that has refused is asked again.
+#[test]
+fn the_map_is_planned_anew_when_nothing_was_signed_for_ten_seconds() {
+    let mut pair = Pair::lender();
+    let (to, mut asked) = (pair.operator.endpoint.id(), Vec::new());
+    let start = pair.bed.now.mono;
+    for second in 0..14 {
+        if second % 5 == 0 {
+            pair.member.request(to, operator_address(), &submission(&[member_address()]), pair.bed.now);
+        }
+        pair.operator.handle(Input::Timeout, pair.bed.now);
+        let (_, others) = pair.settle();
+        for (task, ..) in dials(&others) {
+            pair.operator.handle(Input::TcpChecked { task, ok: true }, pair.bed.now);
+        }
+        let plans = others.iter().filter(|output| matches!(output, Output::AssignSegments { .. }));
+        asked.extend(plans.map(|_| pair.bed.now.mono - start));
+        pair.bed.now = pair.bed.now.after(Duration::from_secs(1));
+    }
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked[1] - asked[0] >= Duration::from_secs(10), "{asked:?}");
 }

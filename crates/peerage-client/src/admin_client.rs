@@ -3,7 +3,8 @@
 use crate::{
     admin::{
         ADMIN_FILE, AddDevice, AddDomain, AddToken, AdminFile, Device, Domain, NewToken, Node,
-        OperatorStatus, Push, Pushed, RevokeNode, RevokeToken, RevokedToken, Token,
+        OperatorStatus, Push, Pushed, QuarantineSuperNode, RevokeDomain, RevokeNode, RevokeToken,
+        RevokedToken, SegmentMap, SuperNode, Token,
     },
     error::Error,
     http::{self, Call, segment},
@@ -51,6 +52,11 @@ impl AdminClient {
     /// Shows one domain.
     pub async fn domain(&self, domain: &str) -> Result<Domain, Error> {
         self.get(in_domain(domain, "")).await
+    }
+
+    /// Excludes a whole domain for good.
+    pub async fn revoke_domain(&self, domain: &str, request: &RevokeDomain) -> Result<Domain, Error> {
+        self.post(in_domain(domain, "/revoke"), request).await
     }
 
     /// Lists the join tokens of a domain, ended ones included.
@@ -114,6 +120,27 @@ impl AdminClient {
     /// Revokes a node.
     pub async fn revoke_node(&self, domain: &str, node: &str, request: &RevokeNode) -> Result<Node, Error> {
         self.post(in_domain(domain, &format!("/nodes/{}/revoke", segment(node))), request).await
+    }
+
+    /// Lists the super-nodes, and those that offer themselves, of all domains.
+    pub async fn super_nodes(&self) -> Result<Vec<SuperNode>, Error> {
+        self.get("/v1/super-nodes".to_owned()).await
+    }
+
+    /// Keeps a super-node away from everybody.
+    pub async fn quarantine(&self, node: &str, request: &QuarantineSuperNode) -> Result<SuperNode, Error> {
+        self.post(format!("/v1/super-nodes/{}/quarantine", segment(node)), request).await
+    }
+
+    /// Lets a super-node serve again that was kept away.
+    pub async fn release(&self, node: &str) -> Result<SuperNode, Error> {
+        let path = format!("/v1/super-nodes/{}/release", segment(node));
+        self.send(Call::new("POST", path, &self.host)).await
+    }
+
+    /// Shows who holds which part of the table.
+    pub async fn segments(&self) -> Result<SegmentMap, Error> {
+        self.get("/v1/segments".to_owned()).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: String) -> Result<T, Error> {

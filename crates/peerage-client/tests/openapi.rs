@@ -77,6 +77,17 @@ fn the_types_of_the_local_api_are_as_described() {
     };
     let least = local::OpenTunnel { service: None, listen: None, ..full.clone() };
     check(&api, "OpenTunnel", &[full, least]);
+    let on = local::SuperOn {
+        max_memory_bytes: Some(1),
+        max_tunnels: Some(2),
+        max_bytes_per_second: Some(3),
+        max_bytes_per_day: Some(4),
+    };
+    check(&api, "SuperOn", &[on, local::SuperOn::default()]);
+    let off =
+        |full: bool| local::SuperOff { handed_over: full.then_some(false), super_node: super_node(full) };
+    check(&api, "SuperOff", &[off(true), off(false)]);
+    check_enum::<local::SuperState>(&api, "SuperState");
     check_enum::<local::NodeState>(&api, "NodeState");
     check_enum::<local::InterfaceKind>(&api, "InterfaceKind");
     check_enum::<local::DeviceState>(&api, "DeviceState");
@@ -102,6 +113,7 @@ fn the_events_of_the_local_api_are_as_described() {
         E::TunnelOpened { tunnel: tunnel(true) },
         E::TunnelChanged { tunnel: tunnel(false) },
         E::TunnelClosed { id, reason },
+        E::SuperChanged { state: local::SuperState::Serving },
         E::Warning { text: "look".to_owned() },
         E::Missed { events: 7 },
         E::ShuttingDown,
@@ -124,9 +136,10 @@ fn the_events_of_the_local_api_are_as_described() {
 fn the_answers_of_the_admin_api_are_as_described() {
     let api = admin_api();
     check(&api, "OperatorStatus", &[operator_status()]);
-    let domain =
-        admin::Domain { id: 7, name: "acme".to_owned(), created_at_ms: 1, nodes: 2, devices: 3, epoch: 4 };
-    check(&api, "Domain", &[domain]);
+    check(&api, "Domain", &[admin_domain(true), admin_domain(false)]);
+    check(&api, "SuperNode", &[admin_super_node(true), admin_super_node(false)]);
+    check(&api, "SegmentMap", &[segment_map()]);
+    check_enum::<admin::SuperNodeState>(&api, "SuperNodeState");
     check(&api, "Token", &[token()]);
     check(&api, "NewToken", &[admin::NewToken { token: "secret".to_owned(), info: token() }]);
     check(
@@ -146,7 +159,9 @@ fn the_answers_of_the_admin_api_are_as_described() {
 #[test]
 fn the_requests_of_the_admin_api_are_as_described() {
     let api = admin_api();
-    check(&api, "AddDomain", &[admin::AddDomain { name: "acme".to_owned() }]);
+    check(&api, "AddDomain", &[admin::AddDomain { name: "acme".to_owned(), vendor: false }]);
+    check(&api, "RevokeDomain", &[admin::RevokeDomain::default()]);
+    check(&api, "QuarantineSuperNode", &[admin::QuarantineSuperNode { why: "it lies".to_owned() }]);
     let full =
         admin::AddToken { uses: Some(1), expires_s: Some(60), roles: Some(vec![Role::User]), approval: true };
     let least = admin::AddToken { uses: None, expires_s: None, roles: None, approval: false };
@@ -346,8 +361,30 @@ fn status(full: bool) -> local::Status {
         listen: vec!["[::]:4433".parse().unwrap()],
         advertised: vec!["198.51.100.7:4433".parse().unwrap()],
         records: local::Records { node_expires_at_ms: 1, info_expires_at_ms: full.then_some(2) },
+        super_node: super_node(full),
         discards: BTreeMap::from([("stale".to_owned(), 1)]),
         warnings: vec!["look".to_owned()],
+    }
+}
+
+fn super_node(full: bool) -> local::SuperNode {
+    local::SuperNode {
+        state: local::SuperState::HandingOver,
+        paused_because: full.then(|| "it runs on battery".to_owned()),
+        limits: local::SuperLimits {
+            max_memory_bytes: 1,
+            max_tunnels: u32::MAX,
+            max_bytes_per_second: 3,
+            max_bytes_per_day: 4,
+        },
+        range: full.then(|| local::SuperRange { from: "0".repeat(16), to: "f".repeat(16) }),
+        records: 1,
+        bytes_held: 2,
+        attached: 3,
+        served_requests: 4,
+        relayed_bytes: 5,
+        relayed_tunnels: 6,
+        refusals: 7,
     }
 }
 
@@ -398,6 +435,48 @@ fn operator_status() -> admin::OperatorStatus {
         discards: BTreeMap::from([("stale".to_owned(), 1)]),
         warnings: vec!["look".to_owned()],
     }
+}
+
+fn admin_domain(full: bool) -> admin::Domain {
+    admin::Domain {
+        id: 7,
+        name: "acme".to_owned(),
+        created_at_ms: 1,
+        nodes: 2,
+        devices: 3,
+        epoch: 4,
+        vendor: full,
+        revoked_at_ms: full.then_some(5),
+        refusals: if full { BTreeMap::from([("quota".to_owned(), 6)]) } else { BTreeMap::new() },
+    }
+}
+
+fn admin_super_node(full: bool) -> admin::SuperNode {
+    let range = admin::PlaceRange { from: "0".repeat(16), to: "f".repeat(16) };
+    let quarantine = admin::Quarantine { since_at_ms: 1, evidence: vec!["it lies".to_owned()] };
+    admin::SuperNode {
+        id: "n1".to_owned(),
+        name: "front-desk".to_owned(),
+        domain: "acme".to_owned(),
+        vendor: false,
+        state: admin::SuperNodeState::Serving,
+        range: full.then_some(range),
+        addresses: vec!["198.51.100.1:4433".parse().unwrap()],
+        last_heard_ms_ago: full.then_some(5),
+        load: admin::SuperNodeLoad { relayed_bytes: 1, relayed_tunnels: 2, records: 3, held_bytes: 4 },
+        quarantine: full.then_some(quarantine),
+    }
+}
+
+fn segment_map() -> admin::SegmentMap {
+    let holder = admin::SegmentHolder {
+        id: "n1".to_owned(),
+        name: "front-desk".to_owned(),
+        domain: "acme".to_owned(),
+    };
+    let range = admin::PlaceRange { from: "0".repeat(16), to: "f".repeat(16) };
+    let segment = admin::Segment { range, holders: vec![holder], stands_in: true };
+    admin::SegmentMap { version: 1, segments: vec![segment] }
 }
 
 fn token() -> admin::Token {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use peerage_node::relay::Caps;
 use peerage_wire::id::{NetworkId, NodeId};
 
 /// What [`init`](fn@crate::init) needs.
@@ -57,12 +58,21 @@ pub struct RunConfig {
     pub admin_listen: Option<SocketAddr>,
     /// A certificate instead of the one that `init` was told of or has made.
     pub certificate: Option<CertificateFiles>,
+    /// How much it relays for members who cannot reach each other, while it stands in for super-nodes.
+    pub relay: Caps,
 }
 
 impl RunConfig {
     /// Runs the operator as `init` was told.
     pub fn new(data: impl Into<PathBuf>) -> Self {
-        Self { data: data.into(), listen: None, advertise: Vec::new(), admin_listen: None, certificate: None }
+        Self {
+            data: data.into(),
+            listen: None,
+            advertise: Vec::new(),
+            admin_listen: None,
+            certificate: None,
+            relay: Caps::default(),
+        }
     }
 }
 

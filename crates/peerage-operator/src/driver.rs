@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_node::clock::Clock;
-use peerage_proto::operator::{Input, Operator, Output};
+use peerage_node::relay::Legs;
+use peerage_proto::operator::{Assignment, Input, Operator, Output, Port, SegmentStatus, SuperNodeStatus};
+use peerage_proto::relay;
 use peerage_wire::id::{CommandId, Domain, NodeId};
 use peerage_wire::limits::MAX_DATAGRAM;
+use peerage_wire::message::RefusedReason;
 use peerage_wire::record::{Record, Table};
 use peerage_wire::time::{Instant, UnixTime};
 use tokio::net::UdpSocket;
@@ -21,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 
+use crate::check::Checker;
 use crate::enrol::Published;
 use crate::ledger::{Change, LedgerError, LedgerHandle, Tx};
 use peerage_node::http::until_true;
@@ -47,6 +51,12 @@ pub(crate) const MAX_ASKED: usize = 16;
 pub(crate) enum Ask {
     /// Offer the devices of a domain to all in contact.
     Push(Domain),
+    /// Tell how every super-node stands.
+    SuperNodes(oneshot::Sender<Vec<SuperNodeStatus>>),
+    /// Tell who holds which part of the table.
+    Segments(oneshot::Sender<Vec<SegmentStatus>>),
+    /// Tell how often super-nodes have refused something to a domain's members.
+    Refusals(Domain, oneshot::Sender<Vec<(RefusedReason, u64)>>),
     /// Tell how many datagrams were dropped, by reason.
     Discards(oneshot::Sender<BTreeMap<String, u64>>),
 }
@@ -57,14 +67,21 @@ pub(crate) struct Driver {
     pub(crate) machine: Operator,
     pub(crate) id: NodeId,
     pub(crate) socket: UdpSocket,
+    /// For what must come from a port that nobody knows.
+    pub(crate) probe: UdpSocket,
+    pub(crate) checker: Checker,
     /// Whether the socket is one of IPv6, which also serves IPv4 where the system lets it.
     pub(crate) is_ipv6: bool,
     pub(crate) clock: Clock,
     pub(crate) ledger: LedgerHandle,
     pub(crate) changes: mpsc::Receiver<Change>,
     pub(crate) asked: mpsc::Receiver<Ask>,
+    /// The connections that are relayed, and what happens to them.
+    pub(crate) legs: Legs,
+    pub(crate) leg_news: mpsc::Receiver<relay::Input>,
     pub(crate) published: watch::Sender<Published>,
-    pub(crate) notes: JoinSet<(CommandId, bool)>,
+    /// What is under way for the machine, and what it is told when it has ended.
+    pub(crate) tasks: JoinSet<Option<Input>>,
     pub(crate) contacts: BTreeMap<NodeId, (SocketAddr, UnixTime)>,
     pub(crate) contacts_due_at: Option<Instant>,
     /// Datagrams that the system did not take, and errors while receiving.
@@ -77,8 +94,9 @@ enum Wake {
     Ended,
     Changed(Change),
     Asked(Ask),
-    Noted(CommandId, bool),
-    Readable,
+    Done(Option<Input>),
+    Leg(relay::Input),
+    Readable(Port),
     Timer,
 }
 
@@ -91,12 +109,14 @@ impl Driver {
                 Wake::Ended => break,
                 Wake::Changed(change) => self.take(change),
                 Wake::Asked(ask) => self.answer(ask),
-                Wake::Noted(id, ok) => self.machine.handle(Input::Noted { id, ok }, self.clock.now()),
-                Wake::Readable => self.receive(),
-                Wake::Timer => {}
+                Wake::Done(Some(input)) => self.machine.handle(input, self.clock.now()),
+                Wake::Leg(input) => self.machine.handle(Input::Leg(input), self.clock.now()),
+                Wake::Readable(port) => self.receive(port),
+                Wake::Done(None) | Wake::Timer => {}
             }
             self.handle_timers();
         }
+        self.legs.close_all();
         self.write_contacts();
     }
 
@@ -107,14 +127,19 @@ impl Driver {
             biased;
             () = until_true(ending) => Wake::Ended,
             Some(change) = self.changes.recv() => Wake::Changed(change),
-            Some(noted) = self.notes.join_next() => match noted {
-                Ok((id, ok)) => Wake::Noted(id, ok),
+            Some(done) = self.tasks.join_next() => match done {
+                Ok(input) => Wake::Done(input),
                 // A task that only waits does not panic; should it, the member asks again.
                 Err(_) => Wake::Timer,
             },
             Some(ask) = self.asked.recv() => Wake::Asked(ask),
+            Some(input) = self.leg_news.recv() => Wake::Leg(input),
             readable = self.socket.readable() => match readable {
-                Ok(()) => Wake::Readable,
+                Ok(()) => Wake::Readable(Port::Main),
+                Err(_) => Wake::Timer,
+            },
+            readable = self.probe.readable() => match readable {
+                Ok(()) => Wake::Readable(Port::Probe),
                 Err(_) => Wake::Timer,
             },
             () = sleep => Wake::Timer,
@@ -149,6 +174,9 @@ impl Driver {
         };
         let own = change.records.iter().rfind(own).map(|record| record.bytes().clone());
         self.machine.handle(Input::Committed(change.records), now);
+        for (node, on) in change.quarantine {
+            self.machine.handle(Input::Quarantine { node, on }, now);
+        }
         self.publish(own);
     }
 
@@ -167,23 +195,26 @@ impl Driver {
     fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Push(domain) => self.machine.handle(Input::Push(Some(domain)), self.clock.now()),
+            // Whoever asked may have gone away.
+            Ask::SuperNodes(answer) => drop(answer.send(self.machine.super_nodes(self.clock.now()))),
+            Ask::Segments(answer) => drop(answer.send(self.machine.segment_map())),
+            Ask::Refusals(domain, answer) => drop(answer.send(self.machine.refusals(domain))),
             Ask::Discards(answer) => {
                 let counted = self.machine.discards().iter().map(|(name, n)| (name.to_owned(), n));
                 let mut all: BTreeMap<_, _> = counted.filter(|(_, n)| *n > 0).collect();
                 let own = [("not_sent", self.failed_sends), ("not_received", self.failed_receives)];
                 all.extend(own.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)));
-                // Whoever asked may have gone away.
                 let _ = answer.send(all);
             }
         }
     }
 
     /// Reads what has arrived, up to a batch, before anything is answered.
-    fn receive(&mut self) {
+    fn receive(&mut self, port: Port) {
         // One byte more than is allowed, so that a longer one is seen to be longer.
         let mut buffer = [0; MAX_DATAGRAM + 1];
         for _ in 0..MAX_BATCH {
-            match self.socket.try_recv_from(&mut buffer) {
+            match self.socket_of(port).try_recv_from(&mut buffer) {
                 Ok((length, remote)) => {
                     // A socket of both families shows IPv4 addresses as IPv6; members know them as IPv4.
                     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
@@ -200,17 +231,33 @@ impl Driver {
     async fn drain(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::Transmit { remote, payload } => {
-                    if self.socket.send_to(&payload, self.as_seen_by_socket(remote)).await.is_err() {
+                Output::Transmit { remote, payload, port } => {
+                    if self.socket_of(port).send_to(&payload, self.as_seen_by_socket(remote)).await.is_err() {
                         self.failed_sends += 1;
                     }
                 }
+                Output::Leg(output) => self.legs.apply(output),
                 Output::DeviceSeen { id, node, key, location } => {
                     self.note(id, move |tx| tx.device_seen(node, key, location));
                 }
                 Output::Left { id, node } => self.note(id, move |tx| tx.leave(node).map(|()| true)),
                 Output::Contact { node, remote } => self.contact(node, remote),
+                Output::CheckTcp { task, identity, address } => {
+                    let checker = self.checker.clone();
+                    self.tasks.spawn(async move {
+                        let ok = checker.reaches(identity, address).await;
+                        Some(Input::TcpChecked { task, ok })
+                    });
+                }
+                Output::AssignSegments { map_version, changes } => self.assign(map_version, changes),
             }
+        }
+    }
+
+    const fn socket_of(&self, port: Port) -> &UdpSocket {
+        match port {
+            Port::Main => &self.socket,
+            Port::Probe => &self.probe,
         }
     }
 
@@ -230,18 +277,30 @@ impl Driver {
     ) {
         match self.ledger.begin(action) {
             Ok(answer) => {
-                self.notes.spawn(async move {
-                    match answer.await {
-                        Ok(Ok(ok)) => (id, ok),
-                        Ok(Err(error)) => {
-                            tracing::error!(%error, "what a member reported cannot be written down");
-                            (id, false)
-                        }
-                        Err(_ended) => (id, false),
-                    }
+                self.tasks.spawn(async move {
+                    let ok = answer.await.unwrap_or(Ok(false)).unwrap_or_else(|error| {
+                        tracing::error!(%error, "what a member reported cannot be written down");
+                        false
+                    });
+                    Some(Input::Noted { id, ok })
                 });
             }
             Err(_busy) => self.machine.handle(Input::Noted { id, ok: false }, self.clock.now()),
+        }
+    }
+
+    /// Has the ledger sign what changes in the segment map. If it cannot, the machine plans anew.
+    fn assign(&mut self, map_version: u64, changes: Vec<Assignment>) {
+        match self.ledger.begin(move |tx| tx.assign_segments(map_version, &changes)) {
+            Ok(answer) => {
+                self.tasks.spawn(async move {
+                    if let Ok(Err(error)) = answer.await {
+                        tracing::error!(%error, "the segment map cannot be signed");
+                    }
+                    None
+                });
+            }
+            Err(_busy) => tracing::warn!("the ledger is too busy to sign the segment map"),
         }
     }
 

@@ -23,6 +23,7 @@ use peerage_wire::enrol::{
 use peerage_wire::id::{NetworkId, NodeId};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::AgreementKey;
+use peerage_wire::leg::begins_leg;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time;
@@ -30,6 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
 use peerage_node::http::{self, Limits};
+use peerage_node::relay::Legs;
 
 const LIMITS: Limits = Limits {
     // Each holds some 40 KiB of TLS buffers while it lasts; fewer, and a few slow clients keep others waiting.
@@ -96,6 +98,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     tls: TlsAcceptor,
     enroller: Enroller,
+    legs: Legs,
     ending: watch::Receiver<bool>,
 ) {
     let clock = enroller.clock.clone();
@@ -105,17 +108,27 @@ pub(crate) async fn serve(
     http::accept(listener, LIMITS, ending.clone(), |(stream, remote)| {
         let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
         let router = router.clone().layer(Extension(Remote(remote)));
-        welcome.then(|| serve_connection(stream, tls.clone(), router, ending.clone()))
+        let first = (stream, remote, legs.clone());
+        welcome.then(|| serve_connection(first, tls.clone(), router, ending.clone()))
     })
     .await;
 }
 
 async fn serve_connection(
-    stream: TcpStream,
+    (stream, remote, legs): (TcpStream, SocketAddr, Legs),
     tls: TlsAcceptor,
     router: Router,
     ending: watch::Receiver<bool>,
 ) {
+    let mut first = [0];
+    match time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
+        // Members relay through the same port (Rule 6.30); their legs have limits of their own.
+        Ok(Ok(1)) if begins_leg(first[0]) => {
+            return legs.accept(stream, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
+        }
+        Ok(Ok(1)) => {}
+        Ok(Ok(_) | Err(_)) | Err(_) => return,
+    }
     match time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => http::serve_stream(stream, router, LIMITS, ending).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),

@@ -14,6 +14,7 @@
 //! the database file.
 
 mod admin;
+mod check;
 mod config;
 mod data;
 mod driver;

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerage_client::admin::ADMIN_FILE;
 use peerage_node::clock::Clock;
+use peerage_node::relay::{Caps, Legs};
+use peerage_node::tls::Tls;
 use peerage_node::udp::{BindError, Ports};
 use peerage_proto::endpoint;
 use peerage_proto::operator::{Config, Input, Operator};
@@ -22,6 +24,7 @@ use tokio::time;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
+use crate::check::Checker;
 use crate::config::{CertificateFiles, Ready, RunConfig};
 use crate::data::{DataDir, DataError, LEDGER, OPERATOR_KEY, OperatorKeys, ROOT_KEY};
 use crate::driver::{Driver, MAX_ASKED};
@@ -63,6 +66,9 @@ pub enum RunError {
     /// The ledger's thread cannot start.
     #[error("cannot start the ledger's thread: {0}")]
     Thread(std::io::Error),
+    /// The identity key cannot be used for TLS.
+    #[error("the operator's key cannot be used for TLS: {0}")]
+    Tls(rustls::Error),
     /// The port for messages and joining cannot be had.
     #[error(transparent)]
     Listen(#[from] BindError),
@@ -110,6 +116,7 @@ struct Prepared {
     record: Record,
     tls: Arc<ServerConfig>,
     start: Change,
+    relay: Caps,
 }
 
 /// Runs an operator until `shutdown` is ready. Calls `ready` once, when messages, joining nodes and the admin API are
@@ -126,12 +133,16 @@ pub async fn run(
     let prepare = tokio::task::spawn_blocking(move || prepare(&config));
     let prepared = prepare.await.map_err(|_| RunError::Stopped("start"))??;
     let ports = Ports::bind(Some(prepared.settings.listen))?;
+    // Only its UDP half is used.
+    let probe = Ports::bind(Some(SocketAddr::new(ports.local.ip(), 0)))?.udp;
     let admin = bind_admin(admin_listen).await?;
-    serve(prepared, Sockets { ports, admin }, ready, shutdown).await
+    serve(prepared, Sockets { ports, probe, admin }, ready, shutdown).await
 }
 
 struct Sockets {
     ports: Ports,
+    /// From which super-nodes are called back.
+    probe: UdpSocket,
     admin: TcpListener,
 }
 
@@ -161,9 +172,13 @@ fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     let record = own_record(&mut ledger, &settings, &data, &keys)?;
     let certificate = config.certificate.as_ref().or(settings.certificate.as_ref());
     let tls = tls::server_config(&data, certificate)?;
-    let read = |tx: &mut Tx<'_>| Ok::<_, LedgerError>(Change { facts: tx.facts()?, records: tx.records()? });
+    let read = |tx: &mut Tx<'_>| {
+        let quarantine = tx.quarantined()?.into_iter().map(|node| (node, true)).collect();
+        Ok::<_, LedgerError>(Change { facts: tx.facts()?, records: tx.records()?, quarantine })
+    };
     let (start, _) = ledger.act(unix_now(), read)?;
-    Ok(Prepared { data, keys, signer, ledger, settings, record, tls, start })
+    let relay = config.relay;
+    Ok(Prepared { data, keys, signer, ledger, settings, record, tls, start, relay })
 }
 
 fn read_settings(path: &std::path::Path, keys: &OperatorKeys) -> Result<Settings, RunError> {
@@ -249,12 +264,13 @@ struct Parts {
 
 fn assemble(
     prepared: Prepared,
-    udp: UdpSocket,
+    (udp, probe): (UdpSocket, UdpSocket),
     ready: Ready,
 ) -> Result<(Parts, DataDir, TlsAcceptor), RunError> {
-    let Prepared { data, keys, signer, ledger, settings, record, tls, start } = prepared;
+    let Prepared { data, keys, signer, ledger, settings, record, tls, start, relay } = prepared;
     let clock = Clock::new();
     let now = clock.now();
+    let checker = Checker::new(Tls::new(&keys.identity).map_err(RunError::Tls)?);
     let endpoint = endpoint::Config {
         network: settings.network,
         crypto: Arc::new(Real),
@@ -263,12 +279,17 @@ fn assemble(
         record: record.bytes().clone(),
         asks_introduction: true,
     };
-    let config = Config { endpoint, root: settings.root, addresses: ready.advertised.clone() };
+    let addresses = ready.advertised.clone();
+    let config = Config { endpoint, root: settings.root, addresses, relay: peerage_node::relay::limits() };
+    let (legs, leg_news) = Legs::new(relay, clock.clone());
     let mut machine = Operator::new(config, random(), now);
     for facts in start.facts {
         machine.handle(Input::Domain(facts), now);
     }
     machine.handle(Input::Committed(start.records), now);
+    for (node, on) in start.quarantine {
+        machine.handle(Input::Quarantine { node, on }, now);
+    }
     let (committed, changes) = mpsc::channel(MAX_CHANGES);
     let (ask, asked) = mpsc::channel(MAX_ASKED);
     let (ledger, thread) = LedgerHandle::start(ledger, unix_now, committed).map_err(RunError::Thread)?;
@@ -278,13 +299,17 @@ fn assemble(
         machine,
         id: signer.id,
         socket: udp,
+        probe,
+        checker,
         is_ipv6: ready.listen.is_ipv6(),
         clock: clock.clone(),
         ledger: ledger.clone(),
         changes,
         asked,
+        legs,
+        leg_news,
         published,
-        notes: JoinSet::new(),
+        tasks: JoinSet::new(),
         contacts: std::collections::BTreeMap::new(),
         contacts_due_at: None,
         failed_sends: 0,
@@ -327,7 +352,7 @@ async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), RunError> {
     let described = describe(&prepared, &sockets)?;
-    let (parts, data, tls) = assemble(prepared, sockets.ports.udp, described)?;
+    let (parts, data, tls) = assemble(prepared, (sockets.ports.udp, sockets.probe), described)?;
     let Parts { driver, enroller, admin, ledger, mut thread, ready: told } = parts;
     data.replace(ADMIN_FILE, &admin.file_content())?;
     let (end, ending) = watch::channel(false);
@@ -336,10 +361,11 @@ async fn serve(
         task.await;
         name
     };
+    let legs = driver.legs.clone();
     tasks.spawn(named("message port", Box::pin(driver.run(ending.clone()))));
     tasks.spawn(named(
         "enrolment server",
-        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, ending.clone())),
+        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, legs, ending.clone())),
     ));
     tasks.spawn(named("admin API", Box::pin(admin::serve(sockets.admin, admin, ending.clone()))));
     tasks.spawn(named("upkeep", Box::pin(upkeep(ledger, ending))));

@@ -40,8 +40,12 @@ async fn devices_are_registered_listed_pushed_and_removed() {
     assert_eq!((removed.id, removed.state), (added.id, DeviceState::Removed));
     assert!(removed.version > added.version);
     assert_eq!(admin.domain("acme").await.unwrap().devices, 1);
+    let vendor = AddDomain { name: "vendor".to_owned(), vendor: true };
+    assert!(admin.add_domain(&vendor).await.unwrap().vendor);
+    assert!(admin.domain("acme").await.unwrap().refusals.is_empty());
+    assert_eq!(admin.domains().await.unwrap().iter().filter(|domain| domain.vendor).count(), 1);
     let status = admin.status().await.unwrap();
-    assert_eq!((status.domains, status.nodes, status.devices), (1, 0, 1));
+    assert_eq!((status.domains, status.nodes, status.devices), (2, 0, 1));
     assert!(status.warnings.is_empty());
     running.end().await.unwrap();
 }
@@ -50,7 +54,7 @@ async fn devices_are_registered_listed_pushed_and_removed() {
 async fn what_is_not_there_or_not_right_is_named() {
     let (_dir, running) = acme().await;
     let admin = &running.admin;
-    let domain = |name: &str| AddDomain { name: name.to_owned() };
+    let domain = |name: &str| AddDomain { name: name.to_owned(), vendor: false };
     assert_eq!(kind(admin.add_domain(&domain("acme")).await), ProblemKind::NameTaken);
     for bad in ["", "Acme", "a b", "-a", "a-", "42", "a.b", &"a".repeat(64)] {
         assert_eq!(kind(admin.add_domain(&domain(bad)).await), ProblemKind::InvalidRequest, "{bad}");
@@ -155,8 +159,9 @@ async fn every_route_of_the_description_is_served() {
         let path = route.path.replace(['{', '}'], "");
         let headers = [("host", host.as_str()), ("authorization", &bearer)];
         let problem = raw(file.address, &path, route.method.as_str(), &headers).await;
-        // There is no domain called "domain"; a missing body is noticed before.
-        let served = [ProblemKind::UnknownDomain, ProblemKind::UnsupportedMediaType];
+        // There is no domain called "domain" and no node called "node"; a missing body is noticed before.
+        let served =
+            [ProblemKind::UnknownDomain, ProblemKind::UnknownNode, ProblemKind::UnsupportedMediaType];
         assert!(served.contains(&problem.kind), "{} {path}: {problem:?}", route.method);
     }
     running.end().await.unwrap();

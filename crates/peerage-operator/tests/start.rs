@@ -60,7 +60,7 @@ async fn an_operator_listens_where_init_said_and_remembers_all_at_the_next_start
     assert_eq!(running.ready.listen, report.listen);
     assert_eq!(running.ready.advertised, report.advertised);
     assert_eq!((running.ready.id, running.ready.network), (report.id, report.network));
-    running.admin.add_domain(&AddDomain { name: "acme".to_owned() }).await.unwrap();
+    running.admin.add_domain(&AddDomain { name: "acme".to_owned(), vendor: false }).await.unwrap();
     let first = hello(report.listen).await;
     running.end().await.unwrap();
     assert!(!data(&dir).join("admin.json").exists());

@@ -88,6 +88,11 @@ impl NodeLimiter {
         let key = node.hash.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first));
         self.0.take_of(key, now)
     }
+
+    /// Returns how many nodes are remembered.
+    pub(crate) fn size(&self, name: &'static str) -> TableSize {
+        self.0.size(name)
+    }
 }
 
 /// Returns a number for the part of the address that one owner is likely to have whole.

@@ -213,7 +213,7 @@ fn a_super_node_in_quarantine_is_left_out_and_hears_nothing_of_it() {
     assert_eq!(seen(&world, bad), Some(Seen::Serving));
 }
 
-/// Rule 6.77: an operator that starts anew waits for its super-nodes, and goes on with the map as it is.
+/// Rule 6.72: an operator that starts anew waits for its super-nodes, and goes on with the map as it is.
 #[test]
 fn an_operator_that_starts_anew_keeps_the_map() {
     let (mut world, _) = lending(10, 3);

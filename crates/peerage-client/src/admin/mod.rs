@@ -14,7 +14,8 @@
 //! | `GET /v1/status` | | [`OperatorStatus`] |
 //! | `GET /v1/domains` | | list of [`Domain`] |
 //! | `POST /v1/domains` | [`AddDomain`] | 201 [`Domain`] |
-//! | `GET /v1/domains/{domain}` | | [`Domain`] |
+//! | `GET /v1/domains/{domain}` | | [`Domain`], with refusals |
+//! | `POST /v1/domains/{domain}/revoke` | [`RevokeDomain`] | [`Domain`], now revoked |
 //! | `GET /v1/domains/{domain}/tokens` | | list of [`Token`] |
 //! | `POST /v1/domains/{domain}/tokens` | [`AddToken`] | 201 [`NewToken`] |
 //! | `POST /v1/domains/{domain}/tokens/{token}/revoke` | [`RevokeToken`] | [`RevokedToken`] |
@@ -26,14 +27,24 @@
 //! | `GET /v1/domains/{domain}/nodes/{node}` | | [`Node`] |
 //! | `POST /v1/domains/{domain}/nodes/{node}/approve` | | [`Node`], now valid |
 //! | `POST /v1/domains/{domain}/nodes/{node}/revoke` | [`RevokeNode`] | [`Node`], now revoked |
+//! | `GET /v1/super-nodes` | | list of [`SuperNode`] |
+//! | `POST /v1/super-nodes/{node}/quarantine` | [`QuarantineSuperNode`] | [`SuperNode`] |
+//! | `POST /v1/super-nodes/{node}/release` | | [`SuperNode`] |
+//! | `GET /v1/segments` | | [`SegmentMap`] |
 //!
-//! Lists are ordered by name, then id.
+//! Lists are ordered by name, then id; super-nodes by domain first. `{node}` of a super-node is looked for in all domains.
 
+mod super_nodes;
 mod types;
 
+pub use super_nodes::{
+    PlaceRange, Quarantine, QuarantineSuperNode, Segment, SegmentHolder, SegmentMap, SuperNode,
+    SuperNodeLoad, SuperNodeState,
+};
 pub use types::{
     AddDevice, AddDomain, AddToken, AdminFile, Device, DeviceState, Domain, NewToken, Node, NodeState,
-    OperatorStatus, Push, Pushed, RevocationReason, RevokeNode, RevokeToken, RevokedToken, Token, TokenState,
+    OperatorStatus, Push, Pushed, RevocationReason, RevokeDomain, RevokeNode, RevokeToken, RevokedToken,
+    Token, TokenState,
 };
 
 use crate::route::Route;
@@ -53,6 +64,7 @@ pub const ROUTES: &[Route] = &[
     Route::get("/v1/domains"),
     Route::post("/v1/domains"),
     Route::get("/v1/domains/{domain}"),
+    Route::post("/v1/domains/{domain}/revoke"),
     Route::get("/v1/domains/{domain}/tokens"),
     Route::post("/v1/domains/{domain}/tokens"),
     Route::post("/v1/domains/{domain}/tokens/{token}/revoke"),
@@ -64,4 +76,8 @@ pub const ROUTES: &[Route] = &[
     Route::get("/v1/domains/{domain}/nodes/{node}"),
     Route::post("/v1/domains/{domain}/nodes/{node}/approve"),
     Route::post("/v1/domains/{domain}/nodes/{node}/revoke"),
+    Route::get("/v1/super-nodes"),
+    Route::post("/v1/super-nodes/{node}/quarantine"),
+    Route::post("/v1/super-nodes/{node}/release"),
+    Route::get("/v1/segments"),
 ];

@@ -55,6 +55,18 @@ pub struct OperatorStatus {
 pub struct AddDomain {
     /// The name, unique at this operator: 1 to 63 characters of `a-z`, `0-9` and `-`.
     pub name: String,
+    /// Whether the machines in it are the network vendor's own, of which each part of the table is to have one.
+    #[serde(default)]
+    pub vendor: bool,
+}
+
+/// Asks that a whole domain be excluded for good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeDomain {
+    /// Why; kept in the revocation record.
+    #[serde(default)]
+    pub reason: RevocationReason,
 }
 
 /// One organisation.
@@ -72,6 +84,16 @@ pub struct Domain {
     pub devices: u64,
     /// The number of the domain's present key epoch; each revocation of a node begins a new one.
     pub epoch: u64,
+    /// Whether the machines in it are the network vendor's own.
+    #[serde(default)]
+    pub vendor: bool,
+    /// When it was excluded for good; absent if it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at_ms: Option<u64>,
+    /// How often super-nodes have refused something to its members since the operator started, by reason: `quota`,
+    /// `rate`, `bad-records`, `relay-quota`, `not-member`. Only told of one domain, not in lists.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<String, u64>,
 }
 
 /// Asks for a join token.
@@ -351,7 +373,7 @@ pub struct RevokeNode {
     pub reason: RevocationReason,
 }
 
-/// Why a node was revoked.
+/// Why a node or domain was revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RevocationReason {

@@ -6,6 +6,7 @@
 
 mod problems;
 mod routes;
+mod super_nodes;
 mod views;
 
 use std::fmt;

@@ -49,6 +49,7 @@ impl From<DomainError> for Refused {
             DomainError::Unknown(_) => ProblemKind::UnknownDomain,
             DomainError::NameTaken => ProblemKind::NameTaken,
             DomainError::TooMany => ProblemKind::TooMany,
+            DomainError::Revoked(_) => ProblemKind::InvalidRequest,
             DomainError::Ledger(error) => return error.into(),
         };
         Self::new(kind, sentence(&error))
@@ -69,8 +70,10 @@ impl From<TokenError> for Refused {
 impl From<NodeError> for Refused {
     fn from(error: NodeError) -> Self {
         let kind = match error {
-            NodeError::Unknown(_) | NodeError::Ambiguous(_) => ProblemKind::UnknownNode,
-            NodeError::NotPending => ProblemKind::InvalidRequest,
+            NodeError::Unknown(_) | NodeError::Ambiguous(_) | NodeError::UnknownSuperNode(_) => {
+                ProblemKind::UnknownNode
+            }
+            NodeError::NotPending | NodeError::NotQuarantined => ProblemKind::InvalidRequest,
             NodeError::Ledger(error) => return error.into(),
         };
         Self::new(kind, sentence(&error))

@@ -9,8 +9,8 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use peerage_client::ProblemKind;
 use peerage_client::admin::{
-    AddDevice, AddDomain, AddToken, Device, Domain, NewToken, Node, OperatorStatus, Push, Pushed, RevokeNode,
-    RevokeToken, RevokedToken, Token,
+    AddDevice, AddDomain, AddToken, Device, Domain, NewToken, Node, OperatorStatus, Push, Pushed,
+    RevokeDomain, RevokeNode, RevokeToken, RevokedToken, Token,
 };
 use peerage_node::local_api::web::{Failure, JsonBody};
 use peerage_wire::id::{Mac, TokenId};
@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::problems::Refused;
-use super::{Admin, views};
+use super::{Admin, super_nodes, views};
 use crate::driver::Ask;
 use crate::ledger::{self, Actor, MAX_TOKEN_LIFE, MAX_TOKEN_USES, NewDevice, NewDomain, Tx};
 
@@ -30,8 +30,8 @@ const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// When the status begins to warn that the operator's record ends: time enough to fetch the root key from its safe.
 const RECORD_WARNING: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-type Shared = State<Arc<Admin>>;
-type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Shared = State<Arc<Admin>>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 type Made<T> = Result<(StatusCode, Json<T>), Failure>;
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
@@ -39,6 +39,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/domains", get(domains).post(add_domain))
         .route("/v1/domains/{domain}", get(domain))
+        .route("/v1/domains/{domain}/revoke", post(revoke_domain))
         .route("/v1/domains/{domain}/tokens", get(tokens).post(add_token))
         .route("/v1/domains/{domain}/tokens/{token}/revoke", post(revoke_token))
         .route("/v1/domains/{domain}/devices", get(devices).post(add_device))
@@ -48,18 +49,22 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/domains/{domain}/nodes/{node}", get(node))
         .route("/v1/domains/{domain}/nodes/{node}/approve", post(approve))
         .route("/v1/domains/{domain}/nodes/{node}/revoke", post(revoke_node))
+        .route("/v1/super-nodes", get(super_nodes::super_nodes))
+        .route("/v1/super-nodes/{node}/quarantine", post(super_nodes::quarantine))
+        .route("/v1/super-nodes/{node}/release", post(super_nodes::release))
+        .route("/v1/segments", get(super_nodes::segments))
         .with_state(admin)
 }
 
 impl Admin {
-    async fn act<T: Send + 'static>(
+    pub(super) async fn act<T: Send + 'static>(
         &self,
         action: impl FnOnce(&mut Tx<'_>) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Failure> {
         self.ledger.act(action).await.map_err(|refused| refused.0)
     }
 
-    async fn answer<T: Serialize + Send + 'static>(
+    pub(super) async fn answer<T: Serialize + Send + 'static>(
         &self,
         action: impl FnOnce(&mut Tx<'_>) -> Result<T, Refused> + Send + 'static,
     ) -> Answer<T> {
@@ -67,15 +72,26 @@ impl Admin {
     }
 
     async fn ask(&self, ask: Ask) -> Result<(), Failure> {
-        let ended = |_| Failure::new(ProblemKind::Unavailable, "The operator is ending.");
-        self.machine.send(ask).await.map_err(ended)
+        self.machine.send(ask).await.map_err(|_| ending())
+    }
+
+    /// Asks the machine something, and waits for what it says.
+    pub(super) async fn ask_for<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Ask,
+    ) -> Result<T, Failure> {
+        let (give, answer) = oneshot::channel();
+        self.ask(question(give)).await?;
+        answer.await.map_err(|_| ending())
     }
 }
 
+fn ending() -> Failure {
+    Failure::new(ProblemKind::Unavailable, "The operator is ending.")
+}
+
 async fn status(State(admin): Shared) -> Answer<OperatorStatus> {
-    let (give, discards) = oneshot::channel();
-    admin.ask(Ask::Discards(give)).await?;
-    let discards = discards.await.unwrap_or_default();
+    let discards = admin.ask_for(Ask::Discards).await?;
     let read = |tx: &mut Tx<'_>| -> Result<_, Refused> {
         Ok((tx.domains()?, tx.own_operator_record()?.map(|record| record.header().expires), tx.now()))
     };
@@ -117,13 +133,24 @@ async fn domains(State(admin): Shared) -> Answer<Vec<Domain>> {
 
 async fn add_domain(State(admin): Shared, JsonBody(body): JsonBody<AddDomain>) -> Made<Domain> {
     let name = views::domain_label(body.name).map_err(|refused| refused.0)?;
-    let new = NewDomain { name, offline_hours: None };
+    let new = NewDomain { name, offline_hours: None, vendor: body.vendor };
     let row = admin.act(move |tx| Ok(tx.add_domain(&new, Actor::Admin)?)).await?;
     Ok((StatusCode::CREATED, Json(views::domain(row))))
 }
 
 async fn domain(State(admin): Shared, Path(domain): Path<String>) -> Answer<Domain> {
-    admin.answer(move |tx| Ok(views::domain(tx.find_domain(&domain)?))).await
+    let row = admin.act(move |tx| Ok(tx.find_domain(&domain)?)).await?;
+    let refusals = admin.ask_for(|give| Ask::Refusals(row.id, give)).await?;
+    Ok(Json(Domain { refusals: views::refusals(&refusals), ..views::domain(row) }))
+}
+
+async fn revoke_domain(
+    State(admin): Shared,
+    Path(domain): Path<String>,
+    JsonBody(body): JsonBody<RevokeDomain>,
+) -> Answer<Domain> {
+    let reason = views::reason_from(body.reason);
+    admin.answer(move |tx| Ok(views::domain(tx.revoke_domain(&domain, reason, Actor::Admin)?))).await
 }
 
 async fn tokens(State(admin): Shared, Path(domain): Path<String>) -> Answer<Vec<Token>> {
@@ -148,7 +175,7 @@ async fn add_token(
     }
     let roles = views::roles_from(body.roles.as_deref()).map_err(|refused| refused.0)?;
     let make = move |tx: &mut Tx<'_>| -> Result<_, Refused> {
-        let domain = tx.find_domain(&domain)?.id;
+        let domain = tx.find_open_domain(&domain)?.id;
         let new = ledger::NewToken { domain, uses, life, roles, approval: body.approval };
         let (row, secret) = tx.add_token(&new, Actor::Admin)?;
         Ok((views::token(&row, tx.now()), row.id, secret))
@@ -189,7 +216,7 @@ async fn add_device(
 ) -> Made<Device> {
     let new = new_device(body).map_err(|refused| refused.0)?;
     let add = move |tx: &mut Tx<'_>| {
-        let domain = tx.find_domain(&domain)?.id;
+        let domain = tx.find_open_domain(&domain)?.id;
         Ok(views::device(tx.add_device(domain, new, Actor::Admin)?))
     };
     Ok((StatusCode::CREATED, Json(admin.act(add).await?)))
@@ -243,8 +270,8 @@ async fn push(
     };
     let (domain, devices) = admin.act(count).await?;
     admin.ask(Ask::Push(domain)).await?;
-    // The operator stands in for every holder as long as there are no super-nodes.
-    Ok(Json(Pushed { devices, holders: 1 }))
+    let segments = admin.ask_for(Ask::Segments).await?;
+    Ok(Json(Pushed { devices, holders: views::holders(domain, &segments) }))
 }
 
 async fn nodes(State(admin): Shared, Path(domain): Path<String>) -> Answer<Vec<Node>> {
@@ -269,7 +296,7 @@ async fn node(State(admin): Shared, Path((domain, node)): Path<(String, String)>
 async fn approve(State(admin): Shared, Path((domain, node)): Path<(String, String)>) -> Answer<Node> {
     let started_at = admin.started_at;
     let approve = move |tx: &mut Tx<'_>| {
-        let domain = tx.find_domain(&domain)?.id;
+        let domain = tx.find_open_domain(&domain)?.id;
         Ok(views::node(&tx.approve(domain, &node, Actor::Admin)?, tx.now(), started_at))
     };
     admin.answer(approve).await

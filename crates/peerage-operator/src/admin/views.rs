@@ -1,11 +1,16 @@
 //! Between what the ledger keeps and what the admin API shows.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use peerage_client::admin::{
     Device, DeviceState, Domain, Node, NodeState, RevocationReason, Token, TokenState,
 };
 use peerage_client::{ProblemKind, Protocol, Role, Service};
+use peerage_proto::operator::SegmentStatus;
 use peerage_wire::codec;
-use peerage_wire::id::{from_hex, to_hex};
+use peerage_wire::id::{self, NodeId, from_hex, to_hex};
+use peerage_wire::message::RefusedReason;
 use peerage_wire::record::Roles;
 use peerage_wire::time::UnixTime;
 
@@ -23,7 +28,34 @@ pub(super) fn domain(row: DomainRow) -> Domain {
         nodes: row.nodes,
         devices: row.devices,
         epoch: row.epoch.into(),
+        vendor: row.vendor,
+        revoked_at_ms: row.revoked_at.map(UnixTime::as_millis),
+        refusals: BTreeMap::new(),
     }
+}
+
+pub(super) fn refusals(counted: &[(RefusedReason, u64)]) -> BTreeMap<String, u64> {
+    let name = |reason| match reason {
+        RefusedReason::Quota => "quota",
+        RefusedReason::Rate => "rate",
+        RefusedReason::BadRecords => "bad-records",
+        RefusedReason::RelayQuota => "relay-quota",
+        RefusedReason::NotMember => "not-member",
+    };
+    counted.iter().map(|(reason, count)| (name(*reason).to_owned(), *count)).collect()
+}
+
+/// Counts those who hold any part of a domain; the operator, where it stands in, is one.
+pub(super) fn holders(domain: id::Domain, segments: &[SegmentStatus]) -> u64 {
+    let touched = || segments.iter().filter(|segment| segment.places.touches(domain));
+    let holders: BTreeSet<NodeId> = touched().flat_map(|segment| segment.holders.iter().copied()).collect();
+    let stands_in = touched().any(|segment| segment.stands_in);
+    u64::try_from(holders.len()).unwrap_or(u64::MAX).saturating_add(u64::from(stands_in))
+}
+
+/// A duration as the API tells it.
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn token(row: &TokenRow, now: UnixTime) -> Token {

@@ -82,7 +82,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn is_domain_revoked(&self, domain: Domain) -> Result<bool, LedgerError> {
+    pub(super) fn is_domain_revoked(&self, domain: Domain) -> Result<bool, LedgerError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM domain WHERE id = ?1 AND revoked_at IS NOT NULL)";
         Ok(self.sql.prepare_cached(sql)?.query_row([domain.0], |row| row.get(0))?)
     }

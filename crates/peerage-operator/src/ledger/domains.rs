@@ -5,10 +5,12 @@ use std::fmt;
 use peerage_proto::operator::DomainFacts;
 use peerage_wire::id::Domain;
 use peerage_wire::keys::{DomainKeys, SecretKey};
+use peerage_wire::record::{RevocationBody, RevocationKind, Table};
 use peerage_wire::time::UnixTime;
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{Actor, LedgerError, Tx, count, millis, random, rng, time};
+use super::records::NewRecord;
+use super::{Actor, LedgerError, Reason, Tx, count, millis, random, rng, time};
 
 /// Most domains of one operator. Each costs the state machine one Head every 20 seconds; this many are still under a
 /// tenth of one core.
@@ -24,6 +26,8 @@ pub(crate) struct DomainRow {
     pub(crate) name: String,
     pub(crate) created_at: UnixTime,
     pub(crate) revoked_at: Option<UnixTime>,
+    /// Whether its machines are those of the network's vendor.
+    pub(crate) vendor: bool,
     pub(crate) epoch: u32,
     /// Members whose records are valid.
     pub(crate) nodes: u64,
@@ -36,6 +40,8 @@ pub(crate) struct NewDomain {
     pub(crate) name: String,
     /// After how many hours without an operator its members stop opening tunnels.
     pub(crate) offline_hours: Option<u16>,
+    /// Whether its machines are those of the network's vendor.
+    pub(crate) vendor: bool,
 }
 
 /// Why something about a domain cannot be done.
@@ -50,6 +56,9 @@ pub(crate) enum DomainError {
     /// There are as many as there may be.
     #[error("there are already {MAX_DOMAINS} domains")]
     TooMany,
+    /// It is excluded for good.
+    #[error("the domain {0:?} was revoked")]
+    Revoked(String),
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -64,7 +73,8 @@ impl From<rusqlite::Error> for DomainError {
 const SELECT: &str = "SELECT d.id, d.name, d.created_at, d.revoked_at,
     (SELECT max(number) FROM epoch e WHERE e.domain = d.id),
     (SELECT count(*) FROM node n WHERE n.domain = d.id AND n.state = 1 AND n.expires_at > ?1),
-    (SELECT count(*) FROM device v WHERE v.domain = d.id AND v.removed_at IS NULL)
+    (SELECT count(*) FROM device v WHERE v.domain = d.id AND v.removed_at IS NULL),
+    d.vendor
     FROM domain d";
 
 fn row(row: &Row<'_>) -> rusqlite::Result<DomainRow> {
@@ -76,6 +86,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<DomainRow> {
         epoch: row.get(4)?,
         nodes: count(row.get(5)?),
         devices: count(row.get(6)?),
+        vendor: row.get(7)?,
     })
 }
 
@@ -95,8 +106,9 @@ impl Tx<'_> {
         let id = self.free_number()?;
         let location_key = SecretKey::generate(&mut rng());
         self.sql.execute(
-            "INSERT INTO domain (id, name, created_at, location_key, offline_hours) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![id.0, new.name, millis(self.now), location_key.0, new.offline_hours],
+            "INSERT INTO domain (id, name, created_at, location_key, offline_hours, vendor)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![id.0, new.name, millis(self.now), location_key.0, new.offline_hours, new.vendor],
         )?;
         self.begin_epoch(id)?;
         self.audit(actor, "domain add", &format!("{} {id}", new.name))?;
@@ -140,13 +152,56 @@ impl Tx<'_> {
         found.ok_or_else(|| DomainError::Unknown(text.to_owned()))
     }
 
+    /// Returns the domain of a name or number that may still grow.
+    pub(crate) fn find_open_domain(&self, text: &str) -> Result<DomainRow, DomainError> {
+        let row = self.find_domain(text)?;
+        if row.revoked_at.is_some() { Err(DomainError::Revoked(row.name)) } else { Ok(row) }
+    }
+
+    /// Excludes a whole domain for good: its tokens are closed, its super-nodes hold nothing any more, and nobody
+    /// answers its members.
+    pub(crate) fn revoke_domain(
+        &mut self,
+        text: &str,
+        reason: Reason,
+        actor: Actor,
+    ) -> Result<DomainRow, DomainError> {
+        let row = self.find_domain(text)?;
+        if row.revoked_at.is_some() {
+            return Ok(row);
+        }
+        let now = millis(self.now);
+        self.sql.execute("UPDATE domain SET revoked_at = ?2 WHERE id = ?1", params![row.id.0, now])?;
+        self.sql.execute(
+            "UPDATE token SET closed_at = ?2 WHERE domain = ?1 AND closed_at IS NULL",
+            params![row.id.0, now],
+        )?;
+        self.bury_super_nodes_of(row.id)?;
+        // It lives as long as the last of what it revokes.
+        let last = "SELECT max(expires_at) FROM record WHERE domain = ?1 AND expires_at > ?2";
+        let end: Option<i64> = self.sql.query_row(last, params![row.id.0, now], |r| r.get(0))?;
+        if let Some(end) = end {
+            let kind = RevocationKind::Domain(row.id);
+            let body = RevocationBody { kind, at: self.now, reason: reason.number() };
+            let new = NewRecord::new(Table::Revocation, row.id, body.record_key(), body.write());
+            self.make(NewRecord { expires: Some(time(end)), ..new })?;
+        }
+        self.audit(actor, "domain revoke", &row.to_string())?;
+        self.domain(row.id)
+    }
+
     /// Returns what the Heads of all domains say besides their records.
     pub(crate) fn facts(&self) -> Result<Vec<DomainFacts>, LedgerError> {
         let mut select = self.sql.prepare(
-            "SELECT id, offline_hours, (SELECT max(number) FROM epoch WHERE domain = id) FROM domain ORDER BY id",
+            "SELECT id, offline_hours, (SELECT max(number) FROM epoch WHERE domain = id), vendor FROM domain ORDER BY id",
         )?;
         let rows = select.query_map([], |row| {
-            Ok(DomainFacts { domain: Domain(row.get(0)?), offline_hours: row.get(1)?, epoch: row.get(2)? })
+            Ok(DomainFacts {
+                domain: Domain(row.get(0)?),
+                offline_hours: row.get(1)?,
+                epoch: row.get(2)?,
+                vendor: row.get(3)?,
+            })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -179,11 +234,13 @@ impl Tx<'_> {
         )?;
         let oldest = number.saturating_sub(1);
         self.sql.execute("DELETE FROM epoch WHERE domain = ?1 AND number < ?2", [domain.0, oldest])?;
-        let offline_hours =
-            self.sql
-                .query_row("SELECT offline_hours FROM domain WHERE id = ?1", [domain.0], |row| row.get(0))?;
+        let (offline_hours, vendor) = self.sql.query_row(
+            "SELECT offline_hours, vendor FROM domain WHERE id = ?1",
+            [domain.0],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
         self.change.facts.retain(|facts| facts.domain != domain);
-        self.change.facts.push(DomainFacts { domain, epoch: number, offline_hours });
+        self.change.facts.push(DomainFacts { domain, epoch: number, offline_hours, vendor });
         Ok(())
     }
 

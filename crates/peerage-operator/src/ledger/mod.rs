@@ -21,6 +21,7 @@ mod nodes;
 mod records;
 mod schema;
 mod sightings;
+mod super_nodes;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -48,6 +49,7 @@ pub(crate) use domains::{DomainError, DomainRow, NewDomain};
 pub(crate) use nodes::{Membership, NodeError, NodeRow, Reason};
 pub(crate) use records::OperatorDraft;
 pub use records::OperatorRecordError;
+pub(crate) use super_nodes::SuperNodeRow;
 pub(crate) use thread::{LedgerHandle, LedgerThread, MAX_CHANGES};
 pub(crate) use tokens::{MAX_TOKEN_LIFE, MAX_TOKEN_USES, NewToken, TokenError, TokenRow};
 pub(crate) use upkeep::Upkeep;
@@ -103,16 +105,18 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// What a transaction has committed: domains that are new or have a new epoch, then the new records.
+/// What a transaction has committed: domains that are new or have a new epoch, then the new records, then the
+/// super-nodes that are kept away from now on, or no longer.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
     pub(crate) facts: Vec<DomainFacts>,
     pub(crate) records: Vec<Record>,
+    pub(crate) quarantine: Vec<(NodeId, bool)>,
 }
 
 impl Change {
     pub(crate) const fn is_empty(&self) -> bool {
-        self.facts.is_empty() && self.records.is_empty()
+        self.facts.is_empty() && self.records.is_empty() && self.quarantine.is_empty()
     }
 }
 

@@ -111,6 +111,12 @@ pub(crate) enum NodeError {
     /// The node does not wait for approval.
     #[error("the node does not wait for approval")]
     NotPending,
+    /// No node that may be a super-node has this id or name.
+    #[error("there is no super-node {0:?}; `peerage super list` shows them")]
+    UnknownSuperNode(String),
+    /// The super-node is not kept away.
+    #[error("the super-node is not in quarantine")]
+    NotQuarantined,
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -261,6 +267,7 @@ impl Tx<'_> {
             self.mark_revoked(&node, reason)?;
             self.close_token(node.token)?;
             self.bury(Table::DomainKey, domain, id.record_key())?;
+            self.bury_super_node(*id)?;
             if let Some(end) = node.expires_at {
                 knew_keys = true;
                 // What has ended is gone everywhere, without anybody being told.
@@ -302,6 +309,7 @@ impl Tx<'_> {
         )?;
         self.bury(Table::Node, id.domain, id.record_key())?;
         self.bury(Table::DomainKey, id.domain, id.record_key())?;
+        self.bury_super_node(id)?;
         self.audit(Actor::Node(id), "node leave", &id.to_string())
     }
 

@@ -9,7 +9,7 @@ use super::LedgerError;
 
 /// What turns a ledger of version N into one of version N + 1. Entries are never altered, only added: ledgers in the
 /// field have run them.
-const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
 
 /// How long to wait for another process, such as a backup, that reads the ledger. Longer only delays the error.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,6 +76,34 @@ mod tests {
         let kept: i64 =
             open(file.path()).unwrap().query_row("SELECT value FROM meta", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 1);
+    }
+
+    /// A ledger of the first release, with a domain and a setting in it, becomes a present one.
+    #[test]
+    fn a_ledger_of_the_first_version_keeps_everything_and_gets_what_is_new() {
+        let file = empty_file();
+        let old = Connection::open(file.path()).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(
+            "INSERT INTO meta VALUES ('last_version', 7);
+             INSERT INTO domain VALUES (5, 'acme', 1, zeroblob(32), 24, NULL);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        drop(old);
+        for _start in 0..2 {
+            let connection = open(file.path()).unwrap();
+            let select = "SELECT name, offline_hours, vendor, revoked_at FROM domain WHERE id = 5";
+            let domain: (String, u16, bool, Option<i64>) = connection
+                .query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+                .unwrap();
+            assert_eq!(domain, ("acme".to_owned(), 24, false, None));
+            let kept: i64 = connection.query_row("SELECT value FROM meta", [], |row| row.get(0)).unwrap();
+            let quarantined: i64 =
+                connection.query_row("SELECT count(*) FROM quarantine", [], |row| row.get(0)).unwrap();
+            let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+            assert_eq!((kept, quarantined, version), (7, 0, 2));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod crash;
 mod devices;
 mod nodes;
+mod super_nodes;
 mod tokens;
 
 use std::net::IpAddr;
@@ -103,7 +104,7 @@ impl Bench {
     }
 
     fn add_domain(&mut self, name: &str) -> Domain {
-        let new = NewDomain { name: name.to_owned(), offline_hours: None };
+        let new = NewDomain { name: name.to_owned(), offline_hours: None, vendor: false };
         self.act(|tx| tx.add_domain(&new, Actor::Admin)).unwrap().id
     }
 
@@ -135,6 +136,16 @@ impl Bench {
     pub(super) fn member(&mut self, seed: u8) -> Computer {
         let (token, computer) = (self.token(1), Computer::new(seed));
         admitted(self.join(token, &computer));
+        computer
+    }
+
+    /// A member that may be a super-node.
+    fn super_node(&mut self, seed: u8) -> Computer {
+        let roles = Roles { tunnel: true, super_node: true };
+        let new = NewToken { domain: self.domain, uses: 1, life: DAY, roles, approval: false };
+        let (row, secret) = self.act(|tx| tx.add_token(&new, Actor::Admin)).unwrap();
+        let computer = Computer::new(seed);
+        admitted(self.join(Token { id: row.id, secret }, &computer));
         computer
     }
 
@@ -282,7 +293,7 @@ fn domains_are_found_by_name_and_by_number_and_a_name_is_taken_once() {
             "{text}"
         );
     }
-    let again = NewDomain { name: "acme".to_owned(), offline_hours: Some(24) };
+    let again = NewDomain { name: "acme".to_owned(), offline_hours: Some(24), vendor: false };
     assert!(matches!(
         bench.act(|tx| tx.add_domain(&again, Actor::Admin)),
         Err(super::DomainError::NameTaken)

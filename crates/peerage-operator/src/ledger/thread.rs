@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn add_domain(tx: &mut Tx<'_>) -> Result<(), LedgerError> {
-        let new = super::super::NewDomain { name: "acme".to_owned(), offline_hours: None };
+        let new = super::super::NewDomain { name: "acme".to_owned(), offline_hours: None, vendor: false };
         tx.add_domain(&new, super::super::Actor::Admin).map(drop).map_err(|_| LedgerError::Busy)
     }
 

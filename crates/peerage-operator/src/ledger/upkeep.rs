@@ -15,7 +15,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 const EPOCH_LIFE: Duration = DAY.saturating_mul(30);
 
 /// Most records that one transaction signs anew, so that nobody waits long for the ledger.
-const MAX_BATCH: u32 = 500;
+pub(super) const MAX_BATCH: u32 = 500;
 
 /// How long a removed device, and a member that has left, is remembered: longer than any of its records lived.
 const MEMORY: Duration = DAY.saturating_mul(366);
@@ -39,8 +39,9 @@ impl Tx<'_> {
         }
         let devices = self.renew_devices()?;
         let keys = self.renew_domain_keys()?;
+        let super_nodes = self.renew_super_nodes()?;
         self.renew_operator_record()?;
-        if devices.max(keys) >= MAX_BATCH as usize {
+        if devices.max(keys).max(super_nodes) >= MAX_BATCH as usize {
             return Ok(Upkeep::More);
         }
         self.forget_ended_records()?;
@@ -51,7 +52,8 @@ impl Tx<'_> {
 
     fn domain_with_old_epoch(&self) -> Result<Option<Domain>, LedgerError> {
         let mut select = self.sql.prepare_cached(
-            "SELECT domain FROM epoch GROUP BY domain HAVING max(created_at) <= ?1 ORDER BY max(created_at) LIMIT 1",
+            "SELECT domain FROM epoch WHERE domain IN (SELECT id FROM domain WHERE revoked_at IS NULL)
+             GROUP BY domain HAVING max(created_at) <= ?1 ORDER BY max(created_at) LIMIT 1",
         )?;
         let mut rows = select.query([millis(self.now.before(EPOCH_LIFE))])?;
         rows.next()?.map(|row| Ok(Domain(row.get(0)?))).transpose()
@@ -61,7 +63,9 @@ impl Tx<'_> {
         let due = self.aged(Table::EndDevice, half_life(Table::EndDevice), MAX_BATCH)?;
         for (domain, key) in &due {
             let keys = self.domain_keys(*domain)?;
-            match self.device_of_record(*domain, *key)? {
+            // What belongs to an excluded domain ends.
+            let excluded = self.is_domain_revoked(*domain)?;
+            match self.device_of_record(*domain, *key)?.filter(|_| !excluded) {
                 Some(device) => drop(self.publish_device(&keys, *domain, &device.body.device)?),
                 None => self.bury(Table::EndDevice, *domain, *key)?,
             }
@@ -73,7 +77,8 @@ impl Tx<'_> {
         let due = self.aged(Table::DomainKey, half_life(Table::DomainKey), MAX_BATCH)?;
         for (domain, key) in &due {
             let node = peerage_wire::id::NodeId { domain: *domain, hash: key.0 };
-            match self.node(node)?.filter(|row| row.is_valid_at(self.now)) {
+            let excluded = self.is_domain_revoked(*domain)?;
+            match self.node(node)?.filter(|row| row.is_valid_at(self.now) && !excluded) {
                 Some(row) => {
                     let keys = self.domain_keys(*domain)?;
                     self.give_keys(&keys, node, &row.receiving)?;
@@ -104,10 +109,11 @@ impl Tx<'_> {
         let before = millis(self.now.before(MEMORY));
         self.sql.execute("DELETE FROM device WHERE removed_at <= ?1", [before])?;
         self.sql.execute("DELETE FROM node WHERE state = 3 AND expires_at <= ?1", params![before])?;
+        self.sql.execute("DELETE FROM quarantine WHERE ended_at <= ?1", [before])?;
         Ok(())
     }
 }
 
-const fn half_life(table: Table) -> Duration {
+pub(super) const fn half_life(table: Table) -> Duration {
     Duration::from_secs(table.max_life().as_secs() / 2)
 }

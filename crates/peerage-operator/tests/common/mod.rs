@@ -1,6 +1,8 @@
 //! An operator on loopback, and clients of its three ports.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod member;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use peerage_client::AdminClient;
 use peerage_client::admin::{AddDevice, AddDomain, AddToken};
-use peerage_client::{Protocol, Service};
+use peerage_client::{Protocol, Role, Service};
 use peerage_node::tls::AnyCertificate;
 use peerage_operator::{InitConfig, InitReport, Ready, RunConfig, RunError, init, run};
 use peerage_wire::crypto::Real;
@@ -85,13 +87,22 @@ pub(crate) async fn start(config: RunConfig) -> Result<Running, RunError> {
 pub(crate) async fn acme() -> (TempDir, Running) {
     let (dir, _) = made();
     let running = start(RunConfig::new(data(&dir))).await.unwrap();
-    running.admin.add_domain(&AddDomain { name: "acme".to_owned() }).await.unwrap();
+    running.admin.add_domain(&AddDomain { name: "acme".to_owned(), vendor: false }).await.unwrap();
     (dir, running)
 }
 
 pub(crate) async fn token(running: &Running, uses: u32) -> JoinToken {
-    let new = AddToken { uses: Some(uses), expires_s: None, roles: None, approval: false };
-    running.admin.add_token("acme", &new).await.unwrap().token.parse().unwrap()
+    token_for(running, "acme", uses, None).await
+}
+
+pub(crate) async fn token_for(
+    running: &Running,
+    domain: &str,
+    uses: u32,
+    roles: Option<Vec<Role>>,
+) -> JoinToken {
+    let new = AddToken { uses: Some(uses), expires_s: None, roles, approval: false };
+    running.admin.add_token(domain, &new).await.unwrap().token.parse().unwrap()
 }
 
 pub(crate) fn printer(name: &str, mac: &str) -> AddDevice {

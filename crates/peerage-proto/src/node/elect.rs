@@ -18,6 +18,7 @@ use super::places::{EPOCH_MARGIN_SECS, may_dial, tags};
 use super::queries::Query;
 use super::{Discard, Node, Output, Purpose, RequestId, TaskId};
 use crate::election::{Election, Happening, Order, SPREAD};
+use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 
 /// Most elections in which a node takes part; at what is elected beyond them it serves without having been elected.
@@ -102,6 +103,14 @@ impl Electing {
             is_stopped: false,
             sent: UnixTime::from_millis(0),
         }
+    }
+
+    pub(super) fn sizes(&self) -> [TableSize; 2] {
+        [
+            TableSize::new("elections", self.contests.len(), MAX_CONTESTS),
+            // Whether to stand, and who was found, for each.
+            TableSize::new("surveys of locations", self.surveys.len(), 2 * MAX_CONTESTS),
+        ]
     }
 
     pub(super) fn is_survey(&self, task: TaskId) -> bool {

@@ -12,6 +12,7 @@ mod bulk;
 mod catch_up;
 mod heads;
 mod keep;
+mod look;
 mod part;
 mod pass;
 mod role;

@@ -17,6 +17,7 @@ use peerage_wire::time::{Instant, Now};
 use super::{Discard, Node, Output, Purpose, RequestId, Server};
 use crate::link::Side;
 use crate::relay::LegId;
+use crate::sizes::TableSize;
 use crate::trust::Member;
 
 /// Most legs that are on their way to be joined; those that are count among the links.
@@ -84,6 +85,15 @@ pub(super) struct Legs {
     next: u64,
     pending: BTreeMap<LegId, Leg>,
     attempts: BTreeMap<(NodeId, LinkId), Instant>,
+}
+
+impl Legs {
+    pub(super) fn sizes(&self) -> [TableSize; 2] {
+        [
+            TableSize::new("own legs", self.pending.len(), MAX_LEGS),
+            TableSize::new("attempts at relays", self.attempts.len(), MAX_ATTEMPTS),
+        ]
+    }
 }
 
 impl Node {

@@ -14,6 +14,7 @@ use peerage_wire::time::{Instant, Now, UnixTime};
 use super::lookup::Server;
 use super::{Change, Event, Node, Output, Purpose};
 use crate::segments::Coverage;
+use crate::sizes::TableSize;
 use crate::table::Inserted;
 use crate::trust::{Member, Trust};
 use crate::wall::AGREEING_SUPER_NODES;
@@ -88,6 +89,10 @@ pub(super) struct Servers {
 }
 
 impl Servers {
+    pub(super) fn size(&self) -> TableSize {
+        TableSize::new("super-nodes", self.super_nodes.len(), MAX_SUPER_NODES)
+    }
+
     pub(super) fn health(&self, node: &NodeId) -> Option<&Health> {
         self.health.get(node)
     }

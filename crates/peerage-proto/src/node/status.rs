@@ -188,7 +188,9 @@ impl Node {
             TableSize::new("served tunnels", serving, MAX_SERVED),
             TableSize::new("served tunnels of one peer", most, MAX_SERVED_PER_PEER),
         ];
-        own.into_iter().chain(self.routing.sizes()).chain(self.endpoint.table_sizes()).collect()
+        let seats = self.electing.sizes().into_iter().chain(self.legs.sizes()).chain([self.servers.size()]);
+        let others = self.routing.sizes().into_iter().chain(seats).chain(self.hold_sizes());
+        own.into_iter().chain(others).chain(self.endpoint.table_sizes()).collect()
     }
 
     /// Returns the id of the device with a name.

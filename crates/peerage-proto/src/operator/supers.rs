@@ -452,7 +452,7 @@ impl Operator {
         self.plan_soon(now);
     }
 
-    /// Notes what a super-node has refused to whom (Rule 4.10).
+    /// Notes what a super-node has refused to whom (Rules 4.10 and 6.77).
     pub(super) fn note_refusals(&mut self, refused: &[Refused]) {
         for one in refused {
             if self.facts.contains_key(&one.domain) {

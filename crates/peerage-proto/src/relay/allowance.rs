@@ -171,8 +171,9 @@ mod tests {
         assert_eq!(allowance.take(60_000, at(0)), Ok(5_000));
         assert!(allowance.is_exhausted(at(1)));
         allowance.set_limits(Some(40_000), Some(200_000));
-        assert_eq!(allowance.take(60_000, at(0)), Ok(5_000), "a burst of the new rate");
-        assert_eq!(allowance.total(), 70_000);
+        assert_eq!(allowance.take(60_000, at(0)), Err(at(125)), "half of a burst of the new rate is missing");
+        assert_eq!(allowance.take(60_000, at(125)), Ok(10_000));
+        assert_eq!(allowance.total(), 75_000);
     }
 
     #[test]

@@ -42,6 +42,9 @@ struct Picture {
     nodes: Vec<(NodeId, u8)>,
     devices: Vec<(String, usize)>,
     epochs: Vec<u32>,
+    map_version: u64,
+    quarantined: Vec<NodeId>,
+    revoked: bool,
     audit: usize,
 }
 
@@ -62,6 +65,9 @@ fn picture(path: &Path, domain: Domain) -> Picture {
             nodes: tx.nodes(domain)?.iter().map(|node| (node.id, node.membership.number())).collect(),
             devices: tx.devices(domain)?.into_iter().map(|d| (d.body.name, d.body.site.len())).collect(),
             epochs: tx.facts()?.iter().map(|facts| facts.epoch).collect(),
+            map_version: tx.map_version()?,
+            quarantined: tx.quarantined()?,
+            revoked: tx.is_domain_revoked(domain)?,
             audit: tx.audit_entries()?.len(),
         })
     };
@@ -109,6 +115,18 @@ fn a_process_that_dies_between_two_statements_has_done_all_or_nothing() {
         bench.act(|tx| tx.remove_device(domain, "hp", Actor::Admin)).unwrap();
     });
     die_in(&mut bench, "leave", |bench| bench.act(|tx| tx.leave(friend.id(domain))).unwrap());
+    let (first, second) = (bench.super_node(7), bench.super_node(8));
+    die_in(&mut bench, "segment assign", |bench| {
+        let changes = [super_nodes::all(&first, domain), super_nodes::all(&second, domain)];
+        bench.act(|tx| tx.assign_segments(1, &changes)).unwrap();
+    });
+    die_in(&mut bench, "super quarantine", |bench| {
+        let id = first.id(domain).to_string();
+        bench.act(|tx| tx.quarantine(&id, "it lies", Actor::Admin)).unwrap();
+    });
+    die_in(&mut bench, "domain revoke", |bench| {
+        bench.act(|tx| tx.revoke_domain("acme", super::super::Reason::Retired, Actor::Admin)).unwrap();
+    });
 }
 
 #[test]
@@ -136,7 +154,7 @@ fn a_full_disk_refuses_and_harms_nothing() {
 fn admit_for_ever(path: &Path) -> ! {
     let mut ledger = open(&path.join("ledger.db"));
     let remote = "198.51.100.7".parse().unwrap();
-    let new = NewDomain { name: "acme".to_owned(), offline_hours: None };
+    let new = NewDomain { name: "acme".to_owned(), offline_hours: None, vendor: false };
     let domain = ledger.act(START, |tx| tx.add_domain(&new, Actor::Admin)).unwrap().0.id;
     let roles = Roles { tunnel: true, super_node: false };
     let new = NewToken { domain, uses: 10_000, life: DAY, roles, approval: false };

@@ -17,6 +17,7 @@ use super::{Errand, Server};
 use crate::discard::Discard;
 use crate::endpoint::ReplyTo;
 use crate::node::Node;
+use crate::sizes::TableSize;
 
 /// How old a Head becomes before it is fetched anew. With the 20 s that an operator's own may be old, and the 20 s after which
 /// a member asks again, it stays below the minute that a tunnel needs.
@@ -146,6 +147,10 @@ impl Heads {
         gone.into_iter().for_each(|domain| self.forget(domain));
     }
 
+    pub(super) fn size(&self) -> TableSize {
+        TableSize::new("held Heads", self.all.len(), MAX_HEADS)
+    }
+
     fn bytes(&self, domain: Domain) -> Option<Bytes> {
         let (record, _) = self.all.get(&domain)?.head.as_ref()?;
         Some(record.bytes().clone())
@@ -164,6 +169,16 @@ pub(super) struct Contacts {
 impl Contacts {
     pub(super) const fn len(&self) -> usize {
         self.count
+    }
+
+    pub(super) fn sizes(&self) -> [TableSize; 4] {
+        let most = self.all.values().map(BTreeMap::len).max().unwrap_or(0);
+        [
+            TableSize::new("attached nodes", self.count, MAX_CONTACTS),
+            TableSize::new("attached nodes of one domain", most, MAX_CONTACTS_PER_DOMAIN),
+            TableSize::new("attached nodes to be told", self.to_tell.len(), MAX_CONTACTS),
+            TableSize::new("attached nodes that are told", self.telling, MAX_NOTICES),
+        ]
     }
 
     /// Remembers an attached node. Returns false if there is no room.

@@ -17,6 +17,7 @@ use super::part::overlap;
 use super::{Errand, Server};
 use crate::node::Node;
 use crate::reconcile::{Ended, RECONCILED, Reconciliation, StepId};
+use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 
 /// How often a holder compares what it holds with another one. More often mends sooner what a lost Store left behind; it costs
@@ -112,6 +113,14 @@ impl Sync {
     pub(super) fn begin_again(&mut self, now: Instant) {
         self.sessions.clear();
         self.next_at = now;
+    }
+
+    pub(super) fn sizes(&self) -> [TableSize; 2] {
+        [
+            // Besides those that look into something there may be a comparison.
+            TableSize::new("sessions between holders", self.sessions.len(), MAX_SESSIONS + 1),
+            TableSize::new("holders not believed", self.liars.len(), MAX_LIARS),
+        ]
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {

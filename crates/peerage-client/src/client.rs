@@ -4,7 +4,7 @@ use crate::{
     error::Error,
     events::Events,
     http::{self, Call, segment},
-    local::{Device, HOST, OpenTunnel, SOCKET_FILE, Status, Tunnel},
+    local::{Device, HOST, OpenTunnel, SOCKET_FILE, Status, SuperNode, SuperOff, SuperOn, Tunnel},
 };
 use std::{
     io,
@@ -62,6 +62,21 @@ impl Client {
     pub async fn close_tunnel(&self, id: &str) -> Result<(), Error> {
         let call = Call::new("DELETE", format!("/v1/tunnels/{}", segment(id)), HOST);
         http::call_without_answer(self.connect().await?, call).await
+    }
+
+    /// Asks what the node lends to the network as a super-node, and has given.
+    pub async fn super_node(&self) -> Result<SuperNode, Error> {
+        http::call(self.connect().await?, Call::new("GET", "/v1/super", HOST)).await
+    }
+
+    /// Lends a part of the computer to the network. The node remembers it.
+    pub async fn super_on(&self, lend: &SuperOn) -> Result<SuperNode, Error> {
+        http::call(self.connect().await?, Call::new("POST", "/v1/super/on", HOST).json(lend)?).await
+    }
+
+    /// Lends nothing any more. Returns once others hold what was held here, or it has given up on that after a minute.
+    pub async fn super_off(&self) -> Result<SuperOff, Error> {
+        http::call(self.connect().await?, Call::new("POST", "/v1/super/off", HOST)).await
     }
 
     /// Follows what happens in the node from now on.

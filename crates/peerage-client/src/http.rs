@@ -20,9 +20,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// How long a client waits for an answer. Opening a tunnel may take several attempts of some seconds each; a longer
-/// wait only delays the news that the server hangs.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client waits for an answer. Opening a tunnel may take several attempts of some seconds each, and a super-node
+/// hands over for up to a minute; a longer wait only delays the news that the server hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The largest answer that a client reads, in bytes: 10,000 devices at 800 bytes and some room. Raising it lets a
 /// broken server take more memory; lowering it breaks the largest domains.

@@ -8,7 +8,10 @@ use hyper::{Request, Response, body::Incoming, server::conn::http1, service::ser
 use hyper_util::rt::TokioIo;
 use peerage_client::{
     AdminClient, Error, ProblemKind, Protocol, Service,
-    admin::{ADMIN_FILE, AddDevice, AddDomain, AddToken, Push, ROUTES, RevokeNode, RevokeToken},
+    admin::{
+        ADMIN_FILE, AddDevice, AddDomain, AddToken, Push, QuarantineSuperNode, ROUTES, RevokeDomain,
+        RevokeNode, RevokeToken,
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -35,8 +38,9 @@ async fn each_call_uses_one_route_and_all_routes_are_used() {
     let token = AddToken { uses: Some(2), expires_s: None, roles: None, approval: false };
     unavailable(client.status().await);
     unavailable(client.domains().await);
-    unavailable(client.add_domain(&AddDomain { name: "acme".to_owned() }).await);
+    unavailable(client.add_domain(&AddDomain { name: "acme".to_owned(), vendor: false }).await);
     unavailable(client.domain("{domain}").await);
+    unavailable(client.revoke_domain("{domain}", &RevokeDomain::default()).await);
     unavailable(client.tokens("{domain}").await);
     unavailable(client.add_token("{domain}", &token).await);
     unavailable(client.revoke_token("{domain}", "{token}", &RevokeToken::default()).await);
@@ -48,6 +52,10 @@ async fn each_call_uses_one_route_and_all_routes_are_used() {
     unavailable(client.node("{domain}", "{node}").await);
     unavailable(client.approve_node("{domain}", "{node}").await);
     unavailable(client.revoke_node("{domain}", "{node}", &RevokeNode::default()).await);
+    unavailable(client.super_nodes().await);
+    unavailable(client.quarantine("{node}", &QuarantineSuperNode::default()).await);
+    unavailable(client.release("{node}").await);
+    unavailable(client.segments().await);
 
     let asked = server.asked.lock().unwrap();
     // Names are encoded, so braces arrive as %7B and %7D.

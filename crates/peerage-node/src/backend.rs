@@ -1,6 +1,7 @@
 //! The node behind the local API: what its machine says and what its shell knows, put together for programs.
 
 mod describe;
+mod lend;
 mod ports;
 
 use std::collections::BTreeSet;
@@ -8,15 +9,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use peerage_client::local::{Device, Event, EventDetail, NodeState, OpenTunnel, Status, Tunnel};
+use peerage_client::local::{
+    Device, Event, EventDetail, NodeState, OpenTunnel, Status, SuperNode, SuperOff, SuperOn, Tunnel,
+};
 use peerage_client::{Problem, ProblemKind};
 use peerage_proto::node::{Answer, Command, Event as NodeEvent, Failure};
 use peerage_wire::frame::Code;
 use peerage_wire::id::DeviceId;
 use tokio::sync::{broadcast, mpsc, watch};
 
+use self::lend::Lendings;
 use self::ports::LocalPorts;
 use crate::driver::{NodeHandle, Snapshot};
+use crate::lending::Lending;
 use crate::local_api;
 use crate::membership::Membership;
 use crate::tunnel::forward::{Dialer, ForwardError};
@@ -31,6 +36,7 @@ pub(crate) struct Shell {
     membership: Arc<Membership>,
     listen: Vec<SocketAddr>,
     advertised: Vec<SocketAddr>,
+    lendings: Arc<Lendings>,
     ports: LocalPorts,
     events: Events,
     ending: watch::Sender<bool>,
@@ -60,12 +66,13 @@ impl Shell {
     pub(crate) fn new(
         (node, dialer): (NodeHandle, Dialer),
         membership: Arc<Membership>,
-        (listen, advertised): (Vec<SocketAddr>, Vec<SocketAddr>),
+        ((listen, advertised), lendings): ((Vec<SocketAddr>, Vec<SocketAddr>), (Lending, Lending)),
         ending: watch::Sender<bool>,
     ) -> Self {
         let events = Events::new();
         let ports = LocalPorts::new(dialer, events.clone());
-        Self { node, membership, listen, advertised, ports, events, ending }
+        let lendings = Arc::new(Lendings::new(lendings));
+        Self { node, membership, listen, advertised, lendings, ports, events, ending }
     }
 
     pub(crate) fn publish(&self, detail: EventDetail) {
@@ -116,11 +123,15 @@ impl Shell {
                 warning("this computer's membership ends within a week and has not been renewed".to_owned())
             }
             NodeEvent::Stale(true) => warning(Failure::Stale.to_string()),
+            NodeEvent::SuperRole(state) => {
+                let state = lend::state(state);
+                tracing::info!("as a super-node: {state}");
+                vec![EventDetail::SuperChanged { state }]
+            }
             NodeEvent::Stale(false)
             | NodeEvent::Announced(_)
             | NodeEvent::ClockLearned(_)
-            | NodeEvent::DeviceReported(_)
-            | NodeEvent::SuperRole(_) => Vec::new(),
+            | NodeEvent::DeviceReported(_) => Vec::new(),
         }
     }
 
@@ -146,7 +157,8 @@ impl local_api::Backend for Shell {
     async fn status(&self) -> Result<Status, Problem> {
         let snapshot = self.snapshot().await?;
         let listen = (self.listen.clone(), self.advertised.clone());
-        Ok(describe::status(&snapshot, &self.membership, listen))
+        let super_node = self.super_node_now().await?;
+        Ok(describe::status(&snapshot, &self.membership, listen, super_node))
     }
 
     async fn devices(&self) -> Result<Vec<Device>, Problem> {
@@ -173,6 +185,18 @@ impl local_api::Backend for Shell {
 
     async fn close_tunnel(&self, id: &str) -> Result<(), Problem> {
         self.ports.close(id)
+    }
+
+    async fn super_node(&self) -> Result<SuperNode, Problem> {
+        self.super_node_now().await
+    }
+
+    async fn super_on(&self, lend: SuperOn) -> Result<SuperNode, Problem> {
+        self.lend(lend).await
+    }
+
+    async fn super_off(&self) -> Result<SuperOff, Problem> {
+        self.lend_nothing().await
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {

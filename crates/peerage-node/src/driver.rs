@@ -3,26 +3,32 @@
 //! Everything slow (the disk, a device, an operator over HTTPS) is a job beside the loop whose result comes back as an
 //! input. Local work goes before timers, and timers before what strangers send.
 
+mod lend;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use peerage_proto::lan::{Interface, InterfaceKind};
-use peerage_proto::node::{Answer, Command, Event, Found, Input, Node, Output, Status, TaskId, TunnelId};
+use peerage_proto::node::{
+    Answer, Command, Event, Found, Input, Node, Output, Status, TaskId, TunnelId, Way,
+};
 use peerage_wire::enrol::Refusal;
 use peerage_wire::frame::Code;
-use peerage_wire::id::Mac;
+use peerage_wire::id::{DeviceId, Mac, NodeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time;
 
+pub(crate) use self::lend::Lent;
 use crate::clock::Clock;
 use crate::data::NodeKeys;
 use crate::enrol::{self, EnrolFailure};
-use crate::lan::{FindDevice, Lan, LanChanges, LanError, Presence};
+use crate::lan::{Beacons, FindDevice, Lan, LanChanges, LanError, Presence};
 use crate::link::{LinkEvent, Links, Stream};
 use crate::membership::Membership;
+use crate::relay::{OwnLegEvent, OwnLegs};
 use crate::store::{Batch, Store};
 use crate::tunnel::{Tunnels, pin, serve};
 use crate::udp::{Datagrams, MAX_BATCH};
@@ -41,6 +47,7 @@ const WATCH_RETRY: Duration = Duration::from_secs(30);
 enum Request {
     Tell(Input),
     Command(Command, oneshot::Sender<Answer>),
+    Keep(Batch, oneshot::Sender<bool>),
     Status(oneshot::Sender<Snapshot>),
 }
 
@@ -91,6 +98,18 @@ impl NodeHandle {
         receiver.await.ok()
     }
 
+    /// Writes facts of the shell to disk. Returns whether they are safe there.
+    pub(crate) async fn keep(&self, batch: Batch) -> bool {
+        let (answer, receiver) = oneshot::channel();
+        self.requests.send(Request::Keep(batch, answer)).await.is_ok() && receiver.await.unwrap_or(false)
+    }
+
+    /// Lets the node know something before whatever is asked of it next; without effect when it shuts down.
+    pub(crate) async fn tell_first(&self, input: Input) {
+        // Whoever shuts down needs to know nothing more.
+        let _ = self.requests.send(Request::Tell(input)).await;
+    }
+
     /// Asks for the state; `None` when the node shuts down.
     pub async fn status(&self) -> Option<Snapshot> {
         let (answer, receiver) = oneshot::channel();
@@ -106,8 +125,12 @@ pub(crate) struct Driver {
     pub(crate) datagrams: Datagrams,
     pub(crate) store: Store,
     pub(crate) links: Links,
+    /// This computer's own legs to relays.
+    pub(crate) legs: OwnLegs,
+    pub(crate) lent: Lent,
     pub(crate) tunnels: Tunnels,
     pub(crate) lan: Lan,
+    pub(crate) beacons: Beacons,
     /// Where devices are if the whole network lives on this machine; then no other network is looked at.
     pub(crate) one_machine: Option<BTreeMap<Mac, std::net::IpAddr>>,
     pub(crate) membership: Arc<Membership>,
@@ -121,31 +144,65 @@ pub(crate) struct Driver {
     pub(crate) next_task: u64,
 }
 
+/// What comes to the loop from the tasks beside it.
+pub(crate) struct Inbox {
+    pub(crate) requests: Requests,
+    pub(crate) link_events: mpsc::Receiver<LinkEvent>,
+    pub(crate) leg_events: mpsc::Receiver<OwnLegEvent>,
+    /// What happens to the legs that others have made to this computer.
+    pub(crate) leg_news: mpsc::Receiver<peerage_proto::relay::Input>,
+}
+
 impl Driver {
-    /// Runs until `shutdown` is ready; what was written is safe when it returns.
+    /// Runs until `shutdown` is ready, and for what it holds for others a little longer; calls `farewell` when all that is left is
+    /// to close. What was written is safe when it returns.
     pub(crate) async fn run(
         mut self,
-        mut requests: Requests,
-        mut link_events: mpsc::Receiver<LinkEvent>,
+        mut inbox: Inbox,
         shutdown: impl Future<Output = ()>,
+        farewell: impl FnOnce(),
     ) {
-        let mut shutdown = std::pin::pin!(shutdown);
         let mut changes = Watch::new(&self.lan);
+        self.turn(&mut inbox, &mut changes, shutdown).await;
+        self.hand_over(&mut inbox, &mut changes).await;
+        farewell();
+        self.handle(Input::Stopping);
+        self.drain();
+        self.lent.legs().close_all();
+        self.links.close().await;
+    }
+
+    /// Serves until `end` is ready.
+    async fn turn(&mut self, inbox: &mut Inbox, changes: &mut Watch, end: impl Future<Output = ()>) {
+        let mut end = std::pin::pin!(end);
         loop {
             self.drain();
             let left = self.node.poll_timeout().map_or(MAX_SLEEP, |(at, _reason)| at - self.clock.mono());
             tokio::select! {
                 biased;
-                () = &mut shutdown => break,
-                Some(request) = requests.0.recv() => self.on_request(request),
+                () = &mut end => break,
+                Some(request) = inbox.requests.0.recv() => self.on_request(request),
                 Some(done) = self.jobs.join_next() => match done {
-                    Ok(Some(input)) => self.handle(input),
+                    Ok(Some(input)) => {
+                        if let Input::Networks(interfaces) = &input {
+                            self.networks(interfaces);
+                        }
+                        self.handle(input);
+                    }
                     Ok(None) => {}
                     Err(error) => tracing::error!(%error, "a job of the node has failed"),
                 },
-                Some(event) = link_events.recv() => self.on_link_event(event),
+                Some(event) = inbox.link_events.recv() => self.on_link_event(event),
+                Some(event) = inbox.leg_events.recv() => self.on_leg_event(event),
+                Some(news) = inbox.leg_news.recv() => self.handle(Input::Leg(news)),
                 () = changes.changed(&self.lan) => self.look_around(),
-                () = time::sleep(left.min(MAX_SLEEP)) => self.handle(Input::Timeout),
+                () = time::sleep(left.min(MAX_SLEEP)) => {
+                    self.count_relayed();
+                    self.handle(Input::Timeout);
+                }
+                (interface, from, payload) = self.beacons.receive() => {
+                    self.handle(Input::Multicast { interface, from, payload });
+                }
                 (remote, payload) = self.datagrams.receive() => {
                     self.handle(Input::Datagram { remote, payload });
                     for _ in 1..MAX_BATCH {
@@ -155,7 +212,6 @@ impl Driver {
                 }
             }
         }
-        self.links.close().await;
     }
 
     fn handle(&mut self, input: Input) {
@@ -165,7 +221,20 @@ impl Driver {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Tell(input) => self.handle(input),
+            Request::Tell(input) => {
+                if let Input::SuperRole(config) = &input {
+                    self.lent.set(*config);
+                }
+                self.handle(input);
+            }
+            Request::Keep(batch, answer) => {
+                let written = self.store.submit(batch);
+                self.jobs.spawn(async move {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(matches!(written.await, Ok(Ok(()))));
+                    None
+                });
+            }
             Request::Command(command, answer) => {
                 let task = TaskId(self.next_task);
                 self.next_task += 1;
@@ -173,6 +242,7 @@ impl Driver {
                 self.handle(Input::Command { task, command });
             }
             Request::Status(answer) => {
+                self.count_relayed();
                 let status = self.node.status(self.clock.now());
                 // Whoever asked may be gone.
                 let _ = answer.send(Snapshot { status, socket_errors: self.datagrams.errors() });
@@ -190,9 +260,42 @@ impl Driver {
                 self.asked.insert(tunnel, stream);
                 self.handle(Input::OpenAsked { tunnel, peer, open });
             }
-            // The node gets its Heads by messages; peers send none yet.
-            LinkEvent::Head(_record) => {}
+            LinkEvent::Head(record) => self.handle(Input::HeadSeen(record)),
+            LinkEvent::PathWanted { peer, device, service } => self.find_path(peer, device, service),
         }
+    }
+
+    fn on_leg_event(&mut self, event: OwnLegEvent) {
+        match event {
+            OwnLegEvent::News(leg, news) => self.handle(Input::OwnLeg { leg, news }),
+            OwnLegEvent::Visited(joined) => self.links.take_leg(joined),
+        }
+    }
+
+    /// Asks the node where a peer is now whose links are lost, and lets the links know.
+    fn find_path(&mut self, peer: NodeId, device: DeviceId, service: String) {
+        let (answer, receiver) = oneshot::channel();
+        self.on_request(Request::Command(Command::Path { peer, device, service }, answer));
+        let (links, legs) = (self.links.clone(), self.legs.clone());
+        self.jobs.spawn(async move {
+            if let Ok(Answer::Route(route)) = receiver.await
+                && let Way::Tunnel { peer, identity, candidates, relayed } = route.way
+            {
+                if let Some(leg) = relayed.and_then(|attempt| legs.take(attempt)) {
+                    links.await_leg(leg);
+                }
+                links.set_path(peer, identity, &candidates);
+            }
+            None
+        });
+    }
+
+    /// Takes the networks as they are now.
+    pub(crate) fn networks(&mut self, interfaces: &[Interface]) {
+        self.links.networks_changed(&|own| {
+            own.is_loopback() || interfaces.iter().any(|interface| interface.has_address(own))
+        });
+        self.beacons.networks(interfaces);
     }
 
     /// Reads the networks anew.
@@ -220,6 +323,7 @@ impl Driver {
     fn on_output(&mut self, output: Output) {
         match output {
             Output::Transmit { remote, payload } => self.datagrams.send(remote, payload),
+            Output::Multicast { interface, payload } => self.multicast(interface, &payload),
             Output::Store { task, changes } => {
                 let written = self.store.submit(Batch { changes, facts: Vec::new() });
                 self.jobs.spawn(async move {
@@ -264,7 +368,22 @@ impl Driver {
                 }
             }
             Output::Renew => self.renew(),
-            Output::Event(event) => (self.on_event)(event),
+            Output::Leg(output) => self.lent.legs().apply(output),
+            Output::OwnLeg { leg, order } => self.legs.order(leg, order),
+            Output::HeadChanged(record) => self.links.send_head(&record),
+            Output::Event(event) => {
+                if let Event::SuperRole(state) = event {
+                    self.lent.changed(state);
+                }
+                (self.on_event)(event);
+            }
+        }
+    }
+
+    fn multicast(&mut self, interface: u32, payload: &[u8]) {
+        if let Err(error) = self.beacons.send(interface, payload) {
+            tracing::debug!(%error, interface, "other nodes of the LAN cannot be told anything");
+            self.handle(Input::MulticastFailed { interface });
         }
     }
 

@@ -3,14 +3,18 @@
 mod backend;
 pub mod clock;
 pub mod data;
+mod door;
 pub mod driver;
 pub mod enrol;
+pub mod fitness;
 pub mod http;
 pub mod lan;
+pub mod lending;
 pub mod link;
 pub mod local_api;
 pub mod membership;
 pub mod private;
+pub mod relay;
 pub mod run;
 pub mod store;
 pub mod tls;

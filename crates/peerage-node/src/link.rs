@@ -22,6 +22,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -39,10 +40,12 @@ use tokio::time;
 use self::channel::Channel;
 pub use self::channel::ChannelError;
 pub use self::dial::DialError;
+pub(crate) use self::dial::{Packets, connect};
 use self::peer::{Ends, Peer};
 pub(crate) use self::relayed::Leg;
 pub use self::stream::Stream;
 use crate::clock::Clock;
+use crate::door::Door;
 use crate::tls::Tls;
 
 /// The most links of a node. Each has one descriptor and, while it moves bytes, up to a megabyte of buffers; ten thousand
@@ -220,7 +223,7 @@ impl Links {
         }
         let link = match leg {
             Some(leg) => self.inner.race(peer, leg).await?,
-            None => self.inner.dial(peer, Purpose::Shared).await?,
+            None => self.inner.dial_or_await(peer).await?,
         };
         let path = peer.act(|state, _| state.path(link)).flatten();
         path.ok_or(DialError::NoCandidate)
@@ -228,7 +231,13 @@ impl Links {
 
     /// Accepts links of others on this socket, as tunnel-node, until [`close`](Self::close).
     pub fn serve(&self, listener: TcpListener) {
-        let task = listen::run(Arc::downgrade(&self.inner), listener);
+        let task = listen::run(Arc::downgrade(&self.inner), listener, None);
+        lock(&self.inner.helpers).spawn(task);
+    }
+
+    /// Accepts on this socket whom the door lets in, until [`close`](Self::close).
+    pub(crate) fn serve_behind(&self, door: Door, listener: TcpListener) {
+        let task = listen::run(Arc::downgrade(&self.inner), listener, Some(door));
         lock(&self.inner.helpers).spawn(task);
     }
 
@@ -321,6 +330,30 @@ impl Inner {
         }
     }
 
+    /// Dials a peer for new tunnels. Where it has tunnels already and its links are full or in doubt, it is looked for as well, since
+    /// it may be that only a relay leads to it.
+    async fn dial_or_await(self: &Arc<Self>, peer: &Arc<Peer>) -> Result<LinkId, DialError> {
+        let is_looked_for = peer.ask_for_path(self);
+        let awaited = async {
+            loop {
+                let linked = peer.linked.notified();
+                if let Some(link) = peer.act(|state, _| state.bundle.best_link()).flatten() {
+                    return link;
+                }
+                linked.await;
+            }
+        };
+        let awaited = time::timeout(dial::CANDIDATE_TIMEOUT, awaited);
+        let (mut dialled, mut awaited) = (pin!(self.dial(peer, Purpose::Shared)), pin!(awaited));
+        tokio::select! {
+            result = &mut dialled => match result {
+                Err(error) if is_looked_for => awaited.await.map_err(|_elapsed| error),
+                result => result,
+            },
+            Ok(link) = &mut awaited => Ok(link),
+        }
+    }
+
     /// Dials a peer for its tunnels that wait, or that want another link.
     async fn dial_for(self: &Arc<Self>, peer: &Arc<Peer>, dial: Dial) -> Result<LinkId, DialError> {
         match time::timeout(dial.timeout, self.dial(peer, dial.purpose)).await {
@@ -334,7 +367,8 @@ impl Inner {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
         let reach = peer.act(|state, _| state.reach.clone()).unwrap_or_default();
         let identity = reach.identity.ok_or(DialError::NoCandidate)?;
-        let (channel, remote) = dial::dial(&self.config.tls, identity, &reach.places()).await?;
+        let places = reach.places();
+        let (channel, remote) = dial::dial(&self.config.tls, identity, &places, reach.packets).await?;
         let failed = |source: std::io::Error| DialError::Failed { address: remote, source: source.into() };
         let local = channel.socket().local_addr().map_err(failed)?;
         let standing = standing(Side::Client, purpose, PathKind::Direct);
@@ -360,6 +394,7 @@ impl Inner {
             }
             link
         });
+        peer.linked.notify_waiters();
         // Only without a node is there none.
         let link = link.unwrap_or(LinkId(0));
         let mut tasks = lock(&self.tasks);

@@ -58,8 +58,12 @@ impl Membership {
 
     /// Returns the node's own Node record and what it says, if it is there.
     pub fn own_record<'a>(&self, contents: &'a Contents, keys: &NodeKeys) -> Option<(&'a Record, NodeBody)> {
-        let key = self.node_id(keys).record_key();
-        let record = contents.of(Table::Node).find(|record| record.header().key == key)?;
+        // The same identity may be a member of another domain, whose records are held here for others.
+        let id = self.node_id(keys);
+        let is_own = |record: &&Record| {
+            record.header().key == id.record_key() && record.header().domain == id.domain
+        };
+        let record = contents.of(Table::Node).find(is_own)?;
         Some((record, NodeBody::read(record).ok()?))
     }
 

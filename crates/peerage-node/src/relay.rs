@@ -156,6 +156,11 @@ impl Legs {
         }
     }
 
+    /// Sets other limits, from the next bytes on.
+    pub fn set_caps(&self, caps: Caps) {
+        self.inner.meter.set_caps(caps);
+    }
+
     /// Closes everything.
     pub fn close_all(&self) {
         // Each task ends when nobody can order anything of it any more.

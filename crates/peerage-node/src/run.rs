@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use peerage_client::local::EventDetail;
 use peerage_proto::endpoint;
-use peerage_proto::node::{Answer, Command, Config, Input, Node};
+use peerage_proto::node::{Answer, Command, Config, Elections, Input, Node, SuperConfig};
+use peerage_proto::relay;
 use peerage_proto::session::{self, Budget};
 use peerage_wire::crypto::Real;
 use peerage_wire::id::{Mac, NodeId};
-use peerage_wire::record::{DomainKeyBody, OperatorBody, OperatorState, Table};
+use peerage_wire::record::{DomainKeyBody, OperatorBody, OperatorState, Record, Table};
 use peerage_wire::time::Now;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,12 +21,15 @@ use tokio::task::JoinSet;
 use crate::backend::Shell;
 use crate::clock::Clock;
 use crate::data::{DataDir, DataError, NodeKeys};
-use crate::driver::{Driver, NodeHandle};
+use crate::driver::{Driver, Inbox, Lent, NodeHandle};
 use crate::enrol::{self, EnrolFailure};
-use crate::lan::Lan;
+use crate::fitness::{self, Circumstances};
+use crate::lan::{Beacons, Lan};
+use crate::lending::{self, Lending, TooLittle};
 use crate::link::{LinkConfig, Links};
 use crate::local_api;
 use crate::membership::{Membership, Pending};
+use crate::relay::{Legs, OwnLegs};
 use crate::store::{Contents, NotWritten, Store, StoreError};
 use crate::tls::Tls;
 use crate::tunnel::Tunnels;
@@ -56,12 +60,36 @@ pub struct UpConfig {
     pub advertise: Vec<SocketAddr>,
     /// Whether it may serve devices to others, if the operator permits it too.
     pub tunnel_role: bool,
+    /// What its owner lends to the network, as far as `peerage super` has not said something else since.
+    pub lending: Lending,
+    /// What its owner says about battery and network, on which it is no super-node.
+    pub circumstances: Circumstances,
+    /// How it agrees with others on the LAN which of them serve.
+    pub lan: LanConfig,
     /// How the administrator calls the place where it stands, if no gateway tells.
     pub place: Option<String>,
     /// Whether the network lives on this machine alone, as a demonstration or a test: only then may loopback be dialled.
     pub one_machine: bool,
     /// On one machine: where devices are, as there is no network on which they could be found.
     pub neighbours: BTreeMap<Mac, IpAddr>,
+}
+
+/// How a node agrees with others on its LAN which of them serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LanConfig {
+    /// Whether it may send beacons by multicast; without them an outage of a tunnel-node lasts minutes instead of seconds.
+    pub multicast: bool,
+    /// The UDP port of the beacons, the same at all nodes of a domain.
+    pub port: u16,
+    /// How many nodes serve at a location, the same at all nodes of a domain; at least one.
+    pub tunnel_nodes: usize,
+}
+
+impl Default for LanConfig {
+    fn default() -> Self {
+        let tunnel_nodes = peerage_proto::election::DEFAULT_SEATS;
+        Self { multicast: true, port: peerage_wire::beacon::PORT, tunnel_nodes }
+    }
 }
 
 /// What a node says when it serves.
@@ -105,6 +133,9 @@ pub enum RunError {
     /// The local API cannot be served.
     #[error(transparent)]
     Api(#[from] local_api::BindError),
+    /// What is lent is of no use.
+    #[error("what this computer lends is of no use: {0}")]
+    Lending(#[from] TooLittle),
     /// TLS refuses the key.
     #[error("TLS cannot be used: {0}")]
     Tls(#[from] rustls::Error),
@@ -138,26 +169,28 @@ pub async fn run(
     let ports = Ports::bind(config.listen)?;
     let local = ports.local;
     let tls = Tls::new(&member.keys.identity)?;
-    let session =
-        session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(SESSION_BUDGET_BYTES) };
-    let (links, link_events) = Links::new(LinkConfig { local: id, tls, session, clock: clock.clone() });
+    let (links, link_events) =
+        Links::new(LinkConfig { local: id, tls, session: session_config(), clock: clock.clone() });
+    let (legs, leg_events) = OwnLegs::new();
     let socket = local_api::Socket::bind(member.data.path())?;
-    let serves = config.tunnel_role && may_serve(&member);
-    let node = Node::new(node_config(&member, &config, local)?, seed(), clock.now());
-    if serves {
-        links.serve(ports.tcp);
-    }
+    let (told, lent, leg_news) = lend(&member, &config, &clock)?;
+    links.serve_behind(lent.door(), ports.tcp);
+    let node = Node::new(node_config(&member, &config, (local, lent.config()))?, seed(), clock.now());
 
     let (handle, requests) = NodeHandle::new();
     let tunnels = Tunnels::default();
-    let dialer = Dialer::new(handle.clone(), links.clone(), tunnels.clone());
+    let dialer = Dialer::new(handle.clone(), (links.clone(), legs.clone()), tunnels.clone());
     let (ending, mut end) = watch::channel(false);
     let membership = Arc::new(member.membership);
-    let ends = (vec![local], config.advertise.clone());
-    let shell = Arc::new(Shell::new((handle, dialer), Arc::clone(&membership), ends, ending.clone()));
+    let circumstances = circumstances(&config);
+    let unfit = circumstances.unfit();
+    let watching = fitness::watch(handle.clone(), circumstances, unfit.clone());
+    let known = ((vec![local], config.advertise.clone()), (told, config.lending));
+    let shell = Arc::new(Shell::new((handle, dialer), Arc::clone(&membership), known, ending.clone()));
     let (on_event, events) = event_queue();
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&shell).relay(events));
+    tasks.spawn(watching);
     let api = serve_api(socket, &shell, ending.subscribe());
     let mut driver = Driver {
         node,
@@ -165,8 +198,11 @@ pub async fn run(
         datagrams: Datagrams::new(ports.udp),
         store: member.store,
         links,
+        legs,
+        lent,
         tunnels,
         lan: Lan::new(),
+        beacons: Beacons::new(config.lan.port),
         one_machine: config.one_machine.then_some(config.neighbours),
         membership: Arc::clone(&membership),
         keys: Arc::new(member.keys),
@@ -177,22 +213,46 @@ pub async fn run(
         answers: BTreeMap::new(),
         next_task: 0,
     };
-    driver.begin().await;
+    driver.begin(unfit).await;
     ready(Ready { id, name: membership.name.clone(), listen: vec![local] });
     let until = async {
         tokio::select! {
             () = shutdown => {}
             _ending = end.wait_for(|is_ending| *is_ending) => {}
         }
-        shell.publish(EventDetail::ShuttingDown);
     };
-    driver.run(requests, link_events, until).await;
+    let farewell = || shell.publish(EventDetail::ShuttingDown);
+    let inbox = Inbox { requests, link_events, leg_events, leg_news };
+    Box::pin(driver.run(inbox, until, farewell)).await;
     ending.send_replace(true);
     // It ends within seconds; should it have panicked, the log says so already.
     let _ = api.await;
     // Last, so that nobody else uses the directory before everything is closed.
     drop(member.data);
     Ok(())
+}
+
+fn session_config() -> session::Config {
+    session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(SESSION_BUDGET_BYTES) }
+}
+
+/// Puts together what the owner lends: what commands have said, and what comes of it.
+fn lend(
+    member: &Member,
+    config: &UpConfig,
+    clock: &Clock,
+) -> Result<(Lending, Lent, mpsc::Receiver<relay::Input>), RunError> {
+    config.lending.check()?;
+    let told = Lending::load(&member.contents);
+    let lent = lending::possible(told.or(config.lending).config());
+    let (legs, leg_news) = Legs::new(lending::caps(&lent), clock.clone());
+    let serves_devices = config.tunnel_role && may_serve(member);
+    Ok((told, Lent::new(legs, serves_devices, lent), leg_news))
+}
+
+/// On one machine the rest of it is no part of the network.
+const fn circumstances(config: &UpConfig) -> Circumstances {
+    if config.one_machine { Circumstances::FIT } else { config.circumstances }
 }
 
 fn serve_api(
@@ -272,12 +332,19 @@ fn may_serve(member: &Member) -> bool {
     own.is_some_and(|(_, body)| body.roles.tunnel)
 }
 
-fn node_config(member: &Member, config: &UpConfig, local: SocketAddr) -> Result<Config, RunError> {
+fn node_config(
+    member: &Member,
+    config: &UpConfig,
+    (local, lent): (SocketAddr, SuperConfig),
+) -> Result<Config, RunError> {
     let Member { data, contents, keys, membership, .. } = member;
     let incomplete = || RunError::Incomplete { path: data.path().to_owned() };
     let id = membership.node_id(keys);
     let (record, _) = membership.own_record(contents, keys).ok_or_else(incomplete)?;
-    let key_record = contents.of(Table::DomainKey).find(|record| record.header().key == id.record_key());
+    let mut key_records = contents.of(Table::DomainKey).map(|record| (record.header(), record));
+    let key_record =
+        key_records.find(|(header, _)| header.domain == id.domain && header.key == id.record_key());
+    let key_record = key_record.map(|(_, record)| record);
     let sealed = DomainKeyBody::read(key_record.ok_or_else(incomplete)?).map_err(|_| incomplete())?;
     let domain_keys = sealed.open(&membership.network(), id, &keys.receiving).map_err(|_| incomplete())?;
     Ok(Config {
@@ -297,10 +364,20 @@ fn node_config(member: &Member, config: &UpConfig, local: SocketAddr) -> Result<
         port: local.port(),
         advertise: config.advertise.clone(),
         serves: config.tunnel_role,
+        elections: elections(config),
+        eager: true,
         place: config.place.clone(),
         one_machine: config.one_machine,
+        super_role: lent,
         bound: config.listen.map(|listen| listen.ip()).filter(|ip| !ip.is_unspecified()),
     })
+}
+
+/// On one machine there is no LAN on which anybody could be told, and nobody to wait for.
+fn elections(config: &UpConfig) -> Elections {
+    let usual =
+        Elections { seats: config.lan.tunnel_nodes, multicast: config.lan.multicast, ..Elections::default() };
+    if config.one_machine { Elections { multicast: false, spread: Duration::ZERO, ..usual } } else { usual }
 }
 
 fn operators(contents: &Contents) -> Vec<SocketAddr> {
@@ -328,13 +405,15 @@ fn event_queue() -> (OnEvent, mpsc::Receiver<peerage_proto::node::Event>) {
 }
 
 impl Driver {
-    /// Tells the node the networks, which its first decisions need.
-    async fn begin(&mut self) {
+    /// Tells the node its circumstances and the networks, which its first decisions need.
+    async fn begin(&mut self, unfit: Option<String>) {
+        self.node.handle(fitness::input(unfit), self.clock.now());
         let interfaces = self.lan.snapshot().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the computer's networks are not known");
             Vec::new()
         });
         let interfaces = crate::driver::usable(interfaces, self.one_machine.is_some());
+        self.networks(&interfaces);
         self.node.handle(Input::Networks(interfaces), self.clock.now());
     }
 }
@@ -349,7 +428,8 @@ pub async fn leave(path: &std::path::Path) -> Result<bool, RunError> {
     let confirmed = match (data.keys(), Store::open(&data.store_path())) {
         (Ok(Some(keys)), Ok((store, contents))) => match Membership::load(&contents) {
             Some(membership) => {
-                let member = Member { data, store, contents, keys, membership };
+                let mut member = Member { data, store, contents, keys, membership };
+                forget_part(&mut member);
                 let confirmed = say_goodbye(&member).await.unwrap_or(false);
                 member.data.erase()?;
                 return Ok(confirmed);
@@ -363,6 +443,14 @@ pub async fn leave(path: &std::path::Path) -> Result<bool, RunError> {
     Ok(confirmed)
 }
 
+/// Leaves out what makes the node a super-node: it has not served lately, so it has nothing to hand over.
+fn forget_part(member: &mut Member) {
+    let key = member.membership.node_id(&member.keys).record_key();
+    let is_assignment =
+        |record: &Record| record.header().table == Table::SuperNode && record.header().key == key;
+    member.contents.records.retain(|record| !is_assignment(record));
+}
+
 async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
     let clock = Clock::new();
     let config = UpConfig {
@@ -370,13 +458,17 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
         listen: None,
         advertise: Vec::new(),
         tunnel_role: false,
+        lending: Lending::default(),
+        circumstances: Circumstances::FIT,
+        lan: LanConfig::default(),
         place: None,
         one_machine: false,
         neighbours: BTreeMap::new(),
     };
     let ports = Ports::bind(None)?;
     let mut datagrams = Datagrams::new(ports.udp);
-    let mut node = Node::new(node_config(member, &config, ports.local)?, seed(), clock.now());
+    let mut node =
+        Node::new(node_config(member, &config, (ports.local, config.lending.config()))?, seed(), clock.now());
     node.handle(Input::Networks(Lan::new().snapshot().await.unwrap_or_default()), clock.now());
     let task = peerage_proto::node::TaskId(0);
     node.handle(Input::Command { task, command: Command::Leave }, clock.now());
@@ -407,11 +499,15 @@ fn goodbye_outputs(node: &mut Node, datagrams: &Datagrams, now: Now) -> Option<b
             Output::Answer { .. } => return Some(false),
             // What it learns on the way out is not kept.
             Output::Store { task, .. } => node.handle(Input::Stored { task, ok: true }, now),
-            Output::FindDevice { .. }
+            Output::Multicast { .. }
+            | Output::FindDevice { .. }
             | Output::ProvePin { .. }
             | Output::ServeTunnel { .. }
             | Output::CloseTunnel { .. }
             | Output::Renew
+            | Output::Leg(_)
+            | Output::OwnLeg { .. }
+            | Output::HeadChanged(_)
             | Output::Event(_) => {}
         }
     }

@@ -11,7 +11,8 @@ use peerage_client::{
     Client, Error, Problem, ProblemKind, Protocol, Role,
     local::{
         Clock, Device, DeviceState, Event, EventDetail, NodeIdentity, NodeState, OpenTunnel, Privacy, ROUTES,
-        ReachableVia, Records, SOCKET_FILE, Status, Tunnel, TunnelState,
+        ReachableVia, Records, SOCKET_FILE, Status, SuperNode, SuperOff, SuperOn, SuperState, Tunnel,
+        TunnelState,
     },
 };
 use peerage_node::local_api::{
@@ -46,6 +47,22 @@ mod answers {
         assert_eq!(client.tunnels().await.unwrap().first(), Some(&tunnel));
         client.close_tunnel(&tunnel.id).await.unwrap();
         assert_eq!(client.tunnels().await.unwrap(), []);
+
+        let lend = SuperOn { max_tunnels: Some(3), ..SuperOn::default() };
+        let lent = client.super_on(&lend).await.unwrap();
+        assert_eq!((lent.state, lent.limits.max_tunnels), (SuperState::Asking, 3));
+        assert_eq!(client.super_node().await.unwrap(), SuperNode::default());
+        assert_eq!(client.super_off().await.unwrap().handed_over, Some(true));
+    }
+
+    #[tokio::test]
+    async fn a_misspelt_limit_of_what_is_lent_is_refused_rather_than_left_out() {
+        let body = r#"{"max_tunels":3}"#;
+        let length = format!("content-type: application/json\r\ncontent-length: {}", body.len());
+        let head = format!("POST /v1/super/on HTTP/1.1\r\nhost: localhost\r\n{length}\r\nconnection: close");
+        let answer = TestNode::start().raw(&format!("{head}\r\n\r\n{body}")).await;
+        assert!(answer.contains(ProblemKind::InvalidRequest.urn()), "{answer}");
+        assert!(answer.contains("max_tunels"), "{answer}");
     }
 
     #[tokio::test]
@@ -421,6 +438,20 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
+    async fn super_node(&self) -> Result<SuperNode, Problem> {
+        Ok(SuperNode::default())
+    }
+
+    async fn super_on(&self, lend: SuperOn) -> Result<SuperNode, Problem> {
+        let mut lent = SuperNode { state: SuperState::Asking, ..SuperNode::default() };
+        lent.limits.max_tunnels = lend.max_tunnels.unwrap_or_default();
+        Ok(lent)
+    }
+
+    async fn super_off(&self) -> Result<SuperOff, Problem> {
+        Ok(SuperOff { handed_over: Some(true), super_node: SuperNode::default() })
+    }
+
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
@@ -486,6 +517,7 @@ fn status() -> Status {
         listen: vec!["[::]:41000".parse().unwrap()],
         advertised: Vec::new(),
         records: Records { node_expires_at_ms: 1_800_000_000_000, info_expires_at_ms: None },
+        super_node: SuperNode::default(),
         discards: BTreeMap::from([("bad-signature".to_owned(), 3)]),
         warnings: Vec::new(),
     }

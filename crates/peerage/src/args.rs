@@ -98,6 +98,12 @@ pub(crate) enum Command {
     /// Manage nodes at the operator
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Lend this computer to the network as a super-node, and manage super-nodes at the operator
+    #[command(subcommand)]
+    Super(SuperCommand),
+    /// Show at the operator who holds which part of the table
+    #[command(subcommand)]
+    Segment(SegmentCommand),
     /// Join this computer to a domain
     Join(Join),
     /// Leave the domain and erase this computer's keys
@@ -191,13 +197,24 @@ pub(crate) enum DomainCommand {
         /// Name, unique at this operator: a-z, 0-9 and -
         #[arg(value_parser = parse::name)]
         name: String,
+        /// Take the machines in it for the network vendor's own, of which each part of the table is to have one
+        #[arg(long)]
+        vendor: bool,
     },
     /// List the domains
     List,
-    /// Show one domain
+    /// Show one domain, and what super-nodes have refused to its members
     Show {
         /// Name or number
         domain: String,
+    },
+    /// Exclude a whole domain for good; nobody answers its members any more
+    Revoke {
+        /// Name or number
+        domain: String,
+        /// Why
+        #[arg(long, value_name = "REASON", default_value = "unspecified")]
+        reason: ReasonName,
     },
 }
 
@@ -323,6 +340,61 @@ pub(crate) enum NodeCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum SuperCommand {
+    /// Lend a part of this computer: it holds records for others and relays between them, if the operator permits it
+    ///
+    /// It is remembered until `super off`. A limit that is not given stays as it was.
+    On(SuperOn),
+    /// Hand over what others hold here, and lend nothing any more
+    Off,
+    /// Show what this computer lends, and what it has given
+    Status,
+    #[command(flatten)]
+    Admin(SuperAdminCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SuperAdminCommand {
+    /// List at the operator the super-nodes of all domains
+    List,
+    /// Keep a super-node away from everybody, at the operator
+    Quarantine {
+        /// Id, the beginning of one, or a name
+        node: String,
+        /// Why, for those who look at it later
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        why: String,
+    },
+    /// Let a super-node serve again that was kept away, at the operator
+    Release {
+        /// Id, the beginning of one, or a name
+        node: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum SegmentCommand {
+    /// Show the parts of the table, their holders, and where the operator stands in
+    Map,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SuperOn {
+    /// Most memory, and disk, for the records of others, as in 64MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub(crate) max_memory: Option<u64>,
+    /// Most pairs of nodes whose tunnels are relayed at once; 0 relays none
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tunnels: Option<u32>,
+    /// Most bytes a second that are relayed, as in 10MB/s
+    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
+    pub(crate) max_rate: Option<u64>,
+    /// Most bytes that are relayed in 24 hours, as in 20GB
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub(crate) max_daily: Option<u64>,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Join {
     /// The join token, or - to read it from standard input, so that it is not seen in the list of processes
@@ -350,7 +422,8 @@ pub(crate) struct Up {
         value_delimiter = ','
     )]
     pub(crate) advertise: Vec<SocketAddr>,
-    /// Role to have, if the operator permits it; may be repeated; without it all that are permitted
+    /// Role to have, if the operator permits it; may be repeated; without it user and tunnel. To be a super-node takes
+    /// --role super or `peerage super on`
     #[arg(
         long = "role",
         env = "PEERAGE_ROLES",
@@ -451,7 +524,13 @@ impl Command {
     /// Says whether the command concerns an operator rather than the node of this computer.
     pub(crate) fn is_operators(&self) -> bool {
         match self {
-            Self::Operator(_) | Self::Domain(_) | Self::Token(_) | Self::Device(_) | Self::Node(_) => true,
+            Self::Operator(_)
+            | Self::Domain(_)
+            | Self::Token(_)
+            | Self::Device(_)
+            | Self::Node(_)
+            | Self::Segment(_) => true,
+            Self::Super(command) => command.is_operators(),
             Self::Demo(_)
             | Self::Join(_)
             | Self::Leave
@@ -468,6 +547,16 @@ impl Command {
     /// Says whether the command serves until it is ended, so that its log is worth more.
     pub(crate) fn is_long_running(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Operator(OperatorCommand::Run(_)))
+    }
+}
+
+impl SuperCommand {
+    /// Says whether the command concerns an operator rather than the node of this computer.
+    pub(crate) const fn is_operators(&self) -> bool {
+        match self {
+            Self::On(_) | Self::Off | Self::Status => false,
+            Self::Admin(_) => true,
+        }
     }
 }
 

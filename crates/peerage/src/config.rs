@@ -5,11 +5,14 @@
 use crate::{
     args::{LogFormat, RoleName},
     failure::{Failure, Result},
+    parse,
 };
-use serde::Deserialize;
+use peerage_node::{fitness::Circumstances, lending::Lending};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     fs, io,
     net::SocketAddr,
+    num::{NonZeroU8, NonZeroU16},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +27,10 @@ pub(crate) struct Config {
     pub(crate) log_format: Option<LogFormat>,
     #[serde(default)]
     pub(crate) node: NodeConfig,
+    #[serde(default)]
+    pub(crate) lan: LanConfig,
+    #[serde(default, rename = "super")]
+    pub(crate) super_node: SuperConfig,
     #[serde(default)]
     pub(crate) operator: OperatorConfig,
     #[serde(default)]
@@ -40,6 +47,50 @@ pub(crate) struct NodeConfig {
     pub(crate) advertise: Vec<SocketAddr>,
     #[serde(default)]
     pub(crate) roles: Vec<RoleName>,
+}
+
+/// For `up`: how nodes on one LAN agree which of them serve.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LanConfig {
+    pub(crate) multicast: Option<bool>,
+    pub(crate) port: Option<NonZeroU16>,
+    pub(crate) tunnel_nodes: Option<NonZeroU8>,
+}
+
+/// For `up`: what the computer lends as a super-node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SuperConfig {
+    pub(crate) on: Option<bool>,
+    pub(crate) max_memory: Option<Size>,
+    pub(crate) max_tunnels: Option<u32>,
+    pub(crate) max_rate: Option<Rate>,
+    pub(crate) max_daily: Option<Size>,
+    pub(crate) metered: Option<bool>,
+    pub(crate) battery: Option<bool>,
+}
+
+/// A number of bytes, as in `64MiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse::size(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Bytes a second, as in `10MB/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate(u64);
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse::rate(&text).map(Self).map_err(D::Error::custom)
+    }
 }
 
 /// For `operator init` and `operator run`.
@@ -59,6 +110,36 @@ pub(crate) struct OperatorConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct AdminConfig {
     pub(crate) domain: Option<String>,
+}
+
+impl SuperConfig {
+    /// Returns what is lent, as far as it is set.
+    pub(crate) fn lending(&self) -> Lending {
+        Lending {
+            on: self.on,
+            max_bytes: self.max_memory.map(|size| size.0),
+            max_tunnels: self.max_tunnels,
+            max_rate: self.max_rate.map(|rate| rate.0),
+            max_daily: self.max_daily.map(|size| size.0),
+        }
+    }
+
+    /// Returns what the owner says about battery and network.
+    pub(crate) fn circumstances(&self) -> Circumstances {
+        Circumstances { metered: self.metered, battery: self.battery }
+    }
+}
+
+impl LanConfig {
+    /// Returns what is set, with the defaults for what is not.
+    pub(crate) fn settings(&self) -> peerage_node::run::LanConfig {
+        let usual = peerage_node::run::LanConfig::default();
+        peerage_node::run::LanConfig {
+            multicast: self.multicast.unwrap_or(usual.multicast),
+            port: self.port.map_or(usual.port, NonZeroU16::get),
+            tunnel_nodes: self.tunnel_nodes.map_or(usual.tunnel_nodes, |count| usize::from(count.get())),
+        }
+    }
 }
 
 impl Config {
@@ -113,10 +194,17 @@ mod tests {
             .filter(|line| !line.starts_with(' ') && (line.contains('=') || line.starts_with('[')))
             .collect();
         let config = Config::parse(&settings.join("\n")).unwrap();
-        let Config { log, log_format, node, operator, admin } = config;
+        let Config { log, log_format, node, lan, super_node, operator, admin } = config;
         assert!(log.is_some() && log_format.is_some() && admin.domain.is_some());
         let NodeConfig { name, listen, advertise, roles } = node;
         assert!(name.is_some() && listen.is_some() && !advertise.is_empty() && !roles.is_empty());
+        let LanConfig { multicast, port, tunnel_nodes } = lan;
+        assert!(multicast.is_some() && port.is_some() && tunnel_nodes.is_some());
+        let Lending { on, max_bytes, max_tunnels, max_rate, max_daily } = super_node.lending();
+        assert_eq!((on, max_bytes, max_tunnels), (Some(true), Some(64 << 20), Some(256)));
+        assert_eq!((max_rate, max_daily), (Some(10_000_000), Some(10_000_000_000)));
+        let Circumstances { metered, battery } = super_node.circumstances();
+        assert!(metered.is_some() && battery.is_some());
         let OperatorConfig { listen, advertise, admin_listen, certificate, key } = operator;
         assert!(listen.is_some() && !advertise.is_empty() && admin_listen.is_some());
         assert!(certificate.is_some() && key.is_some());
@@ -129,6 +217,8 @@ mod tests {
             ("[node]\nlisten = \"0.0.0.0:1\"\n\nadvertize = []\n", "line 4", "advertize"),
             ("[node]\nlisten = \"localhost\"\n", "line 2", "socket address"),
             ("[node]\nroles = [\"operator\"]\n", "line 2", "operator"),
+            ("[super]\nmax_memory = \"64\"\n", "line 2", "64MiB"),
+            ("[super]\non = true\nmax_rate = \"10MB\"\n", "line 3", "10MB/s"),
             ("[nodes]\n", "line 1", "nodes"),
         ] {
             let message = Config::parse(text).unwrap_err().to_string();

@@ -42,6 +42,10 @@ pub(crate) enum ParseError {
     Duration,
     #[error("a duration is at least 1s and at most ten years")]
     DurationRange,
+    #[error("write a number of bytes with its unit, as in 500kB, 64MiB or 20GB")]
+    Size,
+    #[error("write bytes a second with their unit, as in 10MB/s")]
+    Rate,
     #[error("write DEVICE or DEVICE:SERVICE, as in hp-3rd-floor:ipp")]
     Target,
     #[error("write MAC=IP, as in 02:00:5e:00:53:01=127.0.0.1")]
@@ -147,6 +151,32 @@ pub(crate) fn duration(text: &str) -> Result<Duration, ParseError> {
         return Err(ParseError::DurationRange);
     }
     Ok(Duration::from_secs(seconds))
+}
+
+/// Reads a number of bytes such as `500kB`, `64MiB` or `20GB`; units of 1000 or 1024.
+pub(crate) fn size(text: &str) -> Result<u64, ParseError> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or(ParseError::Size)?;
+    let (number, unit) = text.split_at(unit_at);
+    let unit: u64 = match unit {
+        "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(ParseError::Size),
+    };
+    let number: u64 = number.parse().map_err(|_not_one| ParseError::Size)?;
+    number.checked_mul(unit).ok_or(ParseError::Size)
+}
+
+/// Reads bytes a second such as `10MB/s`.
+pub(crate) fn rate(text: &str) -> Result<u64, ParseError> {
+    let bytes = text.strip_suffix("/s").ok_or(ParseError::Rate)?;
+    size(bytes).map_err(|_not_one| ParseError::Rate)
 }
 
 /// What `connect` leads to.
@@ -256,6 +286,20 @@ mod tests {
         }
         for text in ["0s", "11000d", "99999999999999999999w", "9999999999999999999w"] {
             assert_eq!(duration(text), Err(ParseError::DurationRange), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_rates_have_units() {
+        for (text, bytes) in [("0B", 0), ("500kB", 500_000), ("64MiB", 64 << 20), ("20GB", 20_000_000_000)] {
+            assert_eq!(size(text).unwrap(), bytes, "{text}");
+            assert_eq!(rate(&format!("{text}/s")).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "64", "MiB", "64 MiB", "-1MB", "1.5GB", "64Mib", "20000000TB", "10MB/s"] {
+            assert_eq!(size(text), Err(ParseError::Size), "{text}");
+        }
+        for text in ["", "10MB", "/s", "10/s", "10MB/h", "10Mbit/s"] {
+            assert_eq!(rate(text), Err(ParseError::Rate), "{text}");
         }
     }
 

@@ -4,8 +4,10 @@ use peerage_client::Role;
 use peerage_node::{
     data::{DataDir, DataError},
     enrol::{self, JoinConfig},
+    fitness::Circumstances,
+    lending::Lending,
     private::PrivateError,
-    run::{self as node, UpConfig},
+    run::{self as node, LanConfig, UpConfig},
 };
 use peerage_operator::{CertificateFiles, InitConfig, RunConfig};
 use peerage_wire::{id::Mac, record::Roles};
@@ -102,8 +104,14 @@ pub(crate) struct NodeOptions {
     pub(crate) listen: Option<SocketAddr>,
     /// The addresses under which others reach it, beside those that it finds itself.
     pub(crate) advertise: Vec<SocketAddr>,
-    /// The roles that its owner wants; absent: all that are permitted.
+    /// The roles that its owner wants; absent: user and tunnel.
     pub(crate) roles: Option<Vec<Role>>,
+    /// What the configuration file says of lending the computer to the network.
+    pub(crate) lending: Lending,
+    /// What it says about battery and network.
+    pub(crate) circumstances: Circumstances,
+    /// How it agrees with others on the LAN which of them serve.
+    pub(crate) lan: LanConfig,
     /// Set if the whole network lives on this computer, as in the demonstration.
     pub(crate) one_machine: Option<OneMachine>,
 }
@@ -134,8 +142,11 @@ pub(crate) async fn run_node(
     ready: impl FnOnce(NodeReady) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let NodeOptions { data, listen, advertise, roles, one_machine } = options;
-    let tunnel_role = roles.is_none_or(|roles| roles.contains(&Role::Tunnel));
+    let NodeOptions { data, listen, advertise, roles, lending, circumstances, lan, one_machine } = options;
+    let tunnel_role = roles.as_ref().is_none_or(|roles| roles.contains(&Role::Tunnel));
+    // Whoever asks for the role consents to it.
+    let consents = roles.is_some_and(|roles| roles.contains(&Role::Super)).then_some(true);
+    let lending = Lending { on: lending.on.or(consents), ..lending };
     // A node that nobody outside can reach belongs to a network that lives on this machine.
     let on_loopback = listen.is_some_and(|listen| listen.ip().is_loopback());
     let (place, neighbours) =
@@ -145,6 +156,9 @@ pub(crate) async fn run_node(
         listen,
         advertise,
         tunnel_role,
+        lending,
+        circumstances,
+        lan,
         one_machine: on_loopback || place.is_some(),
         place,
         neighbours: neighbours.into_iter().collect(),
@@ -234,7 +248,8 @@ pub(crate) async fn run_operator(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let OperatorOptions { data, listen, advertise, admin_listen, certificate } = options;
-    let config = RunConfig { data, listen, advertise, admin_listen, certificate: certificate.map(files) };
+    let certificate = certificate.map(files);
+    let config = RunConfig { listen, advertise, admin_listen, certificate, ..RunConfig::new(data) };
     let ready = |told: peerage_operator::Ready| {
         ready(OperatorReady {
             id: told.id.to_string(),

@@ -34,9 +34,10 @@ async fn all_that_goes_through_each_path_between_simulated_networks_arrives() {
     assert_eq!(report["mode"], "namespaces", "{report}");
     let paths = report["paths"].as_array().unwrap();
     let kinds: Vec<&Value> = paths.iter().map(|path| &path["kind"]).collect();
-    assert_eq!(kinds, [&json!("direct"), &json!("local")]);
+    assert_eq!(kinds, [&json!("direct"), &json!("local"), &json!("relayed")]);
     assert_eq!(paths[0]["remote"], "45.1.0.2:4242", "through the router's forwarded port");
     assert_eq!(paths[1]["remote"], "192.168.1.50:9100", "straight to the printer");
+    assert_eq!(paths[2]["remote"], "45.0.0.2:4240", "through the operator's relay");
 }
 
 #[tokio::test]

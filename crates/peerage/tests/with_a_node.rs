@@ -10,7 +10,8 @@ use peerage_client::{
     Problem, ProblemKind, Protocol, Role, Service,
     local::{
         Clock, Device, DeviceState, Event, EventDetail, Head, NodeIdentity, NodeState, OpenTunnel, Path,
-        PathKind, Privacy, ReachableVia, Records, Status, Tunnel, TunnelState,
+        PathKind, Privacy, ReachableVia, Records, Status, SuperLimits, SuperNode, SuperOff, SuperOn,
+        SuperRange, SuperState, Tunnel, TunnelState,
     },
 };
 use peerage_node::local_api::{Backend, Socket, serve};
@@ -49,10 +50,42 @@ mod questions {
             "roles       user, tunnel",
             "head        revocation freshness: 10 min 0 s; number 5, epoch 2, 1 revoked",
             "clock       1 h 0 min fast, learned from op",
+            "super-node  serving",
+            "            the whole table, 12 records in 62.5 KiB, 3 nodes attached",
             "discarded   bad-signature 3",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn lending_sends_the_limits_that_were_given_and_says_what_is_lent() {
+        let node = TestNode::start();
+        let limits = ["--max-memory", "64MiB", "--max-rate", "10MB/s", "--max-daily", "20GB"];
+        let output = node.run(&[&["super", "on", "--json"], &limits[..]].concat()).await;
+        let lent: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(lent["limits"]["max_memory_bytes"], 64 << 20);
+        assert_eq!(lent["limits"]["max_bytes_per_second"], 10_000_000);
+        assert_eq!(lent["limits"]["max_bytes_per_day"], 20_000_000_000_u64);
+        assert_eq!(lent["limits"]["max_tunnels"], 0, "what was not given is not sent");
+        let text = text(&node.run(&["super", "status"]).await);
+        assert!(text.contains("serving") && text.contains("70 requests answered"), "{text}");
+        let wrong = node.run(&["super", "on", "--max-memory", "64"]).await;
+        assert_eq!(wrong.status.code(), Some(2));
+        assert!(String::from_utf8(wrong.stderr).unwrap().contains("64MiB"));
+    }
+
+    #[tokio::test]
+    async fn super_off_says_what_became_of_what_was_held() {
+        let node = TestNode::start();
+        let said = text(&node.run(&["super", "off"]).await);
+        assert!(said.contains("others hold what it held"), "{said}");
+        let output = node.run(&["super", "off", "--json"]).await;
+        let ended: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&ended["handed_over"], &ended["super_node"]["state"]),
+            (&Value::from(true), &Value::from("off"))
+        );
     }
 
     #[tokio::test]
@@ -276,6 +309,7 @@ impl Backend for FakeBackend {
             listen: vec!["[::]:41000".parse().unwrap()],
             advertised: Vec::new(),
             records: Records { node_expires_at_ms: 1_800_000_000_000, info_expires_at_ms: None },
+            super_node: serving(),
             discards: BTreeMap::from([("bad-signature".to_owned(), 3), ("stale".to_owned(), 0)]),
             warnings: Vec::new(),
         })
@@ -326,6 +360,24 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
+    async fn super_node(&self) -> Result<SuperNode, Problem> {
+        Ok(serving())
+    }
+
+    async fn super_on(&self, lend: SuperOn) -> Result<SuperNode, Problem> {
+        let limits = SuperLimits {
+            max_memory_bytes: lend.max_memory_bytes.unwrap_or_default(),
+            max_tunnels: lend.max_tunnels.unwrap_or_default(),
+            max_bytes_per_second: lend.max_bytes_per_second.unwrap_or_default(),
+            max_bytes_per_day: lend.max_bytes_per_day.unwrap_or_default(),
+        };
+        Ok(SuperNode { state: SuperState::Asking, limits, ..SuperNode::default() })
+    }
+
+    async fn super_off(&self) -> Result<SuperOff, Problem> {
+        Ok(SuperOff { handed_over: Some(true), super_node: SuperNode::default() })
+    }
+
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
@@ -335,6 +387,18 @@ impl Backend for FakeBackend {
             stop.send(()).unwrap();
         }
         Ok(())
+    }
+}
+
+fn serving() -> SuperNode {
+    SuperNode {
+        state: SuperState::Serving,
+        range: Some(SuperRange { from: "0".repeat(16), to: "f".repeat(16) }),
+        records: 12,
+        bytes_held: 64_000,
+        attached: 3,
+        served_requests: 70,
+        ..SuperNode::default()
     }
 }
 

@@ -183,6 +183,86 @@ async fn orders_about_one_thing_name_it_in_the_path() {
 }
 
 #[tokio::test]
+async fn super_nodes_are_shown_with_what_they_do_and_the_evidence_against_them() {
+    let operator = TestOperator::start(json!([super_node(false), super_node(true)])).await;
+    let shown = text(&operator.run(&["super", "list"]).await);
+    assert_eq!(operator.asked().0, "GET /v1/super-nodes");
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 6, "{shown}");
+    let cells =
+        |line: &str| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect();
+    let heads: Vec<String> = cells(lines[0]);
+    assert_eq!(
+        heads,
+        ["NODE", "ID", "DOMAIN", "STATE", "PLACES", "ADDRESSES", "LAST HEARD", "RECORDS", "RELAYS"]
+    );
+    let row: Vec<String> = cells(lines[1]);
+    let places = "0000000000000000-7fffffffffffffff";
+    let expected = ["shed", "n1", "acme", "serving", places, "198.51.100.1:7400", "5 s ago", "3 (2.0 KiB)"];
+    assert_eq!(row[..8], expected.map(str::to_owned));
+    assert_eq!(row[8], "1 tunnels, 512 B");
+    assert!(lines[4].starts_with("shed is in quarantine since "), "{shown}");
+    assert_eq!(lines[5], "  it withholds device d1");
+    let output = operator.run(&["super", "list", "--json"]).await;
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(list, json!([super_node(false), super_node(true)]));
+
+    let none = TestOperator::start(json!([])).await;
+    let shown = text(&none.run(&["super", "list"]).await);
+    assert_eq!(shown, "No super-nodes. Nodes become some with: peerage super on\n");
+}
+
+#[tokio::test]
+async fn a_super_node_is_kept_away_and_released_by_its_id_or_name() {
+    let operator = TestOperator::start(super_node(true)).await;
+    let shown = text(&operator.run(&["super", "quarantine", "shed", "--why", "it lies"]).await);
+    assert!(shown.contains("it withholds device d1"), "{shown}");
+    let asked = operator.asked();
+    assert_eq!(asked, ("POST /v1/super-nodes/shed/quarantine".to_owned(), json!({"why": "it lies"})));
+    text(&operator.run(&["super", "quarantine", "n1"]).await);
+    assert_eq!(operator.asked().1, json!({"why": ""}));
+    text(&operator.run(&["super", "release", "n1"]).await);
+    assert_eq!(operator.asked(), ("POST /v1/super-nodes/n1/release".to_owned(), Value::Null));
+}
+
+#[tokio::test]
+async fn the_segment_map_says_who_holds_what_and_where_the_operator_stands_in() {
+    let holder = json!({"id": "n1", "name": "shed", "domain": "acme"});
+    let map = json!({"version": 4, "segments": [
+        {"from": "0000000000000000", "to": "7fffffffffffffff", "holders": [holder, holder], "stands_in": false},
+        {"from": "8000000000000000", "to": "ffffffffffffffff", "holders": [], "stands_in": true},
+    ]});
+    let operator = TestOperator::start(map.clone()).await;
+    let shown = text(&operator.run(&["segment", "map"]).await);
+    assert_eq!(operator.asked().0, "GET /v1/segments");
+    let expected = "FROM              TO                OPERATOR  HOLDERS\n\
+                    0000000000000000  7fffffffffffffff  no        shed (acme), shed (acme)\n\
+                    8000000000000000  ffffffffffffffff  yes\n";
+    assert_eq!(shown, expected);
+    let output = operator.run(&["segment", "map", "--json"]).await;
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), map);
+}
+
+#[tokio::test]
+async fn a_domain_is_shown_with_what_was_refused_to_it_and_excluded_with_a_reason() {
+    let operator = TestOperator::start(json!({
+        "id": 7, "name": "acme", "created_at_ms": 0, "nodes": 2, "devices": 3, "epoch": 4, "vendor": true,
+        "revoked_at_ms": 0, "refusals": {"quota": 12, "bad-records": 3},
+    }))
+    .await;
+    let shown = text(&operator.run(&["domain", "show", "acme"]).await);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines.contains(&"vendor     yes"), "{shown}");
+    assert!(lines.iter().any(|line| line.starts_with("revoked    ")), "{shown}");
+    assert!(shown.ends_with("refused    3 bad-records\n           12 quota\n"), "{shown}");
+    text(&operator.run(&["domain", "revoke", "acme", "--reason", "misbehaviour"]).await);
+    let asked = operator.asked();
+    assert_eq!(asked, ("POST /v1/domains/acme/revoke".to_owned(), json!({"reason": "misbehaviour"})));
+    text(&operator.run(&["domain", "add", "own", "--vendor"]).await);
+    assert_eq!(operator.asked().1, json!({"name": "own", "vendor": true}));
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_with_the_operators_words() {
     let operator = TestOperator::start(Value::Null).await;
     let output = operator.run(&["domain", "add", "acme"]).await;
@@ -253,6 +333,22 @@ fn device() -> Value {
         ],
         "tls_pins": [], "state": "located", "sites": 1, "version": 1, "registered_at_ms": 0, "expires_at_ms": 0,
     })
+}
+
+fn super_node(quarantined: bool) -> Value {
+    let mut shown = json!({
+        "id": "n1", "name": "shed", "domain": "acme", "vendor": false, "state": "serving",
+        "range": {"from": "0000000000000000", "to": "7fffffffffffffff"}, "addresses": ["198.51.100.1:7400"],
+        "last_heard_ms_ago": 5_000,
+        "load": {"relayed_bytes": 512, "relayed_tunnels": 1, "records": 3, "held_bytes": 2_048},
+    });
+    if quarantined {
+        let object = shown.as_object_mut().unwrap();
+        object.insert("state".to_owned(), json!("quarantined"));
+        let quarantine = json!({"since_at_ms": 0, "evidence": ["it withholds device d1"]});
+        object.insert("quarantine".to_owned(), quarantine);
+    }
+    shown
 }
 
 fn text(output: &Output) -> String {

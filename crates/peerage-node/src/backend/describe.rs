@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use peerage_client::local::{
     Attachment, Clock, Device, DeviceState, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator,
-    ReachableVia, Records, Status,
+    ReachableVia, Records, Status, SuperNode,
 };
 use peerage_client::{Protocol, Role, Service};
 use peerage_proto::lan;
-use peerage_proto::node::{AttachmentStatus, DeviceStatus, ServerStatus, Status as NodeStatus};
+use peerage_proto::node::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status as NodeStatus};
 use peerage_wire::codec;
 use peerage_wire::id::{LocationId, to_hex};
+use peerage_wire::limits::MAX_HEAD_AGE;
 
 use super::now_ms;
 use crate::driver::Snapshot;
@@ -20,6 +21,7 @@ pub(super) fn status(
     snapshot: &Snapshot,
     membership: &Membership,
     (listen, advertised): (Vec<SocketAddr>, Vec<SocketAddr>),
+    super_node: SuperNode,
 ) -> Status {
     let status = &snapshot.status;
     let mut discards: std::collections::BTreeMap<String, u64> =
@@ -49,6 +51,7 @@ pub(super) fn status(
             node_expires_at_ms: status.expires.as_millis(),
             info_expires_at_ms: status.info_expires.map(|at| at.as_millis()),
         },
+        super_node,
         discards,
         warnings: warnings(status),
     }
@@ -81,6 +84,7 @@ fn state(status: &NodeStatus) -> NodeState {
 }
 
 fn operator(server: &ServerStatus) -> Option<Operator> {
+    server.is_operator.then_some(())?;
     Some(Operator {
         id: server.node.to_string(),
         address: server.address?,
@@ -133,7 +137,9 @@ fn attachments(status: &NodeStatus) -> Vec<Attachment> {
 }
 
 fn warnings(status: &NodeStatus) -> Vec<String> {
-    let stale = status.head.filter(|head| head.stale).map(|head| {
+    // What nobody can confirm is said as soon as it is too old to be a basis for decisions while somebody can.
+    let unconfirmed = |head: &HeadStatus| head.stale || (head.silent.is_some() && head.age > MAX_HEAD_AGE);
+    let stale = status.head.filter(unconfirmed).map(|head| {
         let minutes = head.age.as_secs() / 60;
         format!(
             "revocation freshness: {minutes} min; no operator has confirmed the domain's state since then"

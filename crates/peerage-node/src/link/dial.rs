@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use peerage_wire::limits::MAX_CANDIDATES;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time;
 
 use super::channel::{Channel, ChannelError};
@@ -41,11 +41,26 @@ pub enum DialError {
     TooManyLinks,
 }
 
+/// How long the packets of a connection may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Packets {
+    /// As long as the system thinks that the path allows.
+    #[default]
+    Usual,
+    /// So long that every path should carry them. Some lose longer ones, and the message that says so as well.
+    Small,
+}
+
+/// The payload of a TCP segment that makes a packet of 1,280 bytes, the least that IPv6 asks of every link (RFC 8200, section 5): less 40
+/// for its header and 20 for that of TCP.
+const SMALL_SEGMENT_BYTES: u32 = 1_220;
+
 /// Connects to the peer with this key at the first candidate that leads to it.
 pub(super) async fn dial(
     tls: &Tls,
     identity: [u8; 32],
     candidates: &[SocketAddr],
+    packets: Packets,
 ) -> Result<(Channel, SocketAddr), DialError> {
     let attempts = candidates.iter().take(MAX_CANDIDATES + 1).copied();
     let mut waiting = attempts.collect::<std::collections::VecDeque<_>>();
@@ -54,7 +69,7 @@ pub(super) async fn dial(
     loop {
         if running.is_empty() || !waiting.is_empty() {
             match waiting.pop_front() {
-                Some(address) => running.push(attempt(tls, identity, address)),
+                Some(address) => running.push(attempt(tls, identity, address, packets)),
                 None if running.is_empty() => return Err(last_error),
                 None => {}
             }
@@ -76,9 +91,10 @@ async fn attempt(
     tls: &Tls,
     identity: [u8; 32],
     address: SocketAddr,
+    packets: Packets,
 ) -> (SocketAddr, Result<Channel, ChannelError>) {
     let connected = async {
-        let socket = TcpStream::connect(address).await?;
+        let socket = connect(address, packets).await?;
         prepare(&socket)?;
         let mut channel = Channel::new(socket, tls.connect(identity)?.into());
         channel.handshake().await?;
@@ -90,6 +106,17 @@ async fn attempt(
     };
     let timeout = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
     (address, time::timeout(CANDIDATE_TIMEOUT, connected).await.unwrap_or_else(|_| timeout()))
+}
+
+/// Opens a connection.
+pub(crate) async fn connect(address: SocketAddr, packets: Packets) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    #[cfg(unix)]
+    if packets == Packets::Small {
+        // Said to the peer with the first packet, so that it keeps to it as well.
+        socket2::SockRef::from(&socket).set_tcp_mss(SMALL_SEGMENT_BYTES)?;
+    }
+    socket.connect(address).await
 }
 
 /// Unsent bytes beyond this stay with the session, which can still put a small frame before them. Raised, a keystroke

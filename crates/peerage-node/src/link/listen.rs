@@ -16,6 +16,7 @@ use tokio::time;
 use super::channel::{Channel, ChannelError};
 use super::dial::prepare;
 use super::{Inner, standing};
+use crate::door::Door;
 use crate::tls::peer_identity;
 
 /// How long a peer may take to prove its key. Longer keeps descriptors for strangers, shorter fails peers on slow paths.
@@ -31,8 +32,16 @@ const MAX_LINKS_PER_ADDRESS: usize = 256;
 /// How long to wait after the system could not accept, most likely for want of descriptors. Shorter burns time while it lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until the links are gone.
-pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener) {
+/// How a connection begins.
+enum Came {
+    /// As a link of a peer.
+    Link(NodeId, Box<Channel>),
+    /// As a leg to be relayed.
+    Leg(TcpStream),
+}
+
+/// Accepts whom the door lets in, or all links if there is none, until the links are gone.
+pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<Door>) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let counts = Counts::default();
     let mut tasks = JoinSet::new();
@@ -47,19 +56,36 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener) {
         };
         while tasks.try_join_next().is_some() {}
         let Some(strong) = inner.upgrade() else { return };
+        if door.as_ref().is_some_and(|door| !door.is_open()) {
+            continue;
+        }
         let permits = Arc::clone(&handshakes).try_acquire_owned().ok();
         let permits = permits.zip(Arc::clone(&strong.permits).try_acquire_owned().ok());
         let (Some((handshake, link)), Some(count)) = (permits, counts.take(remote.ip())) else {
             tracing::debug!(%remote, "a connection beyond the limits was closed");
             continue;
         };
+        let door = door.clone();
         tasks.spawn(async move {
-            match time::timeout(HANDSHAKE_TIMEOUT, greet(&strong, socket)).await {
-                Ok(Ok((peer, channel))) => {
+            match time::timeout(HANDSHAKE_TIMEOUT, greet(&strong, door.as_ref(), socket)).await {
+                Ok(Ok(Came::Leg(socket))) => {
+                    // The relay has limits of its own.
+                    drop((handshake, link, count));
+                    if let Some(door) = door {
+                        door.take_leg(socket, remote);
+                    }
+                }
+                Ok(Ok(Came::Link(peer, channel))) => {
                     drop(handshake);
                     let Ok(local) = channel.socket().local_addr() else { return };
                     let standing = standing(Side::Server, Purpose::Shared, PathKind::Direct);
-                    strong.start(&strong.peer(peer), standing, channel, (local, remote), (link, Some(count)));
+                    strong.start(
+                        &strong.peer(peer),
+                        standing,
+                        *channel,
+                        (local, remote),
+                        (link, Some(count)),
+                    );
                 }
                 Ok(Err(error)) => tracing::debug!(%remote, %error, "a handshake failed"),
                 Err(_elapsed) => tracing::debug!(%remote, "a handshake took too long"),
@@ -68,13 +94,21 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener) {
     }
 }
 
-async fn greet(inner: &Inner, socket: TcpStream) -> Result<(NodeId, Channel), ChannelError> {
+async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<Came, ChannelError> {
+    if let Some(door) = door {
+        if door.is_leg(&socket).await? {
+            return Ok(Came::Leg(socket));
+        }
+        if !door.takes_links() {
+            return Err(ChannelError::Ended);
+        }
+    }
     prepare(&socket)?;
     let mut channel = Channel::new(socket, inner.config.tls.accept()?.into());
     channel.handshake().await?;
     let identity = peer_identity(channel.tls()).ok_or(rustls::Error::NoApplicationProtocol)?;
     // Only nodes of the same domain have tunnels between them; HELLO has to name the same.
-    Ok((NodeId::new(inner.config.local.domain, &identity), channel))
+    Ok(Came::Link(NodeId::new(inner.config.local.domain, &identity), Box::new(channel)))
 }
 
 /// How many connections there are from each address.

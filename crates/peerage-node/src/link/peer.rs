@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time;
 
 use super::stream::Stream;
-use super::{Inner, LinkEvent, OpenFailed, Path};
+use super::{Inner, LinkEvent, OpenFailed, Packets, Path};
 
 /// Sleeps are cut to this, because timers of the runtime stand still while the computer sleeps.
 pub(super) const MAX_SLEEP: Duration = Duration::from_secs(5);
@@ -34,6 +34,8 @@ pub(super) struct Peer {
     keeper: Arc<Notify>,
     /// Held while dialling for new tunnels, so that many openings at once share one dial.
     pub(super) gate: tokio::sync::Mutex<()>,
+    /// Another link stands.
+    pub(super) linked: Notify,
 }
 
 pub(super) struct State {
@@ -72,6 +74,8 @@ pub(super) struct Reach {
     pub(super) candidates: Vec<SocketAddr>,
     /// Where it was reached last.
     pub(super) last: Option<SocketAddr>,
+    /// Small ones since a link fell silent in these networks: long packets may have been why.
+    pub(super) packets: Packets,
 }
 
 impl Reach {
@@ -114,6 +118,7 @@ impl Peer {
             state: Mutex::new(state),
             keeper: Arc::clone(&keeper),
             gate: tokio::sync::Mutex::default(),
+            linked: Notify::new(),
         };
         (Arc::new(peer), keeper)
     }
@@ -243,12 +248,16 @@ impl Peer {
                     state.bundle.replace(*id, now);
                 }
             }
+            state.reach.packets = Packets::Usual;
             state.bundle.retry(now);
         });
     }
 
     /// Begins what the bundle wants dialled.
     fn dial(self: &Arc<Self>, inner: &Arc<Inner>, dial: Dial) {
+        if dial.purpose == Purpose::Shared && dial.is_awaited {
+            self.lock().reach.packets = Packets::Small;
+        }
         let (peer, weak) = (Arc::clone(self), Arc::downgrade(inner));
         let task = super::lock(&inner.helpers).spawn(async move {
             let Some(inner) = weak.upgrade() else { return };
@@ -264,18 +273,21 @@ impl Peer {
                 // It was begun for a network that is gone, or has ended long since.
                 before.abort();
             }
-            if dial.failures.is_power_of_two() {
+            // The peer may be elsewhere, or where only a relay leads to it.
+            if dial.is_awaited {
                 self.ask_for_path(inner);
             }
         }
     }
 
-    /// The peer is not where it was: the node may know where it is now.
-    fn ask_for_path(&self, inner: &Inner) {
+    /// The peer is not where it was: the node may know where it is now. Returns whether it was asked: it can be as long as there are tunnels.
+    pub(super) fn ask_for_path(&self, inner: &Inner) -> bool {
         let target = self.lock().users.values().find_map(|user| user.target.clone());
+        let is_known = target.is_some();
         if let Some((device, service)) = target {
             inner.notifier.notify(LinkEvent::PathWanted { peer: self.id, device, service });
         }
+        is_known
     }
 }
 

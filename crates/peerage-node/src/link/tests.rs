@@ -1,5 +1,6 @@
 //! Links over real sockets: who gets one, and what strangers achieve.
 
+use peerage_proto::relay;
 use peerage_proto::session::Budget;
 use peerage_wire::id::Domain;
 use peerage_wire::keys::IdentityKey;
@@ -7,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::relay::{Caps, Legs};
 
 const DOMAIN: Domain = Domain(7);
 
@@ -89,7 +91,7 @@ async fn garbage_frames_close_the_link_with_the_reason_and_nothing_else() {
     let identity = key(1);
     let tls = Tls::new(&identity).unwrap();
     for garbage in [vec![0xff; 64], vec![0; 70_000], b"\x01\x00\x00\x4a\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()] {
-        let (mut channel, _) = dial::dial(&tls, server.key.public(), &[server.address]).await.unwrap();
+        let (mut channel, _) = dial::dial(&tls, server.key.public(), &[server.address], Packets::Usual).await.unwrap();
         let frame = peerage_wire::frame::Encoded { header: [0xee; 16], payload: garbage.into() };
         channel.seal(&[frame]).unwrap();
         channel.finish();
@@ -121,6 +123,44 @@ async fn an_opening_that_nobody_answers_for_is_refused_when_it_is_dropped() {
     assert_eq!((asked.peer(), wanted.service.as_str()), (client.id(), "ipp"));
     drop(asked);
     assert_eq!(stream.opened().await, Err(Code::ApplicationReset));
+}
+
+#[tokio::test]
+async fn legs_and_links_come_through_one_port_as_far_as_the_door_is_open() {
+    let (mut server, client) = (Node::new(2, DOMAIN), Node::new(1, DOMAIN));
+    let listener = TcpListener::bind(server.address).await.unwrap();
+    server.address = listener.local_addr().unwrap();
+    let (legs, mut news) = Legs::new(Caps::default(), Clock::new());
+    let door = Door::new(legs.clone());
+    server.links.serve_behind(door.clone(), listener);
+    let begin_leg = async || {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        // Closed unheard, it may be gone before all of it was sent.
+        let _ = socket.write_all(&peerage_wire::leg::frame(b"a datagram").unwrap()).await;
+        socket
+    };
+    let is_closed = async |mut socket: TcpStream| !matches!(socket.read(&mut [0]).await, Ok(1));
+
+    assert!(is_closed(begin_leg().await).await, "nobody is let in through a closed door");
+    assert!(client.dial(&server).await.is_err());
+
+    door.set(true, false);
+    assert!(is_closed(begin_leg().await).await, "where nothing is relayed there are no legs");
+    client.dial(&server).await.unwrap();
+
+    door.set(false, true);
+    let mut socket = begin_leg().await;
+    let Some(relay::Input::Datagram { leg, payload, .. }) = news.recv().await else { panic!() };
+    assert_eq!(&payload[..], b"a datagram");
+    legs.apply(relay::Output::Send { leg, payload: Bytes::from_static(b"an answer") });
+    let mut answer = vec![0; peerage_wire::leg::LENGTH_SIZE + 9];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"an answer"));
+    let other = Node::new(3, DOMAIN);
+    assert!(
+        other.dial(&server).await.is_err(),
+        "where nothing is served and nothing lent there are no links"
+    );
 }
 
 struct Node {
@@ -167,4 +207,18 @@ fn key(seed: u8) -> IdentityKey {
 fn open() -> Open {
     use peerage_wire::id::{DeviceId, SessionId};
     Open { session: SessionId([9; 16]), device: DeviceId([3; 32]), service: "ipp".to_owned() }
+}
+
+#[tokio::test]
+async fn a_connection_with_small_packets_tells_its_peer_to_send_small_ones_too() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    for (packets, is_small) in [(Packets::Usual, false), (Packets::Small, true)] {
+        let (near, far) = tokio::join!(connect(address, packets), listener.accept());
+        let ends = [near.unwrap(), far.unwrap().0];
+        for end in ends {
+            let segment = socket2::SockRef::from(&end).tcp_mss().unwrap();
+            assert_eq!(segment <= 1_220, is_small, "{segment}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub use socket::{BindError, Socket};
 
 use peerage_client::{
     Problem,
-    local::{Device, Event, OpenTunnel, Status, Tunnel},
+    local::{Device, Event, OpenTunnel, Status, SuperNode, SuperOff, SuperOn, Tunnel},
 };
 use tokio::sync::broadcast;
 
@@ -55,6 +55,15 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Closes a tunnel.
     fn close_tunnel(&self, id: &str) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Tells what the node lends to the network as a super-node, and has given.
+    fn super_node(&self) -> impl Future<Output = Result<SuperNode, Problem>> + Send;
+
+    /// Lends a part of the computer to the network, and remembers that.
+    fn super_on(&self, lend: SuperOn) -> impl Future<Output = Result<SuperNode, Problem>> + Send;
+
+    /// Lends nothing any more, remembers that, and hands over what others hold here; that goes on if the future is dropped.
+    fn super_off(&self) -> impl Future<Output = Result<SuperOff, Problem>> + Send;
 
     /// Returns a receiver of what happens from now on.
     fn events(&self) -> broadcast::Receiver<Event>;

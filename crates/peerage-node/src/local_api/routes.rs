@@ -14,7 +14,7 @@ use axum::{
 };
 use peerage_client::{
     Method, ProblemKind, Route,
-    local::{Device, HOST, OpenTunnel, Status, Tunnel},
+    local::{Device, HOST, OpenTunnel, Status, SuperNode, SuperOff, SuperOn, Tunnel},
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -58,6 +58,9 @@ fn table<B: Backend>() -> Vec<(Route, MethodRouter<Shared<B>>)> {
         on(Route::get("/v1/tunnels"), tunnels::<B>),
         on(Route::post("/v1/tunnels"), open_tunnel::<B>),
         on(Route::delete("/v1/tunnels/{id}"), close_tunnel::<B>),
+        on(Route::get("/v1/super"), super_node::<B>),
+        on(Route::post("/v1/super/on"), super_on::<B>),
+        on(Route::post("/v1/super/off"), super_off::<B>),
         on(Route::get("/v1/events"), follow::<B>),
         on(Route::post("/v1/shutdown"), shutdown::<B>),
     ]
@@ -116,6 +119,21 @@ async fn close_tunnel<B: Backend>(
 ) -> Result<StatusCode, Failure> {
     shared.backend.close_tunnel(&id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn super_node<B: Backend>(State(shared): State<Shared<B>>) -> Result<Json<SuperNode>, Failure> {
+    Ok(Json(shared.backend.super_node().await?))
+}
+
+async fn super_on<B: Backend>(
+    State(shared): State<Shared<B>>,
+    JsonBody(lend): JsonBody<SuperOn>,
+) -> Result<Json<SuperNode>, Failure> {
+    Ok(Json(shared.backend.super_on(lend).await?))
+}
+
+async fn super_off<B: Backend>(State(shared): State<Shared<B>>) -> Result<Json<SuperOff>, Failure> {
+    Ok(Json(shared.backend.super_off().await?))
 }
 
 #[derive(Deserialize)]
@@ -178,6 +196,15 @@ mod tests {
             absent()
         }
         fn close_tunnel(&self, _: &str) -> impl Future<Output = Result<(), Problem>> + Send {
+            absent()
+        }
+        fn super_node(&self) -> impl Future<Output = Result<SuperNode, Problem>> + Send {
+            absent()
+        }
+        fn super_on(&self, _: SuperOn) -> impl Future<Output = Result<SuperNode, Problem>> + Send {
+            absent()
+        }
+        fn super_off(&self) -> impl Future<Output = Result<SuperOff, Problem>> + Send {
             absent()
         }
         fn events(&self) -> broadcast::Receiver<Event> {

@@ -44,6 +44,11 @@ impl Meter {
         }
     }
 
+    /// Sets other limits, from the next bytes on.
+    pub fn set_caps(&self, caps: Caps) {
+        self.lock().set_limits(caps.bytes_per_second, caps.bytes_per_day);
+    }
+
     /// Takes up to `wanted` bytes; waits while there are none.
     pub(super) async fn take(&self, wanted: u64) -> u64 {
         loop {

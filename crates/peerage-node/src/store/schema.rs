@@ -14,6 +14,10 @@ const APPLICATION_ID: i64 = 0x5065_654e;
 /// The format of the tables below; raised with every change that an older program would misread.
 const FORMAT: i64 = 1;
 
+/// Unused bytes in the file with which it is written anew at the start: those of a part of the table that was held for others
+/// and is no more. Lower, ordinary changes would cause it; higher, a small disk stays full.
+const MAX_UNUSED_BYTES: i64 = 16 << 20;
+
 const TABLES: &str = "
     CREATE TABLE record (
         tbl INTEGER NOT NULL,
@@ -55,8 +59,21 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
         transaction.pragma_update(None, "user_version", FORMAT).map_err(failed)?;
         transaction.commit().map_err(failed)?;
+    } else {
+        give_back_unused(&connection);
     }
     Ok(connection)
+}
+
+/// Gives the disk back what is unused. That takes as much of it for a moment as the file has used; without it all works the same.
+fn give_back_unused(connection: &Connection) {
+    let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let unused = number("freelist_count").unwrap_or(0).saturating_mul(number("page_size").unwrap_or(0));
+    if unused > MAX_UNUSED_BYTES
+        && let Err(error) = connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
+    {
+        tracing::warn!(%error, unused, "the database keeps space that it does not use");
+    }
 }
 
 /// Returns whether the database is empty.

@@ -155,3 +155,20 @@ fn record(key: u8, version: u64) -> Record {
     let draft = Draft { header, public: MapWriter::new(), private: None };
     draft.sign(&identity, &NetworkId([2; 32]), &Real).unwrap()
 }
+
+#[tokio::test]
+async fn the_disk_gets_back_at_the_next_start_what_is_not_used_any_more() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("node.db");
+    let size = || fs::metadata(&path).unwrap().len();
+    let (store, _) = Store::open(&path).unwrap();
+    let fact = |value| Batch { changes: Vec::new(), facts: vec![("large", value), ("small", Some(vec![7]))] };
+    store.write(fact(Some(vec![1; 20 << 20]))).await.unwrap();
+    store.write(fact(None)).await.unwrap();
+    drop(store);
+    assert!(size() > 20 << 20);
+    let (store, contents) = Store::open(&path).unwrap();
+    assert_eq!(contents.facts.get("small"), Some(&vec![7]));
+    drop(store);
+    assert!(size() < 1 << 20, "{}", size());
+}

@@ -1,28 +1,36 @@
-//! The commands that administer: `domain`, `token`, `device`, `node`.
+//! The commands that administer: `domain`, `token`, `device`, `node`, `segment`, and a part of `super`.
 
 use crate::{
     Context,
-    args::{DeviceAdd, DeviceCommand, DomainCommand, InDomain, NodeCommand, TokenCommand},
+    args::{
+        DeviceAdd, DeviceCommand, DomainCommand, InDomain, NodeCommand, SegmentCommand, SuperAdminCommand,
+        TokenCommand,
+    },
     commands::show::services,
     failure::{Failure, Result},
-    output::{list, now_ms, pairs, short, table, when, yes_no},
+    output::{bytes, duration, list, now_ms, pairs, short, table, when, yes_no},
 };
 use peerage_client::{
     AdminClient, Role,
     admin::{
-        AddDevice, AddDomain, AddToken, Device, Domain, NewToken, Node, Push, RevokeNode, RevokeToken, Token,
+        AddDevice, AddDomain, AddToken, Device, Domain, NewToken, Node, Push, QuarantineSuperNode,
+        RevokeDomain, RevokeNode, RevokeToken, Segment, SegmentHolder, SegmentMap, SuperNode, Token,
     },
 };
 
 pub(crate) async fn domain(command: DomainCommand, context: &Context) -> Result {
     let client = AdminClient::from_data_dir(&context.data)?;
     match command {
-        DomainCommand::Add { name } => {
-            let domain = client.add_domain(&AddDomain { name }).await?;
+        DomainCommand::Add { name, vendor } => {
+            let domain = client.add_domain(&AddDomain { name, vendor }).await?;
             context.output.result(&domain, describe_domain)
         }
         DomainCommand::Show { domain } => {
             let domain = client.domain(&domain).await?;
+            context.output.result(&domain, describe_domain)
+        }
+        DomainCommand::Revoke { domain, reason } => {
+            let domain = client.revoke_domain(&domain, &RevokeDomain { reason: reason.into() }).await?;
             context.output.result(&domain, describe_domain)
         }
         DomainCommand::List => {
@@ -127,6 +135,30 @@ pub(crate) async fn node(command: NodeCommand, context: &Context) -> Result {
     }
 }
 
+pub(crate) async fn super_node(command: SuperAdminCommand, context: &Context) -> Result {
+    let client = AdminClient::from_data_dir(&context.data)?;
+    match command {
+        SuperAdminCommand::List => {
+            let super_nodes = client.super_nodes().await?;
+            context.output.result(&super_nodes, |super_nodes| super_nodes_text(super_nodes))
+        }
+        SuperAdminCommand::Quarantine { node, why } => {
+            let super_node = client.quarantine(&node, &QuarantineSuperNode { why }).await?;
+            context.output.result(&super_node, describe_super_node)
+        }
+        SuperAdminCommand::Release { node } => {
+            let super_node = client.release(&node).await?;
+            context.output.result(&super_node, describe_super_node)
+        }
+    }
+}
+
+pub(crate) async fn segment(command: SegmentCommand, context: &Context) -> Result {
+    let SegmentCommand::Map = command;
+    let map = AdminClient::from_data_dir(&context.data)?.segments().await?;
+    context.output.result(&map, segments_table)
+}
+
 fn client_and_domain(given: InDomain, context: &Context) -> Result<(AdminClient, String)> {
     let Some(domain) = given.domain.or_else(|| context.config.admin.domain.clone()) else {
         return Err(Failure::usage("there is no domain").why(
@@ -137,6 +169,8 @@ fn client_and_domain(given: InDomain, context: &Context) -> Result<(AdminClient,
 }
 
 fn describe_domain(domain: &Domain) -> String {
+    let refusals: Vec<_> =
+        domain.refusals.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     pairs(&[
         ("domain", domain.name.clone()),
         ("number", domain.id.to_string()),
@@ -144,6 +178,9 @@ fn describe_domain(domain: &Domain) -> String {
         ("nodes", domain.nodes.to_string()),
         ("devices", domain.devices.to_string()),
         ("key epoch", domain.epoch.to_string()),
+        ("vendor", if domain.vendor { yes_no(true) } else { String::new() }),
+        ("revoked", domain.revoked_at_ms.map_or_else(String::new, |at| when(at, now_ms()))),
+        ("refused", refusals.join("\n")),
     ])
 }
 
@@ -239,4 +276,76 @@ fn nodes_table(nodes: &[Node]) -> String {
     };
     let rows: Vec<_> = nodes.iter().map(row).collect();
     table(["NODE", "ID", "STATE", "ROLES", "LAST SEEN", "ENDS"], &rows, "No nodes.")
+}
+
+fn describe_super_node(super_node: &SuperNode) -> String {
+    let quarantine = super_node.quarantine.as_ref().map_or_else(String::new, |quarantine| {
+        let since = format!("since {}", when(quarantine.since_at_ms, now_ms()));
+        std::iter::once(since).chain(quarantine.evidence.iter().cloned()).collect::<Vec<_>>().join("\n")
+    });
+    pairs(&[
+        ("node", super_node.name.clone()),
+        ("id", super_node.id.clone()),
+        ("domain", super_node.domain.clone()),
+        ("vendor", if super_node.vendor { yes_no(true) } else { String::new() }),
+        ("state", super_node.state.to_string()),
+        ("places", super_node.range.as_ref().map_or_else(String::new, ToString::to_string)),
+        ("addresses", list(&super_node.addresses)),
+        ("last heard", last_heard(super_node)),
+        ("holds", format!("{} records, {}", super_node.load.records, bytes(super_node.load.held_bytes))),
+        ("relays", relays(super_node)),
+        ("quarantine", quarantine),
+    ])
+}
+
+fn last_heard(super_node: &SuperNode) -> String {
+    super_node.last_heard_ms_ago.map_or_else(|| "never".to_owned(), |ms| format!("{} ago", duration(ms)))
+}
+
+fn relays(super_node: &SuperNode) -> String {
+    format!("{} tunnels, {}", super_node.load.relayed_tunnels, bytes(super_node.load.relayed_bytes))
+}
+
+/// A table, and below it the evidence against those who are kept away.
+fn super_nodes_text(super_nodes: &[SuperNode]) -> String {
+    let row = |super_node: &SuperNode| {
+        [
+            super_node.name.clone(),
+            short(&super_node.id),
+            super_node.domain.clone(),
+            super_node.state.to_string(),
+            super_node.range.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+            list(&super_node.addresses),
+            last_heard(super_node),
+            format!("{} ({})", super_node.load.records, bytes(super_node.load.held_bytes)),
+            relays(super_node),
+        ]
+    };
+    let rows: Vec<_> = super_nodes.iter().map(row).collect();
+    let heads = ["NODE", "ID", "DOMAIN", "STATE", "PLACES", "ADDRESSES", "LAST HEARD", "RECORDS", "RELAYS"];
+    let mut text = table(heads, &rows, "No super-nodes. Nodes become some with: peerage super on");
+    for super_node in super_nodes {
+        let Some(quarantine) = &super_node.quarantine else { continue };
+        text.push_str(&format!(
+            "\n\n{} is in quarantine since {}",
+            super_node.name,
+            when(quarantine.since_at_ms, now_ms())
+        ));
+        quarantine.evidence.iter().for_each(|line| text.push_str(&format!("\n  {line}")));
+    }
+    text
+}
+
+fn segments_table(map: &SegmentMap) -> String {
+    let holder = |holder: &SegmentHolder| format!("{} ({})", holder.name, holder.domain);
+    let row = |segment: &Segment| {
+        [
+            segment.range.from.clone(),
+            segment.range.to.clone(),
+            yes_no(segment.stands_in),
+            list(segment.holders.iter().map(holder)),
+        ]
+    };
+    let rows: Vec<_> = map.segments.iter().map(row).collect();
+    table(["FROM", "TO", "OPERATOR", "HOLDERS"], &rows, "No segments.")
 }

@@ -22,8 +22,9 @@ use std::{
 /// The largest token that is read from a file or standard input, in bytes; a token is a few hundred.
 const MAX_TOKEN_BYTES: u64 = 16 * 1024;
 
-/// How long `down` waits for the node to end. Longer than a node takes to close its tunnels and its database.
-const DOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long `down` waits for the node to end. Longer than a node takes to hand over what it holds as a super-node (25 s),
+/// and to close its tunnels and its database.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(55);
 
 pub(crate) async fn join(args: Join, context: Context) -> Result {
     let Context { data, config, output } = context;
@@ -94,6 +95,9 @@ pub(crate) async fn up(args: Up, context: Context) -> Result {
         listen: args.listen.or(config.node.listen),
         advertise: first(args.advertise, config.node.advertise),
         roles: (!roles.is_empty()).then(|| roles.into_iter().map(Role::from).collect()),
+        lending: config.super_node.lending(),
+        circumstances: config.super_node.circumstances(),
+        lan: config.lan.settings(),
         one_machine: args.one_machine.map(|place| OneMachine { place, neighbours: args.neighbours }),
     };
     let mut signals = EndSignals::catch()?;

@@ -6,6 +6,7 @@ mod life;
 pub(crate) mod manual;
 mod operator;
 mod show;
+mod super_node;
 
 use crate::{Context, args::Command, failure::Result};
 
@@ -17,6 +18,8 @@ pub(crate) async fn run(command: Command, context: Context) -> Result {
         Command::Token(command) => admin::token(command, &context).await,
         Command::Device(command) => admin::device(command, &context).await,
         Command::Node(command) => admin::node(command, &context).await,
+        Command::Segment(command) => admin::segment(command, &context).await,
+        Command::Super(command) => super_node::run(command, context).await,
         Command::Join(args) => life::join(args, context).await,
         Command::Leave => life::leave(context).await,
         Command::Up(args) => life::up(args, context).await,

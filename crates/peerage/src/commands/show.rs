@@ -1,5 +1,6 @@
 //! `peerage status` and `peerage devices`.
 
+use super::super_node;
 use crate::{
     Context,
     args::Devices,
@@ -103,6 +104,7 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("devices", status.devices.to_string()),
         ("serves", list(&status.serves)),
         ("tunnels", status.tunnels.to_string()),
+        ("super-node", super_node::describe(&status.super_node)),
         ("membership", format!("ends {} unless renewed", when(status.records.node_expires_at_ms, now_ms))),
         ("discarded", list(discards)),
         ("warnings", status.warnings.join("\n")),

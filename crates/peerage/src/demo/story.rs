@@ -15,7 +15,7 @@ use super::{
     Ended,
     computer::{Computer, Daemon},
     screen::Screen,
-    town::{PRINTER_MAC, Town},
+    town::{PLOTTER_MAC, PRINTER_MAC, Town},
     transfer::Transfer,
 };
 
@@ -116,7 +116,8 @@ impl<'a> Story<'a> {
         operator.call(&["domain", "add", DOMAIN], COMMAND_TIMEOUT)?;
         self.screen.tell(&format!(
             "At {}. It has made the keys of a new network, {}…, and the domain \"{DOMAIN}\". It says who is a \
-             member and which devices there are. What goes through a tunnel never passes it.",
+             member and which devices there are. What goes through a tunnel passes it only where two nodes cannot reach \
+             each other, and then sealed.",
             made.get("listen").and_then(Value::as_str).unwrap_or(&listen),
             text(&made, "network")?.get(..12).unwrap_or_default(),
         ));
@@ -171,47 +172,53 @@ impl<'a> Story<'a> {
     }
 
     fn register_printer(&mut self) -> Result<()> {
-        let Town { operator, office, printer, addresses, .. } = self.town;
+        let Town { office, printer, user, plotter, .. } = self.town;
         self.step("The printer is switched on and registered")?;
-        let [web, tls, raw] = addresses.printer.map(|address| address.to_string());
-        let mut arguments = vec!["demo", "device", web.as_str(), tls.as_str(), raw.as_str()];
-        if !self.town.is_simulated() {
-            arguments.push("--one-machine");
-        }
-        let device = printer.start(&arguments)?;
-        let mut services = Vec::new();
-        for (name, suffix) in SERVICES {
-            let address: SocketAddr = device.text(name)?.parse()?;
-            services.push(format!("{name}={}{suffix}", address.port()));
-        }
-        let pin = device.text("pin")?.to_owned();
-        self.daemons.push(device);
-        let mut arguments =
-            vec!["device", "add", "--domain", DOMAIN, "--name", "printer", "--kind", "printer"];
-        arguments.extend(["--mac", PRINTER_MAC, "--via", office.name(), "--tls-pin", &pin]);
-        services.iter().for_each(|service| arguments.extend(["--service", service]));
-        operator.call(&arguments, COMMAND_TIMEOUT)?;
+        let (services, pin) = self.register(printer, PRINTER_MAC, office)?;
         self.screen.tell(&format!(
             "By its MAC address, {PRINTER_MAC}, not its IP address; with the SHA-256 of its certificate, {}…; as \
              seen by front-desk; with three services: {}. Nothing else of the office can be reached.",
             pin.get(..12).unwrap_or_default(),
             services.join(", "),
         ));
+        if let Some(plotter) = plotter {
+            self.register(plotter, PLOTTER_MAC, user)?;
+            self.screen.tell(
+                "And so is a plotter at home, as seen by laptop. It even has the printer's IP address.",
+            );
+        }
         Ok(())
     }
 
+    /// Switches a device on and registers it under its computer's name; returns its services and its certificate's hash.
+    fn register(&mut self, device: &Computer, mac: &str, via: &Computer) -> Result<(Vec<String>, String)> {
+        let Town { operator, addresses, .. } = self.town;
+        let [web, tls, raw] = addresses.printer.map(|address| address.to_string());
+        let mut arguments = vec!["demo", "device", web.as_str(), tls.as_str(), raw.as_str()];
+        if !self.town.is_simulated() {
+            arguments.push("--one-machine");
+        }
+        let daemon = device.start(&arguments)?;
+        let mut services = Vec::new();
+        for (name, suffix) in SERVICES {
+            let address: SocketAddr = daemon.text(name)?.parse()?;
+            services.push(format!("{name}={}{suffix}", address.port()));
+        }
+        let pin = daemon.text("pin")?.to_owned();
+        self.daemons.push(daemon);
+        let mut arguments = vec!["device", "add", "--domain", DOMAIN, "--name", device.name()];
+        arguments.extend(["--kind", device.name(), "--mac", mac, "--via", via.name(), "--tls-pin", &pin]);
+        services.iter().for_each(|service| arguments.extend(["--service", service]));
+        operator.call(&arguments, COMMAND_TIMEOUT)?;
+        Ok((services, pin))
+    }
+
     fn wait_for_printer(&mut self) -> Result<()> {
-        let office = &self.town.office;
+        let Town { office, user, plotter, .. } = self.town;
         self.step("front-desk finds it and announces that it serves it")?;
-        let began_at = Instant::now();
-        loop {
-            self.check()?;
-            let status = office.call(&["status"], COMMAND_TIMEOUT)?;
-            if status.get("serves") == Some(&json!(["printer"])) {
-                break;
-            }
-            ensure!(began_at.elapsed() < FIND_TIMEOUT, "front-desk does not serve the printer: {status}");
-            thread::sleep(FIND_INTERVAL);
+        self.wait_until_served("printer", office)?;
+        if plotter.is_some() {
+            self.wait_until_served("plotter", user)?;
         }
         self.screen.tell(
             "It looks for the MAC address on its own network, and tells the operator's table that it serves the \
@@ -220,15 +227,32 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
+    fn wait_until_served(&self, device: &str, by: &Computer) -> Result<()> {
+        let began_at = Instant::now();
+        loop {
+            self.check()?;
+            let status = by.call(&["status"], COMMAND_TIMEOUT)?;
+            if status.get("serves") == Some(&json!([device])) {
+                return Ok(());
+            }
+            ensure!(began_at.elapsed() < FIND_TIMEOUT, "{} does not serve the {device}: {status}", by.name());
+            thread::sleep(FIND_INTERVAL);
+        }
+    }
+
     /// Opens tunnels for a browser, and stays until it is told to end.
     pub(super) fn stay(&mut self, ready: impl FnOnce(SocketAddr, SocketAddr) -> Result<()>) -> Result<()> {
         self.step("laptop opens a tunnel to each service")?;
         let user = &self.town.user;
-        let [web, tls, raw] = [self.open(user, "web")?, self.open(user, "tls")?, self.open(user, "raw")?];
+        let [web, tls, raw] = [
+            self.open(user, "printer:web")?,
+            self.open(user, "printer:tls")?,
+            self.open(user, "printer:raw")?,
+        ];
         let tunnel = self.prove(user, &web)?;
         self.tell_path(&tunnel);
         let tunnel = self.prove(user, &tls)?;
-        self.screen.tell(&format!("And of the service with TLS: {}.", reader(tunnel.privacy)));
+        self.screen.tell(&format!("And of the service with TLS: {}.", reader(&tunnel, "front-desk")));
         let [web, tls, raw] =
             [self.door("web", &web, 0)?, self.door("tls", &tls, 1)?, self.door("raw", &raw, 2)?];
         self.screen.lines(&format!(
@@ -261,11 +285,13 @@ impl<'a> Story<'a> {
 
     /// Moves data both ways over each kind of path that there is, and compares every byte.
     pub(super) fn transfer(&mut self) -> Result<Vec<PathReport>> {
-        let Town { user, colleague, .. } = self.town;
+        let Town { user, colleague, plotter, .. } = self.town;
         let mut reports = Vec::new();
-        for node in [user, colleague] {
-            self.step(&format!("{} moves 64 MiB to the printer and back", node.name()))?;
-            let [web, raw] = [self.open(node, "web")?, self.open(node, "raw")?];
+        let from_outside = plotter.as_ref().map(|_| (colleague, "plotter"));
+        for (node, device) in [(user, "printer"), (colleague, "printer")].into_iter().chain(from_outside) {
+            self.step(&format!("{} moves 64 MiB to the {device} and back", node.name()))?;
+            let [web, raw] =
+                [self.open(node, &format!("{device}:web"))?, self.open(node, &format!("{device}:raw"))?];
             let [to_web, to_raw] = [&web, &raw].map(|opened| opened.local.to_string());
             let bytes = EACH_WAY_BYTES.to_string();
             let arguments = ["demo", "transfer", &to_raw, &to_web, &bytes];
@@ -285,12 +311,11 @@ impl<'a> Story<'a> {
     }
 
     /// Opens a tunnel. A node may need a moment until it has heard of the device and of who serves it.
-    fn open(&mut self, node: &Computer, service: &str) -> Result<Opened> {
-        let target = format!("printer:{service}");
+    fn open(&mut self, node: &Computer, target: &str) -> Result<Opened> {
         let began_at = Instant::now();
         let daemon = loop {
             self.check()?;
-            match node.start(&["connect", &target, "--listen", "127.0.0.1:0"]) {
+            match node.start(&["connect", target, "--listen", "127.0.0.1:0"]) {
                 Ok(daemon) => break daemon,
                 Err(error) if began_at.elapsed() > FIND_TIMEOUT => return Err(error),
                 Err(_too_early) => thread::sleep(FIND_INTERVAL),
@@ -319,16 +344,19 @@ impl<'a> Story<'a> {
 
     fn tell_path(&self, tunnel: &Tunnel) {
         let Some(path) = &tunnel.path else { return };
+        let serving = if tunnel.device == "plotter" { "laptop" } else { "front-desk" };
         let way = match path.kind {
-            PathKind::Local => "straight to it, because it is on the same network",
-            PathKind::Direct => "straight to front-desk, at an address that can be reached",
-            PathKind::Mapped => "to front-desk through a port of the office's router",
-            PathKind::Punched => "to front-desk through both routers' NAT",
-            PathKind::Relayed => "to front-desk through a super-node",
-            PathKind::Unknown | _ => "of a kind that this program does not know",
+            PathKind::Local => "straight to it, because it is on the same network".to_owned(),
+            PathKind::Direct => format!("straight to {serving}, at an address that can be reached"),
+            PathKind::Mapped => format!("to {serving} through a port of its router"),
+            PathKind::Punched => format!("to {serving} through both routers' NAT"),
+            PathKind::Relayed => {
+                format!("to {serving}, which nobody can reach from outside, through a relay")
+            }
+            PathKind::Unknown | _ => "of a kind that this program does not know".to_owned(),
         };
         self.screen.tell(&format!("Path: {}, {way} ({}).", path.kind, path.remote));
-        self.screen.tell(&format!("Who can read it: {}.", reader(tunnel.privacy)));
+        self.screen.tell(&format!("Who can read it: {}.", reader(tunnel, serving)));
     }
 
     fn step(&mut self, title: &str) -> Result<()> {
@@ -346,18 +374,20 @@ impl<'a> Story<'a> {
     }
 }
 
-fn reader(privacy: Privacy) -> &'static str {
-    match privacy {
-        Privacy::TunnelNodeCanRead => {
-            "both ends, front-desk and the office's network, because this service has no TLS; nobody else on the \
-             way, not even the operator"
-        }
-        Privacy::LocalNetwork => "the office's network, as without Peerage",
+fn reader(tunnel: &Tunnel, serving: &str) -> String {
+    match tunnel.privacy {
+        Privacy::TunnelNodeCanRead => format!(
+            "both ends, {serving} and the network there, because this service has no TLS; nobody else on the way, not \
+             even the operator"
+        ),
+        Privacy::LocalNetwork => "the office's network, as without Peerage".to_owned(),
         Privacy::DeviceVerified => {
-            "laptop and the printer alone, whose certificate laptop has checked through the tunnel"
+            "laptop and the printer alone, whose certificate laptop has checked through the tunnel".to_owned()
         }
-        Privacy::DeviceTls => "laptop and the printer alone, if the browser checks the certificate",
-        Privacy::Unknown | _ => "not known",
+        Privacy::DeviceTls => {
+            "laptop and the printer alone, if the browser checks the certificate".to_owned()
+        }
+        Privacy::Unknown | _ => "not known".to_owned(),
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use peerage_lab::{Host, Lab, Site, SiteConfig, netns::Doorway};
+use peerage_lab::{
+    Host, Lab, Site, SiteConfig,
+    netns::{Doorway, Nat},
+};
 
 use super::computer::{Computer, Daemon};
 
@@ -23,6 +26,9 @@ const PRINTER_HOST: u8 = 50;
 
 /// The printer's MAC address: of the block that RFC 7042 keeps for examples, made a local one.
 pub(super) const PRINTER_MAC: &str = "02:00:5e:00:53:01";
+
+/// The MAC address of the plotter at home.
+pub(super) const PLOTTER_MAC: &str = "02:00:5e:00:53:02";
 
 /// Ports on this computer that are tried first, so that the address is the same each time.
 const USUAL_PORTS: [u16; 3] = [8631, 8632, 9100];
@@ -54,6 +60,8 @@ pub(super) struct Town {
     /// The user's computer, elsewhere.
     pub(super) user: Computer,
     pub(super) printer: Computer,
+    /// A device at home, where no port is forwarded; only in simulated networks, because on one computer all is reachable.
+    pub(super) plotter: Option<Computer>,
     pub(super) addresses: Addresses,
     /// Last, because what runs in it must end first.
     ground: Ground,
@@ -70,7 +78,7 @@ pub(super) struct Addresses {
     pub(super) office_advertise: Option<SocketAddr>,
     /// Where the other nodes listen.
     pub(super) listen: SocketAddr,
-    /// Where the printer's page, the page over TLS, and its raw port are.
+    /// Where a device's page, the page over TLS, and its raw port are: at the same addresses in the office and at home.
     pub(super) printer: [SocketAddr; 3],
     /// The drawing of the networks; empty without them.
     pub(super) map: String,
@@ -90,11 +98,15 @@ impl Town {
     pub(super) fn simulated(program: &Path) -> Result<Self> {
         let lab = Lab::new()?;
         let operator = lab.public_host("operator")?;
-        let (office, home) = (lab.site(SiteConfig::new("office"))?, lab.site(SiteConfig::new("home"))?);
+        let office = lab.site(SiteConfig::new("office"))?;
+        // Nobody outside can guess what port such a router will use, so nothing but a relay leads to the home.
+        let home = lab.site(SiteConfig::new("home").nat(Nat::SYMMETRIC))?;
         let (node, colleague) = (office.host("front-desk")?, office.host("back-desk")?);
         let user = home.host("laptop")?;
         let printer = office.plug("printer", Some(PRINTER_MAC))?;
         printer.set_address(office.address(PRINTER_HOST))?;
+        let plotter = home.plug("plotter", Some(PLOTTER_MAC))?;
+        plotter.set_address(home.address(PRINTER_HOST))?;
         office.forward(FORWARDED_PORT, &node)?;
 
         let any = Ipv4Addr::UNSPECIFIED;
@@ -105,7 +117,7 @@ impl Town {
             office_advertise: Some((public, FORWARDED_PORT).into()),
             listen: (any, 0).into(),
             printer: [80, 443, 9100].map(|port| (printer.address(), port).into()),
-            map: map([&operator, &node, &colleague, &printer, &user], [&office, &home]),
+            map: map([&operator, &node, &colleague, &printer, &user, &plotter], [&office, &home]),
         };
         let place = |name, host| -> Result<Computer> {
             Ok(Computer::simulated(name, program, host, lab.directory(&format!("demo/{name}"))?))
@@ -116,6 +128,7 @@ impl Town {
             colleague: place("back-desk", colleague)?,
             user: place("laptop", user)?,
             printer: place("printer", printer)?,
+            plotter: Some(place("plotter", plotter)?),
             addresses,
             ground: Ground::Simulated { lab: Box::new(lab), _sites: Box::new([office, home]) },
         })
@@ -148,6 +161,7 @@ impl Town {
             colleague: place("back-desk")?,
             user: place("laptop")?,
             printer: place("printer")?,
+            plotter: None,
             addresses,
             ground: Ground::This { _directory: directory },
         })
@@ -185,7 +199,10 @@ pub(super) fn missing_packages() -> Vec<&'static str> {
     packages
 }
 
-fn map([operator, node, colleague, printer, user]: [&Host; 5], [office, home]: [&Site; 2]) -> String {
+fn map(
+    [operator, node, colleague, printer, user, plotter]: [&Host; 6],
+    [office, home]: [&Site; 2],
+) -> String {
     let lan = |site: &Site| format!("{}/24", site.address(0));
     format!(
         "the Internet\n\
@@ -197,7 +214,8 @@ fn map([operator, node, colleague, printer, user]: [&Host; 5], [office, home]: [
          │   printer      {}   {PRINTER_MAC}, not a node\n\
          │\n\
          └── home, {} behind the router {}\n    \
-         laptop       {}   node\n",
+         laptop       {}   node\n    \
+         plotter      {}   {PLOTTER_MAC}, not a node\n",
         operator.address(),
         lan(office),
         office.public_address(),
@@ -207,6 +225,7 @@ fn map([operator, node, colleague, printer, user]: [&Host; 5], [office, home]: [
         lan(home),
         home.public_address(),
         user.address(),
+        plotter.address(),
     )
 }
 

@@ -5,5 +5,6 @@
 mod crashes;
 mod joining;
 mod nodes;
+mod super_nodes;
 mod support;
 mod tunnels;

@@ -13,6 +13,7 @@ pub mod lending;
 pub mod link;
 pub mod local_api;
 pub mod membership;
+mod places;
 pub mod private;
 pub mod relay;
 pub mod run;

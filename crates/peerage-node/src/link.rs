@@ -40,12 +40,13 @@ use tokio::time;
 use self::channel::Channel;
 pub use self::channel::ChannelError;
 pub use self::dial::DialError;
-pub(crate) use self::dial::{Packets, connect};
+pub(crate) use self::dial::connect;
 use self::peer::{Ends, Peer};
 pub(crate) use self::relayed::Leg;
 pub use self::stream::Stream;
 use crate::clock::Clock;
 use crate::door::Door;
+use crate::places::Counted;
 use crate::tls::Tls;
 
 /// The most links of a node. Each has one descriptor and, while it moves bytes, up to a megabyte of buffers; ten thousand
@@ -367,8 +368,7 @@ impl Inner {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
         let reach = peer.act(|state, _| state.reach.clone()).unwrap_or_default();
         let identity = reach.identity.ok_or(DialError::NoCandidate)?;
-        let places = reach.places();
-        let (channel, remote) = dial::dial(&self.config.tls, identity, &places, reach.packets).await?;
+        let (channel, remote) = dial::dial(&self.config.tls, identity, &reach.places()).await?;
         let failed = |source: std::io::Error| DialError::Failed { address: remote, source: source.into() };
         let local = channel.socket().local_addr().map_err(failed)?;
         let standing = standing(Side::Client, purpose, PathKind::Direct);
@@ -382,7 +382,7 @@ impl Inner {
         standing: Standing,
         channel: Channel,
         (local, remote): (SocketAddr, SocketAddr),
-        permits: (OwnedSemaphorePermit, Option<listen::Counted>),
+        permits: (OwnedSemaphorePermit, Option<Counted>),
     ) -> LinkId {
         let kick = Arc::new(Notify::new());
         let link = peer.act(|state, now| {

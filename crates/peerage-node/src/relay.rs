@@ -17,7 +17,7 @@ mod pump;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
 use crate::clock::Clock;
+use crate::places::{Counted, Places};
 
 pub use meter::{Caps, Meter};
 pub use own::{Joined, OwnLegEvent, OwnLegs};
@@ -49,9 +50,9 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Datagrams that a leg may send before it is joined: its request, and once more for each hint (Rule 6.3).
 const MAX_FRAMES: usize = 6;
 
-/// Connections from one address that are not joined yet: an office behind one router, all at once. Raised, one stranger
+/// Connections from one [place](Places) that are not joined yet: an office behind one router, all at once. Raised, one stranger
 /// can hold more of them; lowered, large offices are turned away after the relay was restarted.
-const MAX_WAITING_PER_ADDRESS: usize = 128;
+const MAX_WAITING_PER_PLACE: usize = 128;
 
 /// Connections from everywhere that are not joined yet.
 const MAX_WAITING: usize = 1_024;
@@ -98,13 +99,8 @@ struct Inner {
     events: mpsc::Sender<Input>,
     next: AtomicU64,
     open: Mutex<BTreeMap<LegId, mpsc::Sender<Order>>>,
-    waiting: Mutex<BTreeMap<IpAddr, usize>>,
-}
-
-/// One connection that is not joined yet; counted until it is dropped.
-struct Waiting {
-    inner: Arc<Inner>,
-    address: IpAddr,
+    /// Connections that are not joined yet.
+    waiting: Places,
 }
 
 impl Legs {
@@ -116,7 +112,7 @@ impl Legs {
             events,
             next: AtomicU64::new(0),
             open: Mutex::default(),
-            waiting: Mutex::default(),
+            waiting: Places::new(MAX_WAITING_PER_PLACE, MAX_WAITING),
         };
         (Self { inner: Arc::new(inner) }, receiver)
     }
@@ -124,7 +120,8 @@ impl Legs {
     /// Takes a connection whose first byte is that of a leg; returns at once. Beyond the limits it is closed unheard.
     pub fn accept(&self, stream: TcpStream, remote: SocketAddr) {
         let inner = &self.inner;
-        let Some(waiting) = (if inner.meter.is_exhausted() { None } else { inner.count(remote.ip()) }) else {
+        let Some(waiting) = (if inner.meter.is_exhausted() { None } else { inner.waiting.take(remote.ip()) })
+        else {
             tracing::debug!(%remote, "a leg beyond the limits was closed");
             return;
         };
@@ -179,17 +176,6 @@ impl Legs {
 }
 
 impl Inner {
-    fn count(self: &Arc<Self>, address: IpAddr) -> Option<Waiting> {
-        let mut waiting = lock(&self.waiting);
-        let all: usize = waiting.values().sum();
-        let of_address = waiting.get(&address).copied().unwrap_or(0);
-        if all >= MAX_WAITING || of_address >= MAX_WAITING_PER_ADDRESS {
-            return None;
-        }
-        waiting.insert(address, of_address + 1);
-        Some(Waiting { inner: Arc::clone(self), address })
-    }
-
     fn order(&self, leg: LegId, order: Order) {
         let Some(sender) = lock(&self.open).get(&leg).cloned() else { return };
         if sender.try_send(order).is_err() {
@@ -205,24 +191,12 @@ impl Inner {
     }
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut waiting = lock(&self.inner.waiting);
-        if let Some(count) = waiting.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// Serves one leg until it ends or its partner's task has it.
 async fn serve(
     inner: &Arc<Inner>,
     (leg, mut stream, remote): (LegId, TcpStream, SocketAddr),
     mut orders: mpsc::Receiver<Order>,
-    waiting: Waiting,
+    waiting: Counted,
 ) -> io::Result<Served> {
     prepare(&stream)?;
     for _frame in 0..MAX_FRAMES {

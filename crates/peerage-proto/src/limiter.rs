@@ -96,7 +96,7 @@ impl NodeLimiter {
 }
 
 /// Returns a number for the part of the address that one owner is likely to have whole.
-fn place(address: IpAddr) -> u64 {
+pub fn place(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(v4) => u64::from(v4.to_bits()),
         IpAddr::V6(v6) => {

@@ -41,26 +41,16 @@ pub enum DialError {
     TooManyLinks,
 }
 
-/// How long the packets of a connection may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Packets {
-    /// As long as the system thinks that the path allows.
-    #[default]
-    Usual,
-    /// So long that every path should carry them. Some lose longer ones, and the message that says so as well.
-    Small,
-}
-
 /// The payload of a TCP segment that makes a packet of 1,280 bytes, the least that IPv6 asks of every link (RFC 8200, section 5): less 40
-/// for its header and 20 for that of TCP.
-const SMALL_SEGMENT_BYTES: u32 = 1_220;
+/// for its header and 20 for that of TCP. Longer packets vanish on some paths, and so does the message that should say so. Longer ones would
+/// carry one part in a hundred more.
+const SEGMENT_BYTES: u32 = 1_220;
 
 /// Connects to the peer with this key at the first candidate that leads to it.
 pub(super) async fn dial(
     tls: &Tls,
     identity: [u8; 32],
     candidates: &[SocketAddr],
-    packets: Packets,
 ) -> Result<(Channel, SocketAddr), DialError> {
     let attempts = candidates.iter().take(MAX_CANDIDATES + 1).copied();
     let mut waiting = attempts.collect::<std::collections::VecDeque<_>>();
@@ -69,7 +59,7 @@ pub(super) async fn dial(
     loop {
         if running.is_empty() || !waiting.is_empty() {
             match waiting.pop_front() {
-                Some(address) => running.push(attempt(tls, identity, address, packets)),
+                Some(address) => running.push(attempt(tls, identity, address)),
                 None if running.is_empty() => return Err(last_error),
                 None => {}
             }
@@ -91,10 +81,9 @@ async fn attempt(
     tls: &Tls,
     identity: [u8; 32],
     address: SocketAddr,
-    packets: Packets,
 ) -> (SocketAddr, Result<Channel, ChannelError>) {
     let connected = async {
-        let socket = connect(address, packets).await?;
+        let socket = connect(address).await?;
         prepare(&socket)?;
         let mut channel = Channel::new(socket, tls.connect(identity)?.into());
         channel.handshake().await?;
@@ -108,14 +97,12 @@ async fn attempt(
     (address, time::timeout(CANDIDATE_TIMEOUT, connected).await.unwrap_or_else(|_| timeout()))
 }
 
-/// Opens a connection.
-pub(crate) async fn connect(address: SocketAddr, packets: Packets) -> io::Result<TcpStream> {
+/// Opens a connection on which both sides send packets that every path carries (Rule 7.28).
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // The first packet tells the peer to keep to it as well.
     #[cfg(unix)]
-    if packets == Packets::Small {
-        // Said to the peer with the first packet, so that it keeps to it as well.
-        socket2::SockRef::from(&socket).set_tcp_mss(SMALL_SEGMENT_BYTES)?;
-    }
+    socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT_BYTES)?;
     socket.connect(address).await
 }
 

@@ -1,15 +1,12 @@
 //! Accepting links.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use peerage_proto::link::Side;
 use peerage_proto::link::bundle::{PathKind, Purpose};
 use peerage_wire::id::NodeId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
 
@@ -17,17 +14,25 @@ use super::channel::{Channel, ChannelError};
 use super::dial::prepare;
 use super::{Inner, standing};
 use crate::door::Door;
+use crate::places::Places;
 use crate::tls::peer_identity;
 
 /// How long a peer may take to prove its key. Longer keeps descriptors for strangers, shorter fails peers on slow paths.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most handshakes at a time; each costs a millisecond of computing. Beyond, connections are closed unheard.
-const MAX_HANDSHAKES: usize = 256;
+pub(super) const MAX_HANDSHAKES: usize = 256;
 
-/// The most connections from one address, those in the handshake included: an office behind one router. Raised, one stranger
-/// can take more of the [links](super::MAX_LINKS); lowered, large offices are turned away.
-const MAX_LINKS_PER_ADDRESS: usize = 256;
+/// The most handshakes with one [place](Places): an office behind one router, all at once. Raised, fewer strangers suffice to
+/// take all [`MAX_HANDSHAKES`]; lowered, large offices come in more slowly after an outage.
+const MAX_HANDSHAKES_PER_PLACE: usize = 48;
+
+/// How long a connection may say nothing at all. Whoever connects has something to say, and says it at once.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The most links with one place. Raised, one stranger can take more of the [links](super::MAX_LINKS); lowered, large offices are
+/// turned away.
+const MAX_LINKS_PER_PLACE: usize = 256;
 
 /// How long to wait after the system could not accept, most likely for want of descriptors. Shorter burns time while it lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -42,8 +47,8 @@ enum Came {
 
 /// Accepts whom the door lets in, or all links if there is none, until the links are gone.
 pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<Door>) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    let counts = Counts::default();
+    let handshakes = Places::new(MAX_HANDSHAKES_PER_PLACE, MAX_HANDSHAKES);
+    let links = Places::new(MAX_LINKS_PER_PLACE, super::MAX_LINKS);
     let mut tasks = JoinSet::new();
     loop {
         let (socket, remote) = match listener.accept().await {
@@ -59,9 +64,9 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<
         if door.as_ref().is_some_and(|door| !door.is_open()) {
             continue;
         }
-        let permits = Arc::clone(&handshakes).try_acquire_owned().ok();
-        let permits = permits.zip(Arc::clone(&strong.permits).try_acquire_owned().ok());
-        let (Some((handshake, link)), Some(count)) = (permits, counts.take(remote.ip())) else {
+        let counted = handshakes.take(remote.ip()).zip(links.take(remote.ip()));
+        let (Some((handshake, count)), Ok(link)) = (counted, Arc::clone(&strong.permits).try_acquire_owned())
+        else {
             tracing::debug!(%remote, "a connection beyond the limits was closed");
             continue;
         };
@@ -95,6 +100,7 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<
 }
 
 async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<Came, ChannelError> {
+    time::timeout(FIRST_BYTE_TIMEOUT, socket.readable()).await.map_err(|_elapsed| ChannelError::Ended)??;
     if let Some(door) = door {
         if door.is_leg(&socket).await? {
             return Ok(Came::Leg(socket));
@@ -109,59 +115,4 @@ async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<
     let identity = peer_identity(channel.tls()).ok_or(rustls::Error::NoApplicationProtocol)?;
     // Only nodes of the same domain have tunnels between them; HELLO has to name the same.
     Ok(Came::Link(NodeId::new(inner.config.local.domain, &identity), Box::new(channel)))
-}
-
-/// How many connections there are from each address.
-#[derive(Clone, Debug, Default)]
-struct Counts {
-    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
-}
-
-/// One connection; counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct Counted {
-    counts: Counts,
-    address: IpAddr,
-}
-
-impl Counts {
-    fn take(&self, address: IpAddr) -> Option<Counted> {
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_default();
-        if *count >= MAX_LINKS_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Counted { counts: self.clone(), address })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut by_address = self.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_cannot_take_all_links() {
-        let counts = Counts::default();
-        let one = IpAddr::from([192, 0, 2, 1]);
-        let mut taken: Vec<_> = std::iter::from_fn(|| counts.take(one)).collect();
-        assert_eq!(taken.len(), MAX_LINKS_PER_ADDRESS);
-        assert!(counts.take(IpAddr::from([192, 0, 2, 2])).is_some());
-        taken.pop();
-        assert!(counts.take(one).is_some());
-        taken.clear();
-        assert!(counts.by_address.lock().unwrap().is_empty());
-    }
 }

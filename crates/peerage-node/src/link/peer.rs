@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time;
 
 use super::stream::Stream;
-use super::{Inner, LinkEvent, OpenFailed, Packets, Path};
+use super::{Inner, LinkEvent, OpenFailed, Path};
 
 /// Sleeps are cut to this, because timers of the runtime stand still while the computer sleeps.
 pub(super) const MAX_SLEEP: Duration = Duration::from_secs(5);
@@ -74,8 +74,6 @@ pub(super) struct Reach {
     pub(super) candidates: Vec<SocketAddr>,
     /// Where it was reached last.
     pub(super) last: Option<SocketAddr>,
-    /// Small ones since a link fell silent in these networks: long packets may have been why.
-    pub(super) packets: Packets,
 }
 
 impl Reach {
@@ -248,16 +246,12 @@ impl Peer {
                     state.bundle.replace(*id, now);
                 }
             }
-            state.reach.packets = Packets::Usual;
             state.bundle.retry(now);
         });
     }
 
     /// Begins what the bundle wants dialled.
     fn dial(self: &Arc<Self>, inner: &Arc<Inner>, dial: Dial) {
-        if dial.purpose == Purpose::Shared && dial.is_awaited {
-            self.lock().reach.packets = Packets::Small;
-        }
         let (peer, weak) = (Arc::clone(self), Arc::downgrade(inner));
         let task = super::lock(&inner.helpers).spawn(async move {
             let Some(inner) = weak.upgrade() else { return };

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerage_proto::link::Side;
 use peerage_proto::link::bundle::{LinkId, PathKind, Purpose};
@@ -14,6 +15,10 @@ use super::peer::Peer;
 use super::{Inner, Links, lock, standing};
 use crate::relay::Joined;
 use crate::tls::peer_identity;
+
+/// How long a meeting may take once no address leads to the peer. Longer makes an application wait for a tunnel-node that is dead, although
+/// another could serve; shorter gives up relays that are slow: two round trips and a handshake.
+const MEETING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A leg under way; it resolves when the peer is at its other end.
 pub(crate) type Leg = oneshot::Receiver<Joined>;
@@ -57,11 +62,15 @@ impl Inner {
             self.lead(joined).await
         };
         let direct = async { direct.await.unwrap_or(Err(DialError::NoCandidate)) };
+        let deadline = time::Instant::now() + MEETING_TIMEOUT;
         let (mut direct, mut relayed) = (std::pin::pin!(direct), std::pin::pin!(relayed));
         tokio::select! {
             result = &mut direct => match result {
                 Ok(link) => Ok(link),
-                Err(error) => relayed.await.map_err(|_relay| error),
+                Err(error) => match time::timeout_at(deadline, relayed).await {
+                    Ok(Ok(link)) => Ok(link),
+                    Ok(Err(_)) | Err(_) => Err(error),
+                },
             },
             result = &mut relayed => match result {
                 Ok(link) => Ok(link),

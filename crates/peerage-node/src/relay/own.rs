@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
 use super::{MAX_FRAMES, lock, prepare, read_frame, within, write_frame};
-use crate::link::{Packets, connect};
+use crate::link::connect;
 
 /// How long a relay may take to accept a connection: three lost packets in a row on a bad path.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ impl OwnLegs {
         address: SocketAddr,
         mut orders: mpsc::Receiver<LegOrder>,
     ) -> io::Result<TcpStream> {
-        let mut stream = within(CONNECT_TIMEOUT, connect(address, Packets::Small)).await?;
+        let mut stream = within(CONNECT_TIMEOUT, connect(address)).await?;
         prepare(&stream)?;
         self.tell(leg, LegNews::Opened).await;
         for _frame in 0..=MAX_FRAMES {

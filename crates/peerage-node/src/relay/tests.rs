@@ -320,12 +320,12 @@ async fn a_leg_that_never_says_the_right_thing_has_few_attempts() {
 async fn one_address_cannot_hold_all_connections() {
     let world = World::new(FREE).await;
     let mut silent = Vec::new();
-    for _ in 0..MAX_WAITING_PER_ADDRESS {
+    for _ in 0..MAX_WAITING_PER_PLACE {
         silent.push(world.connect().await);
     }
     let mut surplus = world.connect().await;
     assert_eq!(surplus.read(&mut [0]).await.unwrap(), 0);
-    assert_eq!(world.legs.count(), MAX_WAITING_PER_ADDRESS);
+    assert_eq!(world.legs.count(), MAX_WAITING_PER_PLACE);
 }
 
 #[tokio::test]

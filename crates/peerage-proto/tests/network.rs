@@ -252,6 +252,24 @@ fn a_membership_is_renewed_at_half_of_its_life() {
     assert!(world.host(user).renewals > 0);
 }
 
+/// The renewal was due at the very moment of the time-out that brought the new key, and was asked for again and again.
+#[test]
+fn a_new_domain_key_does_not_make_a_renewal_due_that_was_just_tried() {
+    let mut world = World::new(28);
+    let user = world.join_with(USER, lan("192.168.1.20", 2), 0, |config| config.serves = false);
+    world.run(Duration::from_secs(18 * 86_400));
+    let tried = world.host(user).renewals;
+    assert!(tried > 0, "in vain");
+    let other = world.join(SITE, lan("192.168.1.10", 1));
+    let other = world.host(other).id;
+    world.revoke(other);
+    world.route(user, "hp", None);
+    world.run(Duration::from_secs(20));
+    let now = world.now;
+    assert_eq!(world.host(user).node.status(now).head.map(|head| head.epoch), Some(2));
+    assert_eq!(world.host(user).renewals, tried);
+}
+
 #[test]
 fn the_same_seed_makes_the_same_run() {
     let run = || {

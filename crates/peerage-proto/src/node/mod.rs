@@ -144,6 +144,8 @@ pub struct Node {
 
     sweep_at: Instant,
     renew_at: Option<Instant>,
+    /// The version of the Node record whose renewal is planned.
+    renewal_of: Option<u64>,
     next_task: u64,
     outputs: VecDeque<Output>,
 }
@@ -194,6 +196,7 @@ impl Node {
             legs: Legs::default(),
             sweep_at: now.mono.after(SWEEP_INTERVAL),
             renew_at: None,
+            renewal_of: None,
             next_task: 0,
             outputs: VecDeque::new(),
         };
@@ -356,8 +359,12 @@ impl Node {
                 }
             }
             Outcome::Failed { request, to } => {
-                self.silent(to, now);
-                if let Some(purpose) = self.purposes.remove(&request) {
+                let purpose = self.purposes.remove(&request);
+                // Operators that do not keep the map are silent to offers, and well.
+                if !matches!(purpose, Some(Purpose::Hold(Errand::Submit))) {
+                    self.silent(to, now);
+                }
+                if let Some(purpose) = purpose {
                     self.unanswered(purpose, request, to, now);
                 }
             }
@@ -535,6 +542,8 @@ impl Node {
     }
 
     fn clock_learned(&mut self, now: Now) {
+        // It was planned by another time.
+        self.renewal_of = None;
         self.own_records_changed(now);
         self.announce_soon(now);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use peerage_wire::record::{DomainKeyBody, EndDevice, Record, Table};
+use peerage_wire::record::{DomainKeyBody, EndDevice, Header, Record, Table};
 use peerage_wire::time::Now;
 
 use super::{Change, Discard, EXPIRY_WARNING, Event, Node, SWEEP_INTERVAL};
@@ -54,10 +54,7 @@ impl Node {
         {
             self.me = member;
             self.endpoint.set_record(record.bytes().clone());
-            let life = member.expires.since(record.header().made_at());
-            let half = self.jittered(life / 2);
-            let due = record.header().made_at().after(half);
-            self.renew_at = Some(now.mono.after(due.since(self.endpoint.time(now))));
+            self.plan_renewal(record.header(), now);
         }
         if let Some(record) = self.records.get(Table::DomainKey, domain, key)
             && let Ok(body) = DomainKeyBody::read(record)
@@ -67,6 +64,17 @@ impl Node {
             self.keys = keys;
             self.epoch_began = record.header().made_at();
         }
+    }
+
+    /// Plans the renewal of the own Node record, once for each version of it: a new domain key does not make it due again
+    /// that has just been tried in vain.
+    fn plan_renewal(&mut self, header: &Header, now: Now) {
+        if self.renewal_of.replace(header.version) == Some(header.version) {
+            return;
+        }
+        let half = self.jittered(header.expires.since(header.made_at()) / 2);
+        let due = header.made_at().after(half);
+        self.renew_at = Some(now.mono.after(due.since(self.endpoint.time(now))));
     }
 
     pub(super) fn renewed(&mut self, records: &[Bytes], now: Now) {

@@ -7,20 +7,25 @@
 //! - [`device`]: a real IPP printer, addresses by DHCP, a small device of our own.
 //! - [`probe`]: measures what a NAT does.
 //! - [`capture`]: tells whether something readable crossed a network.
+//! - [`flow`]: numbered bytes in both directions; tells what was lost and when nothing moved.
+//! - [`wire`]: delays, loses and reorders.
 //! - [`scenario`]: whole stories played with the real `peerage` program.
 
 pub mod capture;
 pub mod device;
+pub mod flow;
 pub mod netns;
 pub mod probe;
 pub mod scenario;
 pub mod topology;
+pub mod wire;
 
 pub use topology::{Host, Lab, Site, SiteConfig};
 
 /// Packages of Debian that bring the programs used here.
 pub const PACKAGES: &[&str] = &[
     "avahi-daemon",
+    "conntrack",
     "cups-ipp-utils",
     "dbus",
     "dnsmasq-base",

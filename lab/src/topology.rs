@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::netns::{Egress, Forward, Machine, Nat, Protocol, Router, SHARED_DIR, Sandbox};
+use crate::wire::CUT_FRAMES;
 
 /// Public hosts or sites of one lab, at most: each has one value of the third byte of its address.
 const MAX_NETWORKS: u8 = 250;
@@ -22,6 +23,9 @@ const FIRST_HOST: u8 = 10;
 
 /// Hosts of one LAN, at most; the numbers from 200 on are left to address pools of tests.
 const MAX_HOSTS: u8 = 190;
+
+/// The interfaces of the computer that [`Site::wire`] returns, for [`crate::wire::Wire`].
+pub const WIRE: [&str; 2] = ["net", "site"];
 
 /// A simulated Internet; it ends when it and everything made from it is dropped, or when the process ends.
 #[derive(Debug)]
@@ -93,12 +97,28 @@ impl Lab {
         let port = format!("site-{}", config.name);
         let [gateway, public_address] = [1, 2].map(|number| Ipv4Addr::new(45, 1, index, number));
         let machine = Machine::new(self.sandbox(), &format!("{}-router", config.name))?;
-        self.core.connect(&port, &machine, "wan")?;
+        let wire = if config.is_wired {
+            Some(self.lay_wire(&config.name, &port, &machine)?)
+        } else {
+            self.core.connect(&port, &machine, "wan")?;
+            None
+        };
         self.core.script(&format!("ip addr add {gateway}/24 dev {port}\n"))?;
         if config.nat == Nat::None {
             self.core.script(&format!("ip route add {}/24 via {public_address}\n", config.lan))?;
         }
-        Site::new(config, machine, public_address, gateway, vec![Arc::clone(&self.core)])
+        let upstream = vec![Arc::clone(&self.core)];
+        Ok(Site { wire, ..Site::new(config, machine, public_address, gateway, upstream)? })
+    }
+
+    /// Puts a computer between the core and a router that shall carry the frames of both.
+    fn lay_wire(&self, name: &str, port: &str, router: &Machine) -> Result<Machine> {
+        let wire = Machine::new(self.sandbox(), &format!("{name}-wire"))?;
+        self.core.connect(port, &wire, WIRE[0])?;
+        wire.connect(WIRE[1], router, "wan")?;
+        self.core.script(&format!("ip link set {port} {CUT_FRAMES}\n"))?;
+        router.script(&format!("ip link set wan {CUT_FRAMES}\n"))?;
+        Ok(wire)
     }
 }
 
@@ -122,6 +142,7 @@ pub struct SiteConfig {
     nat: Nat,
     egress: Egress,
     lan: Ipv4Addr,
+    is_wired: bool,
 }
 
 impl SiteConfig {
@@ -129,7 +150,7 @@ impl SiteConfig {
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         let lan = Ipv4Addr::new(192, 168, 1, 0);
-        Self { name: name.into(), nat: Nat::Masquerade, egress: Egress::Open, lan }
+        Self { name: name.into(), nat: Nat::Masquerade, egress: Egress::Open, lan, is_wired: false }
     }
 
     /// Sets what the router does with addresses.
@@ -149,6 +170,13 @@ impl SiteConfig {
     pub fn lan(self, lan: Ipv4Addr) -> Self {
         Self { lan: address(lan, 0), ..self }
     }
+
+    /// Puts a computer between the Internet and the router; nothing passes until that runs a [`crate::wire::Wire`]. Only
+    /// for sites right at the Internet.
+    #[must_use]
+    pub fn wired(self) -> Self {
+        Self { is_wired: true, ..self }
+    }
 }
 
 /// A LAN behind a router.
@@ -161,6 +189,7 @@ pub struct Site {
     machine: Arc<Machine>,
     upstream: Vec<Arc<Machine>>,
     hosts: AtomicU8,
+    wire: Option<Machine>,
 }
 
 impl Site {
@@ -172,7 +201,7 @@ impl Site {
         wan_gateway: Ipv4Addr,
         upstream: Vec<Arc<Machine>>,
     ) -> Result<Self> {
-        let SiteConfig { name, nat, egress, lan } = config;
+        let SiteConfig { name, nat, egress, lan, is_wired: _ } = config;
         let gateway = address(lan, 1);
         machine.script(&format!(
             "ip link add lan type bridge mcast_snooping 0\nip link set lan up\nip addr add {gateway}/24 dev lan\n\
@@ -181,13 +210,19 @@ impl Site {
         let router = Router { nat, egress, public_address, lan: format!("{lan}/24") };
         router.install(&machine)?;
         let machine = Arc::new(machine);
-        Ok(Self { name, lan, gateway, router, machine, upstream, hosts: AtomicU8::new(0) })
+        Ok(Self { name, lan, gateway, router, machine, upstream, hosts: AtomicU8::new(0), wire: None })
     }
 
     /// Returns the router as a computer, to run a DHCP server on it or to look at its tables.
     #[must_use]
     pub fn router(&self) -> &Machine {
         &self.machine
+    }
+
+    /// Returns the computer between the Internet and the router, if there is one.
+    #[must_use]
+    pub fn wire(&self) -> Option<&Machine> {
+        self.wire.as_ref()
     }
 
     /// Returns the router's address on the outer side.
@@ -233,6 +268,18 @@ impl Site {
             self.machine.script(&format!("ip route add {}/24 via {address}\n", config.lan))?;
         }
         Self::new(config, machine, address, self.gateway, self.chain())
+    }
+
+    /// Carries a host here from where it was: another cable, the next free address.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the LAN is full.
+    pub fn take_in(&self, host: &Host) -> Result<()> {
+        let address = self.next_address()?;
+        host.script("ip link delete eth0\n")?;
+        self.plug_in(host, host.name(), "eth0")?;
+        *host.gateway.lock().unwrap_or_else(PoisonError::into_inner) = self.gateway;
+        host.set_address(address)
     }
 
     /// Takes the next free address of the LAN.
@@ -288,14 +335,14 @@ impl Site {
 pub struct Host {
     machine: Machine,
     address: Mutex<Ipv4Addr>,
-    gateway: Ipv4Addr,
+    gateway: Mutex<Ipv4Addr>,
     /// Kept so that the host stays connected when the site or the lab is dropped before it.
     _upstream: Vec<Arc<Machine>>,
 }
 
 impl Host {
     fn new(machine: Machine, address: Ipv4Addr, gateway: Ipv4Addr, upstream: Vec<Arc<Machine>>) -> Self {
-        Self { machine, address: Mutex::new(address), gateway, _upstream: upstream }
+        Self { machine, address: Mutex::new(address), gateway: Mutex::new(gateway), _upstream: upstream }
     }
 
     /// Returns the IPv4 address, `0.0.0.0` while it has none.
@@ -325,7 +372,7 @@ impl Host {
     pub fn set_address(&self, new: Ipv4Addr) -> Result<()> {
         self.machine.script(&format!(
             "ip -4 addr flush dev eth0\nip addr add {new}/24 dev eth0\nip route add default via {}\n",
-            self.gateway
+            *self.gateway.lock().unwrap_or_else(PoisonError::into_inner)
         ))?;
         self.note_address(new);
         Ok(())

@@ -3,32 +3,66 @@
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
-use peerage_lab::scenario::{self, Profile, Programs};
+use peerage_lab::scenario::{self, Extent, Profile, Programs, Reach, Report, Size};
 
 use crate::{packages, run::say};
 
 /// How the task is called.
-const USAGE: &str = "usage: cargo xtask lab print [--json] [--release]";
+const USAGE: &str = "\
+usage: cargo xtask lab print [--relayed] [--json] [--release]
+       cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
+       cargo xtask lab survival [--quick | EVENT] [--json] [--release]
+       cargo xtask lab round-trips [--json] [--release]";
+
+/// A story.
+type Story = Box<dyn Fn(&Programs, &mut dyn FnMut(&str)) -> Report>;
 
 /// Plays the story that `words` name; the report goes to standard output and everything else to standard error.
 ///
-/// With `--json` the report is exactly one object, also when the story failed.
+/// With `print --relayed` nothing is configured in the office's router, so that both nodes meet at the operator's relay. With
+/// `survival` only those events happen whose names contain EVENT. With `super-nodes --small` only what the tests play is
+/// played, with `super-nodes --companies` only the two smaller stories. With `--json` the report is exactly one object, also
+/// when the story failed.
 pub(crate) fn lab(words: &[&str]) -> Result<()> {
     let (mut json, mut profile) = (false, Profile::Dev);
-    let Some((&"print", options)) = words.split_first() else { bail!("{USAGE}") };
+    let Some((name, options)) = words.split_first() else { bail!("{USAGE}") };
+    let mut own = Vec::new();
     for option in options {
         match *option {
             "--json" => json = true,
             "--release" => profile = Profile::Release,
-            other => bail!("unknown option {other}\n{USAGE}"),
+            other => own.push(other),
         }
     }
+    let story = story(name, &own)?;
     packages::install()?;
-    let report = scenario::print(&Programs::find(profile)?, &mut |line| say(line));
+    let report = story(&Programs::find(profile)?, &mut |line| say(line));
     let text = if json { report.to_json().to_string() } else { format!("{:#}", report.to_json()) };
     writeln!(std::io::stdout(), "{text}").context("nobody reads the report")?;
     match report.error() {
         None => Ok(()),
         Some(error) => bail!("the story failed: {error:#}"),
     }
+}
+
+/// Returns the story of this name with the options that are its own.
+fn story(name: &str, options: &[&str]) -> Result<Story> {
+    Ok(match (name, options) {
+        ("print", []) => Box::new(|programs, say| scenario::print(programs, Reach::Forwarded, say)),
+        ("print", ["--relayed"]) => Box::new(|programs, say| scenario::print(programs, Reach::Relayed, say)),
+        ("super-nodes", []) => Box::new(|programs, say| scenario::super_nodes(programs, Size::Full, say)),
+        ("super-nodes", ["--small"]) => {
+            Box::new(|programs, say| scenario::super_nodes(programs, Size::Small, say))
+        }
+        ("super-nodes", ["--companies"]) => Box::new(scenario::companies),
+        ("round-trips", []) => Box::new(scenario::round_trips),
+        ("survival", ["--quick"]) => {
+            Box::new(|programs, say| scenario::survival(programs, Extent::Quick, None, say))
+        }
+        ("survival", only @ ([] | [_])) => {
+            let only = only.first().map(|only| (*only).to_owned());
+            Box::new(move |programs, say| scenario::survival(programs, Extent::Whole, only.as_deref(), say))
+        }
+        _ => bail!("unknown story or option: {name} {}\n{USAGE}", options.join(" ")),
+    })
 }

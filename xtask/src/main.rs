@@ -18,7 +18,7 @@ usage: cargo xtask TASK
   test   install what the tests need, by package name, and run all tests
   tidy   check the repository itself: dependencies, licences, rules, links, leftovers
   ci     everything that a change must pass: format, lints, documents, tidy, test
-  lab    play a story in simulated networks: lab print [--json] [--release]";
+  lab    play a story in simulated networks, with the real program: lab print, lab super-nodes";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

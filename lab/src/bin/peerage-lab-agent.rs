@@ -1,15 +1,21 @@
 //! What the tests run on simulated hosts, always with two arguments:
 //! `nat-server ADDRESS ADDRESS`, `nat-probe ADDRESS ADDRESS`, `device WEB RAW`, `fetch ENDPOINT MILLISECONDS`;
 //! `door SOCKET ENDPOINT`, `capture NEEDLES -`, which ends with its input;
+//! `flow-device ENDPOINT -`, `flow ENDPOINT COUNT`, that many flows until its input ends, `first-byte ENDPOINT COUNT`,
+//! `wire INTERFACE INTERFACE`, with a manner on each line of its input;
 //! and outside of them `hold-lab MARK -`, a lab with one process inside, to be killed, and `try-lab - -`, which makes
 //! a small Internet and fetches a web page through a NAT.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use peerage_lab::flow::{self, Flow};
 use peerage_lab::netns::{self, Nat};
+use peerage_lab::wire::{Manner, Wire};
 use peerage_lab::{Lab, SiteConfig, capture, device::SampleDevice, probe};
 
 fn main() -> Result<()> {
@@ -33,6 +39,12 @@ fn main() -> Result<()> {
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
             say(&capture.finish()?.to_json().to_string())
         }
+        "flow-device" => {
+            flow::serve(first.parse()?, |end| _ = say(&end.to_json().to_string()), || say("ready"))
+        }
+        "flow" => flows(first.parse()?, second.parse()?),
+        "first-byte" => first_bytes(first.parse()?, second.parse()?),
+        "wire" => carry([first.as_str(), second.as_str()]),
         "door" => netns::serve_door(first.as_ref(), second.parse()?, || say("ready")),
         "fetch" => say(&fetch(first.parse()?, Duration::from_millis(second.parse()?))?),
         "hold-lab" => {
@@ -77,4 +89,56 @@ fn fetch(from: SocketAddr, timeout: Duration) -> Result<String> {
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
     Ok(page)
+}
+
+/// Bytes that each direction of a single flow carries in a second; many share it.
+const RATE: u64 = 1 << 20;
+
+/// Keeps up flows until the input ends, then ends them in order and tells what came of each.
+fn flows(to: SocketAddr, count: u64) -> Result<()> {
+    let rate = RATE / count.max(1);
+    let flowing = Arc::new(AtomicU64::new(0));
+    let mut flows = Vec::new();
+    for number in 0..count {
+        let id = u64::from(std::process::id()) << 32 | number;
+        let flowing = Arc::clone(&flowing);
+        let note = move || {
+            if flowing.fetch_add(1, Ordering::Relaxed) + 1 == count {
+                _ = say("flows");
+            }
+        };
+        flows.push(Flow::start(to, id, rate, note)?);
+    }
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    flows.iter().for_each(Flow::stop);
+    for flow in flows {
+        say(&flow.finish()?.to_json().to_string())?;
+    }
+    say("ended")
+}
+
+/// Connects so many times, one after the other, and tells for each the microseconds to the first byte of the answer.
+fn first_bytes(to: SocketAddr, count: u64) -> Result<()> {
+    for _turn in 0..count {
+        let began_at = Instant::now();
+        let mut stream = TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        // The smallest flow: its device begins to send when it has the head.
+        stream.write_all(&[0, RATE].map(u64::to_le_bytes).concat())?;
+        stream.read_exact(&mut [0])?;
+        say(&began_at.elapsed().as_micros().to_string())?;
+    }
+    Ok(())
+}
+
+/// Carries frames, in the manner that was last read.
+fn carry(interfaces: [&str; 2]) -> Result<()> {
+    let wire = Wire::start(interfaces)?;
+    say("ready")?;
+    for line in std::io::stdin().lines() {
+        wire.set(Manner::parse(&line?)?);
+        say("set")?;
+    }
+    Ok(())
 }

@@ -151,6 +151,15 @@ impl Process {
         }
     }
 
+    /// Writes `bytes` to standard input and leaves it open.
+    ///
+    /// # Errors
+    /// When the process reads no more.
+    pub fn tell(&mut self, bytes: &[u8]) -> Result<()> {
+        let stdin = self.stdin.as_mut().with_context(|| format!("{} has no input any more", self.name))?;
+        stdin.write_all(bytes).with_context(|| format!("{} does not read its input", self.name))
+    }
+
     /// Waits until `find` returns something for a complete line of standard output, from its beginning.
     ///
     /// # Errors

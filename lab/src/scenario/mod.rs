@@ -3,10 +3,17 @@
 mod binary;
 mod print;
 mod program;
+mod round_trips;
+mod super_nodes;
+mod survival;
+mod village;
 
 pub use binary::{Profile, Programs};
-pub use print::print;
+pub use print::{Reach, print};
 pub use program::{Daemon, Peerage};
+pub use round_trips::round_trips;
+pub use super_nodes::{Size, companies, super_nodes};
+pub use survival::{Extent, MAX_STALL_MS, survival};
 
 use serde_json::{Map, Value};
 

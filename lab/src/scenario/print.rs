@@ -1,7 +1,7 @@
-//! Printing to a printer on another network (scenario A of Ynddal 2016, section 3.1.1, with a reachable port).
+//! Printing to a printer on another network (scenario A of Ynddal 2016, section 3.1.1).
 //!
-//! An operator is on the Internet. An office, behind NAT, has a printer and a node whose port the router forwards. A
-//! user is behind another NAT, in a LAN with the same prefix, where another computer even has the printer's address.
+//! An operator is on the Internet. An office, behind NAT, has a printer and a node whose port the router forwards, or does
+//! not: then everything goes through the operator, which stands in for super-nodes as forwarder and relay. A user is behind another NAT, in a LAN with the same prefix, where another computer even has the printer's address.
 //! The user prints; then the printer gets another address by DHCP, and the user prints again.
 
 use std::fs;
@@ -49,12 +49,22 @@ const FIND_INTERVAL: Duration = Duration::from_millis(250);
 /// How long printing one document may take, including that the office looks for a printer that moved.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How the office's node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The office's router forwards a port to it.
+    Forwarded,
+    /// Nobody has configured anything: both nodes meet at the operator's relay.
+    Relayed,
+}
+
 /// Plays the story with these programs and tells `progress` about each step.
-pub fn print(programs: &Programs, progress: &mut dyn FnMut(&str)) -> Report {
+pub fn print(programs: &Programs, reach: Reach, progress: &mut dyn FnMut(&str)) -> Report {
     let mut report = Report::default();
     report.note("jobs", 0);
     report.note("identical", 0);
-    let mut story = Story { began_at: Instant::now(), progress, report: &mut report, daemons: Vec::new() };
+    let (began_at, daemons) = (Instant::now(), Vec::new());
+    let mut story = Story { began_at, reach, progress, report: &mut report, daemons };
     let result = story.play(programs);
     if result.is_err() {
         story.show_logs();
@@ -66,6 +76,7 @@ pub fn print(programs: &Programs, progress: &mut dyn FnMut(&str)) -> Report {
 
 struct Story<'a> {
     began_at: Instant,
+    reach: Reach,
     progress: &'a mut dyn FnMut(&str),
     report: &'a mut Report,
     daemons: Vec<Daemon>,
@@ -84,23 +95,24 @@ struct Stage {
 }
 
 impl Stage {
-    fn build() -> Result<Self> {
+    fn build(reach: Reach) -> Result<Self> {
         let lab = Lab::new()?;
         let operator = lab.public_host("operator")?;
         let (office, home) = (lab.site(SiteConfig::new("office"))?, lab.site(SiteConfig::new("home"))?);
         let node = office.host("node")?;
-        office.forward(FORWARDED_PORT, &node)?;
+        if reach == Reach::Forwarded {
+            office.forward(FORWARDED_PORT, &node)?;
+        }
         let printer = office.plug("printer", Some(PRINTER_MAC))?;
         let user = home.host("user")?;
         let decoy = home.plug("decoy", None)?;
         decoy.set_address(home.address(PRINTER_ADDRESSES[0]))?;
         ensure!(node.address() == user.address(), "the two networks should have the same addresses");
-        // Counts what crosses the Internet to the forwarded port.
-        count_forwarded(&lab, &office)?;
+        count_crossing(&lab, &office, &operator, reach)?;
         Ok(Self { lab, office, operator, node, printer, user, _decoy: decoy })
     }
 
-    /// Returns how many bytes crossed the Internet to the forwarded TCP port.
+    /// Returns how many bytes crossed the Internet towards the office, to the forwarded port or from the relay.
     fn crossed_bytes(&self) -> Result<u64> {
         let listing =
             self.lab.core().command("nft").args(["--json", "list", "counters"]).output(FIND_TIMEOUT)?;
@@ -114,11 +126,15 @@ impl Stage {
     }
 }
 
-fn count_forwarded(lab: &Lab, office: &Site) -> Result<()> {
+fn count_crossing(lab: &Lab, office: &Site, operator: &Host, reach: Reach) -> Result<()> {
+    let what = match reach {
+        Reach::Forwarded => format!("tcp dport {FORWARDED_PORT}"),
+        Reach::Relayed => format!("ip saddr {} tcp sport {OPERATOR_PORT}", operator.address()),
+    };
     lab.core().load_nft(&format!(
-        "table inet watch {{\n counter forwarded {{ }}\n chain forward {{\n  \
+        "table inet watch {{\n counter crossed {{ }}\n chain forward {{\n  \
          type filter hook forward priority filter;\n  \
-         ip daddr {} tcp dport {FORWARDED_PORT} counter name forwarded\n }}\n}}\n",
+         ip daddr {} {what} counter name crossed\n }}\n}}\n",
         office.public_address()
     ))
 }
@@ -130,7 +146,7 @@ impl Story<'_> {
 
     fn play(&mut self, programs: &Programs) -> Result<()> {
         self.say("building an office and a home with the same prefix, each behind NAT");
-        let stage = Stage::build()?;
+        let stage = Stage::build(self.reach)?;
         let first_lease =
             DhcpServer::start(&stage.lab, &stage.office, stage.office.address(PRINTER_ADDRESSES[0]))?;
         first_lease.lease(&stage.printer)?;
@@ -167,7 +183,7 @@ impl Story<'_> {
         self.report.note("crossed_bytes", crossed);
         ensure!(
             crossed >= 2 * DOCUMENT_BYTES as u64,
-            "only {crossed} bytes crossed the Internet to the forwarded port"
+            "only {crossed} bytes crossed the Internet on the way that they should have taken"
         );
         self.heard_nothing_readable(listener)?;
         printer.stop()?;
@@ -239,7 +255,9 @@ impl Story<'_> {
         }
         let listen = format!("0.0.0.0:{FORWARDED_PORT}");
         let advertise = format!("{}:{FORWARDED_PORT}", stage.office.public_address());
-        self.daemons.push(node.start(&["up", "--listen", &listen, "--advertise", &advertise], "ready")?);
+        let up = ["up", "--listen", &listen, "--advertise", &advertise];
+        let up = if self.reach == Reach::Forwarded { &up[..] } else { &up[..3] };
+        self.daemons.push(node.start(up, "ready")?);
         self.daemons.push(user.start(&["up", "--listen", "0.0.0.0:0"], "ready")?);
 
         self.say("registering the printer");

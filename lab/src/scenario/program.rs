@@ -17,8 +17,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a node or an operator may take until it serves; a node speaks to its operator first.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a node or an operator may take to end after SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a node or an operator may take to end after SIGTERM; a super-node first hands over, for up to a minute.
+const STOP_TIMEOUT: Duration = Duration::from_secs(80);
 
 /// The program together with a host and a data directory for it.
 #[derive(Debug)]

@@ -54,6 +54,14 @@ pub const OWN_AFTER: u64 = 256 * 1_024;
 /// How long a link that was replaced is kept without streams, so that sessions fall back on it should the new one fail.
 const LINGER: Duration = Duration::from_secs(30);
 
+/// How long after tunnels have come to a relay it is looked whether there is a direct path. Longer loads the relay for nothing after a short
+/// fault; shorter makes tunnels follow each flap of a path.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause doubles up to this. Longer misses a path that came without a change of this computer's networks; shorter costs more: each look
+/// is a few SYNs.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(64);
+
 /// A link's next Head is dropped unheard before this time has passed (Rule 7.27): each costs a signature to be verified, and operators make a new
 /// one every 20 s. Longer delays revocations that follow one another, shorter lets a peer keep the node busy.
 const HEAD_INTERVAL: Duration = Duration::from_secs(1);
@@ -108,6 +116,8 @@ pub struct Dial {
     pub timeout: Duration,
     /// How many have failed before in this outage: the peer may have to be found anew.
     pub failures: u32,
+    /// Whether tunnels wait for it, or no more than a better path is looked for.
+    pub is_awaited: bool,
 }
 
 /// What a bundle has to say.
@@ -171,6 +181,8 @@ pub struct Bundle {
     redial: Redial,
     /// A link is wanted although the one in use works.
     wants_better: bool,
+    /// When it is looked next whether there is a direct path in place of a relayed one, and the pause after that.
+    look: Option<(Instant, Duration)>,
     is_usable: bool,
     is_ending: Option<Code>,
     head: Option<Bytes>,
@@ -238,6 +250,7 @@ impl Bundle {
             next_session: 0,
             redial,
             wants_better: false,
+            look: None,
             is_usable: false,
             is_ending: None,
             head: None,
@@ -385,7 +398,8 @@ impl Bundle {
         if self.redial_at().is_some_and(|at| at <= now) {
             let round_trips = self.links.values().filter_map(|carrier| carrier.link.round_trip());
             let round_trip = round_trips.max().unwrap_or_default();
-            return Some(self.redial.begin(Purpose::Shared, round_trip, now));
+            let dial = self.redial.begin(Purpose::Shared, round_trip, now);
+            return Some(Dial { is_awaited: !self.needy.is_empty(), ..dial });
         }
         let key = self.own_wanted.pop_first()?;
         let dial = self.redial.begin(Purpose::Own(key), Duration::ZERO, now);
@@ -399,8 +413,12 @@ impl Bundle {
             Some(key) => self.want_own_later(key),
             None => {
                 if self.redial.failed(dial.id) && self.needy.is_empty() {
-                    // A better path was looked for and not found.
-                    self.wants_better = self.redial.may_go_on_looking();
+                    // A better path was looked for and not found. Where a relay serves, it is looked for again later.
+                    let is_doubtful = self.links.values().any(|carrier| carrier.is_doubtful);
+                    self.wants_better = is_doubtful && self.redial.may_go_on_looking();
+                    if !self.wants_better {
+                        self.redial.begin_anew();
+                    }
                 }
             }
         }
@@ -522,6 +540,11 @@ impl Bundle {
         for id in self.links.keys().copied().collect::<Vec<_>>() {
             self.link_timeout(id, now);
         }
+        if let Some((_, pause)) = self.look.filter(|(at, _)| *at <= now) {
+            let pause = (pause * 2).min(LOOK_PAUSE_MAX);
+            self.look = Some((now.after(pause), pause));
+            self.wants_better = true;
+        }
         self.settle(now);
     }
 
@@ -531,7 +554,8 @@ impl Bundle {
         let links = self.links.values().filter_map(|carrier| carrier.link.poll_timeout());
         let leaving = self.links.values().filter_map(|carrier| carrier.leaves_at);
         let own = (!self.own_wanted.is_empty() && self.is_ending.is_none()).then(Instant::default);
-        links.chain(sessions).chain(leaving).chain(self.redial_at()).chain(own).min()
+        let look = self.look.map(|(at, _)| at);
+        links.chain(sessions).chain(leaving).chain(look).chain(self.redial_at()).chain(own).min()
     }
 
     fn link_timeout(&mut self, id: LinkId, now: Instant) {

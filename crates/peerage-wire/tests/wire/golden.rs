@@ -523,8 +523,11 @@ fn replies() -> Vec<(&'static str, Reply)> {
     ]
 }
 
+/// Messages by the names of their vectors.
+type Named<T> = Vec<(&'static str, T)>;
+
 /// What passes through forwarders and relays.
-fn passing() -> (Vec<(&'static str, Request)>, Vec<(&'static str, Reply)>) {
+fn passing() -> (Named<Request>, Named<Reply>) {
     let relayed = TunnelRequest {
         id: SessionId([0x14; 16]),
         device: device_id(),

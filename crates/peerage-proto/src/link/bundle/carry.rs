@@ -7,8 +7,8 @@ use peerage_wire::frame::{CarrierNumber, Code, StreamId};
 use peerage_wire::time::Instant;
 
 use super::{
-    Bundle, Carrier, Event, LINGER, LinkId, MAX_OWN, MAX_SHARED, OWN_AFTER, Place, Purpose, SessionKey,
-    Standing, Tunnel,
+    Bundle, Carrier, Event, LINGER, LOOK_PAUSE, LinkId, MAX_OWN, MAX_SHARED, OWN_AFTER, Place, Purpose,
+    SessionKey, Standing, Tunnel,
 };
 use crate::link::{MAX_STREAMS, Side};
 use crate::session::{Session, State};
@@ -207,10 +207,24 @@ impl Bundle {
         if std::mem::replace(&mut self.is_usable, is_usable) != is_usable {
             self.events.push_back(if is_usable { Event::Usable } else { Event::Unusable });
         }
+        self.plan_look(now);
         if !self.needy.is_empty() || self.wants_better {
             self.redial.want(now);
         } else if self.links.is_empty() {
             self.redial.begin_anew();
+        }
+    }
+
+    /// Plans to look for a direct path while tunnels use nothing but a relay, and not otherwise.
+    fn plan_look(&mut self, now: Instant) {
+        let mut serving = self.links.values().filter(|carrier| {
+            carrier.is_shared() && carrier.standing.side == Side::Client && carrier.is_healthy()
+        });
+        let is_used = serving.clone().any(|carrier| !carrier.streams.is_empty());
+        if !is_used || serving.any(|carrier| carrier.standing.path > super::PathKind::Relayed) {
+            self.look = None;
+        } else if self.look.is_none() {
+            self.look = Some((now.after(LOOK_PAUSE), LOOK_PAUSE));
         }
     }
 

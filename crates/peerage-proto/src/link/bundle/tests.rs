@@ -163,6 +163,31 @@ fn a_relayed_link_that_comes_after_a_direct_one_is_closed_when_nobody_fell_back_
     assert_eq!((world.link_in_use(key), world.ends[0].links()), (direct, 1));
 }
 
+/// Rule 7.26
+#[test]
+fn a_relayed_tunnel_looks_for_a_direct_path_ever_more_rarely_and_takes_it() {
+    let mut world = World::new();
+    let relayed = world.link(Purpose::Shared, PathKind::Relayed);
+    let key = world.open();
+    let (began_at, mut looks) = (world.now, Vec::new());
+    while world.now - began_at < Duration::from_secs(600) {
+        if let Some(dial) = world.ends[0].poll_dial(world.now) {
+            assert!(!dial.is_awaited, "the relay serves");
+            looks.push((world.now - began_at).as_secs());
+            world.ends[0].dial_failed(dial, world.now);
+        }
+        world.step();
+    }
+    assert_eq!(looks.first(), Some(&2));
+    assert!((10..=16).contains(&looks.len()), "{looks:?}");
+    assert_eq!(world.link_in_use(key), relayed);
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    world.transfer(key, 1_000);
+    assert_eq!(world.link_in_use(key), direct);
+    world.pass(Duration::from_secs(100));
+    assert_eq!((world.ends[0].poll_dial(world.now), world.ends[0].links()), (None, 1));
+}
+
 /// Rule 7.25
 #[test]
 fn what_moves_much_gets_a_link_of_its_own_and_closes_it_behind_itself() {

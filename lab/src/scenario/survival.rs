@@ -1,0 +1,191 @@
+//! An open tunnel outlives what happens to its networks and programs.
+//!
+//! Numbered bytes flow through it in both directions, from before an event until some seconds after it. Nothing may be
+//! lost, and they flow again soon after the event has passed.
+
+mod events;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::Report;
+use super::binary::Programs;
+use super::village::{Cast, Stage};
+use crate::flow::{End, unix_ms};
+use crate::netns::Process;
+
+/// How long nothing may flow once there is a way again, and after the death of a path could be noticed, in milliseconds.
+pub const MAX_STALL_MS: u64 = 3_000;
+
+/// How long bytes flow before and after an event.
+const BEFORE: Duration = Duration::from_secs(1);
+
+/// The same after it: longer than any stall that is allowed.
+const AFTER: Duration = Duration::from_secs(5);
+
+/// How long a flow may take to begin, and to end: a tunnel that comes back late shows as a long stall, not as a failure.
+const FLOW_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Tunnels that are open at once in one of the events.
+const MANY: usize = 500;
+
+/// Which events happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All.
+    Whole,
+    /// Those of less than ten seconds.
+    Quick,
+}
+
+/// Plays the story with these programs and tells `progress` about each step.
+///
+/// With `only`, just the events happen whose names contain it.
+pub fn survival(
+    programs: &Programs,
+    extent: Extent,
+    only: Option<&str>,
+    progress: &mut dyn FnMut(&str),
+) -> Report {
+    let mut report = Report::default();
+    let began_at = Instant::now();
+    let mut events = Vec::new();
+    let result = play(programs, (extent, only), &mut events, &mut |text| {
+        progress(&format!("{:7.2} s  {text}", began_at.elapsed().as_secs_f64()));
+    });
+    report.note("events", events.iter().map(Outcome::to_json).collect::<Vec<_>>());
+    let bad: Vec<&str> = events.iter().filter(|event| !event.is_ok()).map(|event| event.name).collect();
+    report.error = match result {
+        Ok(()) if bad.is_empty() => None,
+        Ok(()) => Some(anyhow::anyhow!("not as it should be: {}", bad.join(", "))),
+        Err(error) => Some(error),
+    };
+    report
+}
+
+/// What came of an event.
+#[derive(Debug)]
+struct Outcome {
+    name: &'static str,
+    /// Bytes that came, in both directions.
+    bytes: u64,
+    lost: u64,
+    stall_ms: u64,
+    error: Option<String>,
+}
+
+impl Outcome {
+    fn is_ok(&self) -> bool {
+        self.error.is_none() && self.lost == 0 && self.stall_ms < MAX_STALL_MS
+    }
+
+    fn to_json(&self) -> Value {
+        let mut value =
+            json!({ "name": self.name, "bytes": self.bytes, "lost": self.lost, "stall_ms": self.stall_ms });
+        if let (Some(error), Some(object)) = (&self.error, value.as_object_mut()) {
+            object.insert("error".to_owned(), json!(error));
+        }
+        value
+    }
+}
+
+fn play(
+    programs: &Programs,
+    (extent, only): (Extent, Option<&str>),
+    outcomes: &mut Vec<Outcome>,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    say("building an office, a home and a café, each behind NAT, and starting an operator and three nodes");
+    let stage = Stage::build()?;
+    let mut cast = Cast::start(&stage, programs)?;
+    cast.connect()?;
+    let chosen = events::EVENTS.iter().filter(|event| {
+        (extent == Extent::Whole || event.is_quick) && only.is_none_or(|only| event.name.contains(only))
+    });
+    for event in chosen {
+        say(event.name);
+        let outcome = happen(&mut cast, event);
+        say(&format!("    {}", outcome.to_json()));
+        if !outcome.is_ok() {
+            say(&cast.logs());
+        }
+        outcomes.push(outcome);
+    }
+    ensure!(!outcomes.is_empty(), "there is no such event");
+    say("ending all programs in order");
+    cast.stop()
+}
+
+/// Lets an event happen to a tunnel through which bytes flow.
+fn happen(cast: &mut Cast<'_>, event: &events::Event) -> Outcome {
+    let (bytes, lost, stall_ms) = (0, 0, 0);
+    let failed = |error: anyhow::Error| {
+        let error = Some(format!("{error:#}"));
+        Outcome { name: event.name, bytes, lost, stall_ms, error }
+    };
+    match (event.play)(cast) {
+        Ok(Passed { bytes, lost, stall_ms, error }) => {
+            Outcome { name: event.name, bytes, lost, stall_ms, error }
+        }
+        Err(error) => failed(error),
+    }
+}
+
+/// What flowed during an event.
+#[derive(Debug)]
+struct Passed {
+    bytes: u64,
+    lost: u64,
+    stall_ms: u64,
+    error: Option<String>,
+}
+
+/// Lets bytes flow through `count` connections of the tunnel while something happens, which tells when there was a way
+/// again, on the clock of [`unix_ms`].
+fn while_flowing(
+    cast: &mut Cast<'_>,
+    count: usize,
+    act: impl FnOnce(&mut Cast<'_>) -> Result<u64>,
+) -> Result<Passed> {
+    let mut flow = start_flow(cast, count)?;
+    thread::sleep(BEFORE);
+    let since = act(cast)?;
+    thread::sleep(AFTER);
+    end_flow(cast, &mut flow, since)
+}
+
+fn start_flow(cast: &Cast<'_>, count: usize) -> Result<Process> {
+    let mut flow = cast.agent(&["flow", &cast.local()?, &count.to_string()])?;
+    flow.wait_for_line("all flowed", FLOW_TIMEOUT, |line| (line == "flows").then_some(()))?;
+    Ok(flow)
+}
+
+fn end_flow(cast: &mut Cast<'_>, flow: &mut Process, since: u64) -> Result<Passed> {
+    flow.feed(&[]);
+    flow.wait_for_line("all had come", FLOW_TIMEOUT, |line| (line == "ended").then_some(()))?;
+    let mut passed = Passed { bytes: 0, lost: 0, stall_ms: 0, error: None };
+    for client in flow.stdout().lines().filter_map(end) {
+        let find = |line: &str| end(line).filter(|device| device.id == client.id);
+        let device = cast.device.wait_for_line("the device had all", FLOW_TIMEOUT, find)?;
+        passed.bytes += client.received + device.received;
+        passed.lost += client.lost_from(&device) + device.lost_from(&client);
+        passed.stall_ms = passed.stall_ms.max(client.stall_since(since)).max(device.stall_since(since));
+        passed.error = passed.error.or(client.error).or(device.error);
+    }
+    if passed.bytes == 0 {
+        bail!("nothing flowed");
+    }
+    Ok(passed)
+}
+
+fn end(line: &str) -> Option<End> {
+    End::from_json(&serde_json::from_str(line).ok()?)
+}
+
+/// Returns the present on the clock of flows.
+fn now() -> Result<u64> {
+    Some(unix_ms()).filter(|now| *now > 0).context("this computer does not know the time")
+}

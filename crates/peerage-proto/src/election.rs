@@ -216,8 +216,11 @@ impl Election {
             State::Standing { until, looks } => [(!looks).then_some(until), self.next_beacon(), None, None],
             State::Seated { additional, .. } => [
                 self.next_beacon(),
-                self.surplus_since.map(|since| since.after(SURPLUS)),
-                self.detached_since.filter(|_| self.may_yield()).map(|since| since.after(DETACHED)),
+                // Whoever serves beside others does so because they do not: it is in excess, and yields, only when they do.
+                self.surplus_since.filter(|_| !additional).map(|since| since.after(SURPLUS)),
+                self.detached_since
+                    .filter(|_| !additional && self.may_yield())
+                    .map(|since| since.after(DETACHED)),
                 (additional && free).then_some(self.check_at),
             ],
         };

@@ -72,6 +72,9 @@ impl Forwarder {
         let Some(address) = attached else {
             return Ok(Some(Reply::ForwardedTunnelOpened(None)));
         };
+        if !endpoint.has_room_once(to) {
+            return Err(Discard::Full);
+        }
         let mut nonce = [0; 12];
         rand_core::Rng::fill_bytes(endpoint.rng(), &mut nonce);
         let ticket = asked.reply_to.ticket();

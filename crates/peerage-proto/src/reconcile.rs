@@ -16,7 +16,7 @@ mod transfer;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use peerage_wire::id::{PlaceKey, PlacementKey, Segment};
+use peerage_wire::id::{Domain, PlaceKey, PlacementKey, Segment};
 use peerage_wire::limits::{MAX_ENTRIES, MAX_PARTS};
 use peerage_wire::message::{Entry, Part, Reconciled, Reply, Request};
 use peerage_wire::record::{SetSummary, Table};
@@ -42,6 +42,14 @@ const INITIAL_PATIENCE: u32 = 512;
 
 /// Requests that a genuine difference is worth: at most one for each level, and one to fetch it.
 const PATIENCE_FOR_NEWS: u32 = 8;
+
+/// Most records that are stored with the other in one reconciliation. A fellow that lacks more fetches them itself; more would let
+/// a liar, who lacks everything for ever, draw the whole table again and again, fewer would spread more slowly what was lost.
+pub const MAX_GIFTS: u32 = 1_024;
+
+/// Records of one domain for which there was no room after which the rest of the domain is left out. More fetches what is thrown
+/// away; fewer gives up where something is about to expire.
+pub const MAX_FULL: u32 = 16;
 
 /// Requests without an answer after which the counterpart counts as gone; each was repeated before.
 const MAX_FAILURES: u32 = 3;
@@ -98,6 +106,8 @@ pub struct Tally {
 pub enum Ended {
     /// Everything that differed was settled.
     Settled,
+    /// Everything was settled but for records for which there was no room here.
+    Full,
     /// The counterpart fell silent, or something was beyond a limit: the rest is for the next one.
     Unfinished,
     /// The counterpart's answers cannot be those of an honest holder.
@@ -164,6 +174,8 @@ pub struct Reconciliation {
     failures: u32,
     is_liar: bool,
     is_cut_short: bool,
+    /// How many records of each domain had no room.
+    full: BTreeMap<Domain, u32>,
     tally: Tally,
 }
 
@@ -185,6 +197,7 @@ impl Reconciliation {
             failures: 0,
             is_liar: false,
             is_cut_short: false,
+            full: BTreeMap::new(),
             tally: Tally::default(),
         }
     }
@@ -200,13 +213,20 @@ impl Reconciliation {
             return Some(Ended::Liar);
         }
         let is_over = self.todo.is_empty() && self.asked.is_empty();
-        is_over.then_some(if self.is_cut_short { Ended::Unfinished } else { Ended::Settled })
+        is_over.then_some(match (self.is_cut_short, self.full.is_empty()) {
+            (true, _) => Ended::Unfinished,
+            (false, false) => Ended::Full,
+            (false, true) => Ended::Settled,
+        })
     }
 
     /// Returns the next request, if there is one to make now. Its fate is told by [`Self::answered`] or [`Self::failed`].
     pub fn poll(&mut self, records: &Records, time: UnixTime) -> Option<(StepId, Request)> {
         while self.asked.len() < MAX_IN_FLIGHT {
             let (asked, request) = match self.todo.pop()? {
+                Todo::Compare { stretch, .. } | Todo::Settle { stretch, .. } if self.is_left_out(stretch) => {
+                    continue;
+                }
                 Todo::Compare { stretch, theirs, depth } => {
                     let own = records.stretch_summary(stretch.table, stretch.from, stretch.to);
                     match self.compare(stretch, own, theirs, depth) {
@@ -218,7 +238,13 @@ impl Reconciliation {
                     self.settle(stretch, &theirs, records);
                     continue;
                 }
-                Todo::Fetch(transfer) => {
+                Todo::Fetch(mut transfer) => {
+                    if let Some(end) = self.left_out_until(transfer.next_place()) {
+                        transfer.skip_to(end);
+                    }
+                    if transfer.is_done() {
+                        continue;
+                    }
                     self.tally.pages = self.tally.pages.saturating_add(1);
                     let request = transfer.request();
                     (Asked::Page(transfer), request)
@@ -237,6 +263,17 @@ impl Reconciliation {
             return Some((id, request));
         }
         None
+    }
+
+    /// Returns the last place of the domain of a place, if there is no room for the rest of that.
+    fn left_out_until(&self, place: PlacementKey) -> Option<PlacementKey> {
+        let domain = place.domain();
+        let is_full = self.full.get(&domain).is_some_and(|count| *count >= MAX_FULL);
+        is_full.then_some(Segment::of_domain(domain).to)
+    }
+
+    fn is_left_out(&self, stretch: Stretch) -> bool {
+        self.left_out_until(stretch.from.place).is_some_and(|end| stretch.to.place <= end)
     }
 
     /// Uses up a request's patience; without any left, nothing more is asked.
@@ -329,6 +366,10 @@ impl Reconciliation {
         }
         let mut held = records.within(stretch.table, stretch.from, stretch.to);
         let (at, record) = held.find(|(_, record)| record.is_valid_at(time))?;
+        if self.tally.given >= MAX_GIFTS {
+            (self.gives, self.is_cut_short) = (false, true);
+            return None;
+        }
         if let Some(from) = at.successor().filter(|from| *from <= stretch.to) {
             self.push(Todo::Give(Stretch { from, ..stretch }));
         }
@@ -352,7 +393,8 @@ impl Reconciliation {
                     self.push(Todo::Fetch(transfer));
                 }
             }
-            (Asked::Gift, Reply::Stored { .. }) => self.hope(),
+            // No news: whoever says so need not have kept it.
+            (Asked::Gift, Reply::Stored { .. }) => {}
             _ => self.lied(),
         }
     }
@@ -418,7 +460,10 @@ impl Reconciliation {
                     self.push(Todo::Give(Stretch { table, from: *at, to: *at }));
                 }
                 Inserted::Same => {}
-                Inserted::Full => self.is_cut_short = true,
+                Inserted::Full => {
+                    let count = self.full.entry(at.place.domain()).or_default();
+                    *count = count.saturating_add(1);
+                }
             }
         }
     }

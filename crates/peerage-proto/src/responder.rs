@@ -246,9 +246,10 @@ fn devices(
     if wanted.from > wanted.to || !covers(view.signed, wanted) {
         return Err(Discard::OutOfRange);
     }
-    let list = view.records.list(Table::EndDevice, asked.from.id.domain, after);
-    let is_wanted = |record: &&Record| wanted == own || wanted.contains(record.header().placement());
-    Ok(filled(list.filter(is_wanted), asked))
+    if wanted == own {
+        return Ok(page(view, Table::EndDevice, asked.from.id.domain, after, asked));
+    }
+    Ok(filled(view.records.list_within(Table::EndDevice, asked.from.id.domain, wanted, after), asked))
 }
 
 fn bytes_of(record: Option<&Record>, time: UnixTime) -> Option<Bytes> {

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use peerage_wire::id::{Domain, LookupTag, NodeId, PlaceKey, PlacementKey, RecordKey, Segment};
+use peerage_wire::limits::MAX_LIST;
 use peerage_wire::message::Part;
 use peerage_wire::record::{NodeInfoPublic, Record, SetSummary, SuperNodeBody, Table, subject};
 use peerage_wire::time::UnixTime;
@@ -66,6 +67,8 @@ pub struct Records {
     tags: BTreeSet<(Domain, LookupTag, RecordKey)>,
     /// The places of a NodeInfo's look-up tags; none for those without tags.
     tag_places: BTreeMap<(Domain, RecordKey), Box<[PlacementKey]>>,
+    /// The same by place, with the position of the NodeInfo.
+    places: BTreeSet<(PlacementKey, PlaceKey)>,
     holders: Holders,
     counts: BTreeMap<(Table, Domain), usize>,
     usage: Usage,
@@ -155,7 +158,9 @@ impl Records {
         self.usage.add(&record, cost(&record, tags.len()));
         self.orders.entry(table).or_default().insert(position(&record), &record.hash());
         if !tags.is_empty() {
-            let places = tags.iter().map(|tag| PlacementKey::new(domain, &tag.0)).collect();
+            let at = position(&record);
+            let places = tags.iter().map(|tag| PlacementKey::new(domain, &tag.0)).collect::<Box<[_]>>();
+            self.places.extend(places.iter().map(|place| (*place, at)));
             self.tag_places.insert((domain, record_key), places);
             self.tags.extend(tags.into_iter().map(|tag| (domain, tag, record_key)));
         }
@@ -176,7 +181,10 @@ impl Records {
             order.remove(&position(&record));
         }
         if !tags.is_empty() {
-            self.tag_places.remove(&(domain, record_key));
+            let at = position(&record);
+            for place in self.tag_places.remove(&(domain, record_key)).into_iter().flatten() {
+                self.places.remove(&(place, at));
+            }
             for tag in tags {
                 self.tags.remove(&(domain, tag, record_key));
             }
@@ -249,20 +257,72 @@ impl Records {
             Bound::Excluded((table, domain, key))
         });
         let to = Bound::Included((table, domain, RecordKey([0xff; 32])));
-        self.all.range((from, to)).map(|(_, record)| record)
+        self.all.range((from, to)).map(|(_, record)| look(record))
+    }
+
+    /// Returns the records of a table and domain whose places lie in a range, in ascending order of their keys.
+    pub fn list_within(
+        &self,
+        table: Table,
+        domain: Domain,
+        range: Segment,
+        after: Option<RecordKey>,
+    ) -> impl Iterator<Item = &Record> {
+        let order = self.orders.get(&table).into_iter();
+        let inside = order.flat_map(|order| {
+            let own = Segment::of_domain(domain);
+            let (from, to) = (range.from.max(own.from), range.to.min(own.to));
+            order.range(PlaceKey::first_at(from), PlaceKey::last_at(to)).map(|at| at.key)
+        });
+        let few = self.few(table, domain, inside);
+        let many = few.is_none().then(|| self.list(table, domain, after)).into_iter().flatten();
+        let few = few.into_iter().flatten().filter(move |key| after.is_none_or(|after| *key > after));
+        let few = few.filter_map(move |key| self.get(table, domain, key));
+        few.chain(many.filter(move |record| range.contains(record.header().placement())))
+    }
+
+    /// Returns entries in order if they are so few that a page of them is found sooner among them than by going through the
+    /// domain, where every n-th fits.
+    fn few<T: Ord>(
+        &self,
+        table: Table,
+        domain: Domain,
+        entries: impl Iterator<Item = T>,
+    ) -> Option<BTreeSet<T>> {
+        let most = self.count(table, domain).saturating_mul(MAX_LIST).isqrt();
+        let mut few = BTreeSet::new();
+        for (n, entry) in entries.enumerate() {
+            if n >= most {
+                return None;
+            }
+            few.insert(entry);
+        }
+        Some(few)
     }
 
     /// Returns the NodeInfo records that carry one of the tags, in ascending order of their keys.
-    pub fn tagged(&self, domain: Domain, tags: &[LookupTag], after: Option<RecordKey>) -> Vec<&Record> {
-        let mut keys = BTreeSet::new();
-        for tag in tags {
+    pub fn tagged(
+        &self,
+        domain: Domain,
+        tags: &[LookupTag],
+        after: Option<RecordKey>,
+    ) -> impl Iterator<Item = &Record> + use<'_> {
+        let keys_of = |tag: &LookupTag| {
             let from = after.map_or(Bound::Included((domain, *tag, RecordKey([0; 32]))), |key| {
                 Bound::Excluded((domain, *tag, key))
             });
             let to = Bound::Included((domain, *tag, RecordKey([0xff; 32])));
-            keys.extend(self.tags.range((from, to)).map(|(_, _, key)| *key));
-        }
-        keys.into_iter().filter_map(|key| self.get(Table::NodeInfo, domain, key)).collect()
+            self.tags.range((from, to)).map(|(_, _, key)| look(*key)).peekable()
+        };
+        let mut tags: Vec<_> = tags.iter().map(keys_of).collect();
+        let keys = std::iter::from_fn(move || {
+            let least = tags.iter_mut().filter_map(|keys| keys.peek().copied()).min()?;
+            for keys in &mut tags {
+                keys.next_if_eq(&least);
+            }
+            Some(least)
+        });
+        keys.filter_map(move |key| self.get(Table::NodeInfo, domain, key))
     }
 
     /// Returns the records of a table that belong to a segment, over all domains, ascending by the place of the record key,
@@ -273,13 +333,56 @@ impl Records {
         segment: Segment,
         after: Option<PlaceKey>,
     ) -> impl Iterator<Item = &Record> {
-        let (first, to) = stretch(table, segment);
-        let from = after.map_or(Some(first), |after| after.successor().map(|next| next.max(first)));
-        let order = self.orders.get(&table);
-        let positions = from.zip(order).map(|(from, order)| order.range(from, to));
-        positions.into_iter().flatten().filter_map(move |at| {
-            self.get(table, at.place.domain(), at.key).filter(|record| self.belongs(record, &segment))
-        })
+        let (first, last) = match table {
+            // Some of what lies outside belongs to it as well.
+            Table::NodeInfo => (PlaceKey::first_at(segment.from), PlaceKey::last_at(segment.to)),
+            Table::Node
+            | Table::EndDevice
+            | Table::DomainKey
+            | Table::Revocation
+            | Table::Head
+            | Table::SuperNode
+            | Table::OperatorNode => stretch(table, segment),
+        };
+        let next = after.map_or(Some(PlaceKey::MIN), |after| after.successor());
+        let order = next.zip(self.orders.get(&table));
+        let inside = order.map(|(next, order)| order.range(next.max(first), last));
+        let outside = next.filter(|_| table == Table::NodeInfo).map(|next| {
+            let (below, above) = (segment.from.domain(), segment.to.domain());
+            let (below, above) = (Segment::of_domain(below).from, Segment::of_domain(above).to);
+            let before = self.tagged_between(segment, (next.max(PlaceKey::first_at(below)), first));
+            (before, self.tagged_between(segment, (next.max(last), PlaceKey::last_at(above))))
+        });
+        let (before, behind) = outside.unzip();
+        let before = before.into_iter().flatten().filter(move |at| *at < first);
+        let behind = behind.into_iter().flatten().filter(move |at| *at > last);
+        let positions = before.chain(inside.into_iter().flatten()).chain(behind);
+        positions.filter_map(move |at| self.get(table, at.place.domain(), at.key))
+    }
+
+    /// Returns the positions of one domain, from one to another, of what has a look-up tag whose place lies in a segment.
+    fn tagged_between(
+        &self,
+        segment: Segment,
+        (from, to): (PlaceKey, PlaceKey),
+    ) -> impl Iterator<Item = PlaceKey> {
+        let domain = to.place.domain();
+        let own = Segment::of_domain(domain);
+        let (first, last) = (segment.from.max(own.from), segment.to.min(own.to));
+        let is_any = from < to && first <= last;
+        let tagged = is_any.then(|| self.places.range((first, PlaceKey::MIN)..=(last, PlaceKey::MAX)));
+        let tagged = tagged.into_iter().flatten().map(|(_, at)| look(*at));
+        let few = self.few(Table::NodeInfo, domain, tagged);
+        let order = self.orders.get(&Table::NodeInfo).filter(|_| is_any && few.is_none());
+        let many = order.into_iter().flat_map(move |order| order.range(from, to));
+        let many = many.filter(move |at| self.is_tagged((domain, at.key), &segment));
+        few.into_iter().flatten().filter(move |at| from <= *at && *at <= to).chain(many)
+    }
+
+    /// Returns whether a NodeInfo has a look-up tag whose place lies in a segment.
+    fn is_tagged(&self, key: (Domain, RecordKey), segment: &Segment) -> bool {
+        let places = self.tag_places.get(&key);
+        places.is_some_and(|places| places.iter().any(|place| segment.contains(*place)))
     }
 
     /// Returns whether a record belongs to a segment (Rule 1.8): by its place; a NodeInfo by the places of its tags as well;
@@ -291,9 +394,7 @@ impl Records {
             Table::Revocation | Table::Head => segment.touches(header.domain),
             Table::Node | Table::EndDevice | Table::DomainKey => segment.contains(header.placement()),
             Table::NodeInfo => {
-                let tags = self.tag_places.get(&(header.domain, header.key));
-                let tagged = tags.is_some_and(|tags| tags.iter().any(|place| segment.contains(*place)));
-                tagged || segment.contains(header.placement())
+                self.is_tagged((header.domain, header.key), segment) || segment.contains(header.placement())
             }
         }
     }
@@ -386,6 +487,13 @@ impl Records {
     pub fn super_node_summary(&self, domain: Domain, time: UnixTime) -> SetSummary {
         SetSummary::of(self.super_nodes(Segment::of_domain(domain), time).map(|(record, _)| record))
     }
+}
+
+/// Passes on an entry of an index that a read has come across; tests count them.
+fn look<T>(entry: T) -> T {
+    #[cfg(test)]
+    testing::look();
+    entry
 }
 
 /// Returns the position of a record among those of its table.

@@ -260,3 +260,37 @@ fn nodes_whose_beacons_fail_go_by_announcements_until_the_networks_change() {
     assert_eq!(serving(&mut world).len(), 2);
     assert!(world.beacons.len() >= 6, "they talk again");
 }
+
+/// Returns who serves the second printer.
+fn serving_second(world: &mut World) -> Vec<SocketAddr> {
+    let now = world.now;
+    let serves = |address: &SocketAddr| {
+        let devices = world.hosts[address].node.status(now).devices;
+        devices.iter().any(|device| device.served && device.device.name == "canon")
+    };
+    world.hosts.keys().copied().filter(serves).collect()
+}
+
+/// Rule 6.26: of three nodes each is attached already when it wins a seat in the second election, or comes to be.
+#[test]
+fn a_node_that_is_attached_already_keeps_the_seat_that_it_wins_in_another_election() {
+    let (mut world, _) = site(9, 3);
+    world.run(Duration::from_secs(60));
+    let first = serving(&mut world);
+    assert_eq!(first.len(), 2);
+    let mut second = printer(world.host(at(0)).id);
+    second.name = "canon".to_owned();
+    second.device = peerage_wire::id::DeviceId([3; 32]);
+    // More are named than there are seats, so that they elect, and not in the order of the other election.
+    second.servers = (0..3).map(|n| world.hosts[&at(n)].id).collect();
+    second.servers.sort_unstable();
+    world.put_device(second);
+    // The silent hear of it when they ask next.
+    world.run(Duration::from_secs(400));
+    let elected = serving_second(&mut world);
+    assert_eq!(elected.len(), 2);
+    for _ten_seconds in 0..60 {
+        world.run(Duration::from_secs(10));
+        assert_eq!(serving_second(&mut world), elected);
+    }
+}

@@ -12,10 +12,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerage_proto::node::{Answer, Command, EAGER_INTERVAL, Event, Failure, Way};
+use peerage_proto::node::{Answer, Command, EAGER_INTERVAL, Event, Failure, Input, Way};
+use peerage_wire::crypto::Real;
 use peerage_wire::id::{PlacementKey, Segment};
 use peerage_wire::message::Request;
-use peerage_wire::record::{Roles, Table};
+use peerage_wire::record::{Draft, Header, NodeInfoPublic, Record, Roles, Table};
 use support::holder::{Manner, stored_for};
 use support::{DOMAIN, Decision, OPERATOR_ADDRESS, PRINTER, SITE, USER, World, device, found, lan, printer};
 
@@ -460,7 +461,7 @@ fn members_leave_the_operator_when_it_stands_in_no_more() {
     // The operator's own Head may not state them yet, so the node is told as at its renewal.
     let records = world.ledger.values().filter(|r| r.header().table == Table::SuperNode);
     let records = records.map(|record| record.bytes().clone()).collect();
-    world.input(site, peerage_proto::node::Input::Renewed(records));
+    world.input(site, Input::Renewed(records));
     world.run(Duration::from_secs(120));
     let attached = attached_to(&world, site);
     assert!(attached.len() == 2 && attached.is_subset(&super_nodes.into_iter().collect()), "{attached:?}");
@@ -583,4 +584,57 @@ fn an_unchanged_head_is_written_to_disk_every_ten_minutes_at_most() {
     assert!(before > 0);
     world.run(Duration::from_secs(3_600));
     assert!(heads(&mut world) <= before + 7);
+}
+
+// ---- Rule 6.6: versions from the future ---------------------------------------------------------
+
+/// Returns who of the holders has a valid NodeInfo of a node.
+fn holding_info(world: &mut World, holders: &[SocketAddr], of: SocketAddr) -> Vec<SocketAddr> {
+    let (key, time) = (world.host(of).id.record_key(), world.now.unix);
+    let is_held = |holder: &SocketAddr| {
+        let info = world.holder(*holder).records.get(Table::NodeInfo, DOMAIN, key);
+        info.is_some_and(|record| record.is_valid_at(time))
+    };
+    holders.iter().copied().filter(is_held).collect()
+}
+
+#[test]
+fn a_holder_that_claims_a_version_from_the_end_of_time_does_not_make_a_tunnel_node_unfindable() {
+    let (mut world, holders, site) = office_of(1, 3);
+    world.holder(holders[0]).manner = Manner::Poisoning;
+    world.run(Duration::from_secs(1_500));
+    assert_eq!(holding_info(&mut world, &holders, site), holders);
+    let user = new_user(&mut world, false);
+    assert!(matches!(world.route(user, "hp", None), Answer::Route(_)));
+    // Nor is what it remembers on disk from another time.
+    world.restart(site);
+    world.run(Duration::from_secs(700));
+    assert_eq!(holding_info(&mut world, &holders, site), holders);
+}
+
+#[test]
+fn a_node_that_announced_itself_while_its_clock_was_a_day_ahead_is_found_when_the_clock_is_right() {
+    let (mut world, holders, site) = office_of(1, 3);
+    let network = world.network;
+    let host = world.host(site);
+    // What it has on disk from then is valid for another day, and newer than what it may announce now.
+    let is_info = |record: &&Record| record.header().table == Table::NodeInfo;
+    let announced = host.stored.iter().rev().find(is_info).unwrap().clone();
+    let header = *announced.header();
+    let day = Duration::from_secs(86_400);
+    let (version, expires) = (header.made_at().after(day).as_millis(), header.expires.after(day));
+    let header = Header { version, expires, ..header };
+    let public = NodeInfoPublic::read(&announced).unwrap().write();
+    let draft = Draft { header, public, private: None };
+    let ahead = draft.sign(&host.identity, &network, &Real).unwrap();
+    host.stored.push(ahead);
+    world.restart(site);
+    world.run(Duration::from_secs(1_200));
+    assert_eq!(holding_info(&mut world, &holders, site), holders);
+    let user = new_user(&mut world, false);
+    assert!(matches!(world.route(user, "hp", None), Answer::Route(_)));
+    // What it writes now takes the place of that.
+    let latest = world.now.unix.after(Duration::from_secs(120));
+    let last = world.host(site).stored.iter().rev().find(is_info).map(|record| record.header().made_at());
+    assert!(last.is_some_and(|made_at| made_at <= latest));
 }

@@ -73,6 +73,8 @@ pub struct Host {
     pub advertise: Vec<SocketAddr>,
     /// Whether its owner lets it serve devices.
     pub serves: bool,
+    /// Whether its owner lends it to the network as a super-node.
+    pub lends: bool,
     /// Its clocks.
     pub clock: Clock,
     /// Its disk.
@@ -81,6 +83,8 @@ pub struct Host {
     pub node: Option<Node>,
     /// How often it was started; what was meant for an earlier run is dropped.
     pub boot: u32,
+    /// How often what it is as a super-node has changed.
+    pub terms: u32,
     /// Links and tunnels.
     pub shell: Shell,
     /// Until when it sleeps.

@@ -40,6 +40,7 @@ pub fn setup(nodes: usize) -> Setup {
         site: index / PER_SITE,
         serves: index.is_multiple_of(10),
         error_millis: 0,
+        lends: false,
         drift_ppm: 20,
     };
     let domains = nodes.div_ceil(PER_DOMAIN);

@@ -6,6 +6,7 @@
 mod authority;
 mod beliefs;
 mod bytes;
+mod holders;
 mod limits;
 mod liveness;
 mod quiet;
@@ -28,6 +29,7 @@ use crate::world::World;
 pub use self::authority::Authority;
 pub use self::beliefs::Beliefs;
 pub use self::bytes::Bytes;
+pub use self::holders::Holders;
 pub use self::limits::Limits;
 pub use self::liveness::{CONVERGED_WITHIN, Liveness, may_reach};
 pub use self::quiet::Quiet;
@@ -144,6 +146,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(Authority::default()),
         Box::new(Beliefs::default()),
         Box::new(Bytes::default()),
+        Box::new(Holders::default()),
         Box::new(Limits::default()),
         Box::new(Liveness::default()),
         Box::new(Quiet::default()),

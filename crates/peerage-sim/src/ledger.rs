@@ -7,16 +7,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerage_proto::operator::DomainFacts;
+use peerage_proto::operator::{Assignment, DomainFacts};
 use peerage_wire::crypto::{Crypto, CryptoError};
-use peerage_wire::id::{DeviceId, Domain, LocationId, NetworkId, NodeId, RecordKey};
+use peerage_wire::id::{DeviceId, Domain, LocationId, NetworkId, NodeId, PlacementKey, RecordKey, Segment};
 use peerage_wire::keys::{AgreementKey, DomainKeys, IdentityKey, SecretKey, network_id};
 use peerage_wire::limits::MAX_SITE_LOCATIONS;
 use peerage_wire::record::{
     DomainKeyBody, Draft, DraftError, EndDevice, Header, NodeBody, OperatorBody, OperatorState, Record,
-    RevocationBody, RevocationKind, Roles, Table,
+    RevocationBody, RevocationKind, Roles, SuperNodeBody, Table, subject,
 };
-use peerage_wire::time::{Instant, Now};
+use peerage_wire::time::{Instant, Now, UnixTime};
 
 use crate::chance::Chance;
 
@@ -79,6 +79,7 @@ pub struct Ledger {
     /// What each record was before.
     superseded: BTreeMap<(Table, Domain, RecordKey), Record>,
     version: u64,
+    map_version: u64,
 }
 
 /// What a transaction wrote.
@@ -108,6 +109,7 @@ impl Ledger {
             records: BTreeMap::new(),
             superseded: BTreeMap::new(),
             version: 0,
+            map_version: 0,
         };
         for address in addresses {
             ledger.admit_operator(*address, now)?;
@@ -271,6 +273,7 @@ impl Ledger {
         })?;
         self.records.remove(&(Table::DomainKey, id.domain, id.record_key()));
         let mut written = vec![revocation];
+        written.extend(self.bury_super_node(id, now)?);
         written.extend(self.begin_epoch(id.domain, now)?);
         Ok(written)
     }
@@ -307,7 +310,7 @@ impl Ledger {
         let member = self.organisations.get_mut(&id.domain).and_then(|o| o.members.get_mut(&id));
         let Some(member) = member.filter(|member| member.is_valid()) else { return Ok(Vec::new()) };
         member.has_left = true;
-        let mut written = Vec::new();
+        let mut written = self.bury_super_node(id, now)?;
         for table in [Table::Node, Table::DomainKey] {
             written.push(self.sign((table, id.domain, id.record_key()), now, |mut draft| {
                 draft.header.removed = true;
@@ -367,11 +370,99 @@ impl Ledger {
                     _ => Ok(Vec::new()),
                 }
             }
-            Table::Node | Table::NodeInfo | Table::SuperNode | Table::Revocation | Table::Head => {
-                Ok(Vec::new())
+            Table::SuperNode => {
+                let (node, body) = (subject(record.header()), SuperNodeBody::read(record));
+                let body = body.ok().filter(|_| self.member(&node).is_some_and(Membership::is_valid));
+                match body {
+                    Some(body) => Ok(vec![self.sign_super_node(node, &body, now)?]),
+                    None => self.bury_super_node(node, now),
+                }
             }
+            Table::Node | Table::NodeInfo | Table::Revocation | Table::Head => Ok(Vec::new()),
         }
     }
+
+    // ---- super-nodes --------------------------------------------------------------------------
+
+    /// Signs what changes in the segment map. Who is no member gets a tombstone, whatever was planned.
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn assign(&mut self, map_version: u64, changes: &[Assignment], now: Now) -> Written {
+        self.map_version = map_version.max(self.map_version.saturating_add(1));
+        let mut written = Vec::new();
+        for Assignment { node, identity, addresses, range } in changes {
+            match range.filter(|_| self.member(node).is_some_and(Membership::is_valid)) {
+                Some(segment) => {
+                    let (identity, addresses) = (*identity, addresses.clone());
+                    let body = SuperNodeBody { segment, map_version: self.map_version, identity, addresses };
+                    written.push(self.sign_super_node(*node, &body, now)?);
+                }
+                None => written.extend(self.bury_super_node(*node, now)?),
+            }
+        }
+        Ok(written)
+    }
+
+    fn sign_super_node(
+        &mut self,
+        node: NodeId,
+        body: &SuperNodeBody,
+        now: Now,
+    ) -> Result<Record, DraftError> {
+        let id = (Table::SuperNode, node.domain, node.record_key());
+        self.sign(id, now, |draft| Draft { public: body.write(), ..draft })
+    }
+
+    fn bury_super_node(&mut self, node: NodeId, now: Now) -> Written {
+        let id = (Table::SuperNode, node.domain, node.record_key());
+        if self.records.get(&id).is_none_or(|record| record.header().removed) {
+            return Ok(Vec::new());
+        }
+        let tombstone = self.sign(id, now, |mut draft| {
+            draft.header.removed = true;
+            draft
+        })?;
+        Ok(vec![tombstone])
+    }
+
+    /// Takes all super-nodes out of the segment map.
+    ///
+    /// # Errors
+    /// If a record cannot be made.
+    pub fn forget_super_nodes(&mut self, now: Now) -> Written {
+        let all: Vec<_> = self.super_nodes(now.unix).map(|(node, _)| node).collect();
+        let mut written = Vec::new();
+        for node in all {
+            written.extend(self.bury_super_node(node, now)?);
+        }
+        Ok(written)
+    }
+
+    /// Returns which part of the table a node is to hold, if any.
+    pub fn segment(&self, node: &NodeId, time: UnixTime) -> Option<Segment> {
+        let record = self.records.get(&(Table::SuperNode, node.domain, node.record_key()))?;
+        let is_valid = !record.header().removed && record.header().expires > time;
+        is_valid.then(|| SuperNodeBody::read(record).ok().map(|body| body.segment)).flatten()
+    }
+
+    /// Returns whether a node is to hold a place, or was before its part changed last.
+    pub fn was_assigned(&self, node: &NodeId, place: PlacementKey) -> bool {
+        let id = (Table::SuperNode, node.domain, node.record_key());
+        let both = self.records.get(&id).into_iter().chain(self.superseded.get(&id));
+        both.filter_map(|record| SuperNodeBody::read(record).ok()).any(|body| body.segment.contains(place))
+    }
+
+    /// Returns the super-nodes, with what they hold.
+    pub fn super_nodes(&self, time: UnixTime) -> impl Iterator<Item = (NodeId, Segment)> {
+        let all = self.records.values().filter(|record| record.header().table == Table::SuperNode);
+        all.filter_map(move |record| {
+            let node = subject(record.header());
+            Some((node, self.segment(&node, time)?))
+        })
+    }
+
+    // ---- devices ------------------------------------------------------------------------------
 
     /// Registers a device, or changes one.
     ///

@@ -13,9 +13,11 @@ use peerage_proto::endpoint::{self, Endpoint, Incoming, Outcome};
 use peerage_proto::responder::{self, Asked, View};
 use peerage_proto::table::Records;
 use peerage_proto::trust::Trust;
-use peerage_wire::id::{CommandId, Domain, LocationId, LookupTag, NodeId, RecordKey, SessionId};
+use peerage_wire::id::{
+    CommandId, Domain, LocationId, LookupTag, NodeId, PlacementKey, RecordKey, SessionId,
+};
 use peerage_wire::intro::KeyStatement;
-use peerage_wire::message::{Page, Reply, Request, TunnelRequest};
+use peerage_wire::message::{Load, Page, Reply, Request, Submission, TunnelRequest};
 use peerage_wire::record::{Draft, EndDevice, Header, NodeInfoPublic, Record, Table};
 use peerage_wire::time::{Instant, Now};
 
@@ -51,6 +53,18 @@ pub struct Target {
     pub address: SocketAddr,
 }
 
+/// How often it offers itself as a super-node, if its owner lends it.
+const OFFER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What it offers itself with.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// To whom.
+    pub operators: Vec<Target>,
+    /// Where it says that it is reached.
+    pub addresses: Vec<SocketAddr>,
+}
+
 /// What it may lie about.
 #[derive(Clone, Debug, Default)]
 pub struct Subjects {
@@ -66,6 +80,17 @@ pub struct Subjects {
     pub new: Vec<Record>,
 }
 
+/// Something that it was told.
+#[derive(Clone, Debug)]
+pub struct Betrayal {
+    /// By whom.
+    pub by: NodeId,
+    /// The place of the record in the table: who holds that may ask for it.
+    pub place: PlacementKey,
+    /// What, for people.
+    pub what: String,
+}
+
 /// A program that lies.
 #[derive(Debug)]
 pub struct Liar {
@@ -77,8 +102,13 @@ pub struct Liar {
     old: Records,
     new: Records,
     acts_at: Instant,
+    /// It wants to be, or is, a super-node.
+    offer: Option<Offer>,
+    offers_at: Instant,
+    /// The version of its assignment.
+    assigned: u64,
     /// What it was told that it should not have been.
-    pub betrayed: Option<(NodeId, String)>,
+    pub betrayed: Option<Betrayal>,
 }
 
 impl Liar {
@@ -105,8 +135,25 @@ impl Liar {
                 endpoint.learn_peer(member, *statement, now);
             }
         }
-        let betrayed = None;
-        Self { endpoint, trust, manner, chance, subjects, old, new, acts_at: now.mono, betrayed }
+        Self {
+            endpoint,
+            trust,
+            manner,
+            chance,
+            subjects,
+            old,
+            new,
+            acts_at: now.mono,
+            offer: None,
+            offers_at: now.mono,
+            assigned: 0,
+            betrayed: None,
+        }
+    }
+
+    /// Offers itself as a super-node from now on.
+    pub fn offer(&mut self, offer: Offer) {
+        self.offer = Some(offer);
     }
 
     /// Takes a datagram.
@@ -125,12 +172,18 @@ impl Liar {
             }
             self.acts_at = now.mono.after(Duration::from_millis(self.chance.between(1_000, 15_000)));
         }
+        if self.offer.is_some() && self.offers_at <= now.mono {
+            self.offers_at = now.mono.after(OFFER_INTERVAL);
+            self.submit(now);
+        }
         self.work_off(now);
     }
 
     /// Returns when the time-out is due.
     pub fn poll_timeout(&self) -> Instant {
-        self.endpoint.poll_timeout().map_or(self.acts_at, |at| at.min(self.acts_at))
+        let offers_at = self.offer.as_ref().map(|_| self.offers_at);
+        let timers = [self.endpoint.poll_timeout(), offers_at].into_iter().flatten();
+        timers.min().map_or(self.acts_at, |at| at.min(self.acts_at))
     }
 
     /// Returns the next datagram.
@@ -154,10 +207,43 @@ impl Liar {
         let Incoming { from, remote, request, reply_to } = incoming;
         let time = self.endpoint.time(now);
         let asked = Asked { from: &from, remote, room: reply_to.room(), time };
+        if let Some(lie) = self.pretend(&request, remote) {
+            return self.endpoint.reply(&reply_to, &lie);
+        }
         let records = if self.manner == Manner::RollBack { &self.old } else { &self.new };
         let truth = responder::answer(&request, asked, View::everywhere(records));
         let Ok(reply) = truth.map(|reply| self.distort(reply, now)) else { return };
         self.endpoint.reply(&reply_to, &reply);
+    }
+
+    /// Says that it keeps what it drops, and that it can reach whom it will not reach.
+    fn pretend(&mut self, request: &Request, remote: SocketAddr) -> Option<Reply> {
+        self.offer.as_ref()?;
+        if matches!(request, Request::Attach) {
+            return Some(Reply::Attached { observed: remote, head: None });
+        }
+        let Request::Store(bytes) = request else { return None };
+        let record = peerage_wire::record::UnverifiedRecord::parse(bytes).ok()?;
+        let Header { table, key, version, .. } = *record.header();
+        if table == Table::SuperNode && key == self.endpoint.id().record_key() {
+            self.assigned = version;
+        }
+        Some(Reply::Stored { table, key, version })
+    }
+
+    /// Says that it holds whatever it is to hold.
+    fn submit(&mut self, now: Now) {
+        let Some(offer) = self.offer.clone() else { return };
+        for Target { node, address } in offer.operators {
+            let submission = Submission {
+                id: CommandId(self.chance.bytes()),
+                addresses: offer.addresses.clone(),
+                version: self.assigned,
+                leaving: false,
+                load: Load { records: u32::MAX, ..Load::default() },
+            };
+            self.endpoint.request(node, address, &Request::SubmitSuperNode(submission), now);
+        }
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "of what has no records it cannot make others")]
@@ -173,6 +259,7 @@ impl Liar {
         match reply {
             Reply::OperatorNodes(found) => Reply::OperatorNodes(page(found)),
             Reply::SuperNodes(found) => Reply::SuperNodes(page(found)),
+            Reply::Partition(found) => Reply::Partition(page(found)),
             Reply::TunnelNodes(found) => Reply::TunnelNodes(page(found)),
             Reply::Devices(found) => Reply::Devices(page(found)),
             Reply::Revocations(found) => Reply::Revocations(page(found)),
@@ -314,7 +401,8 @@ impl Liar {
             let header = record.header();
             if !own.contains(&header.domain) {
                 let what = format!("{from:?} shows {:?} of {:?} to a stranger", header.table, header.domain);
-                self.betrayed.get_or_insert((from, what));
+                let place = header.placement();
+                self.betrayed.get_or_insert(Betrayal { by: from, place, what });
             }
         }
     }

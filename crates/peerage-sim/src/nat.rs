@@ -79,6 +79,8 @@ pub struct Nat {
     config: NatConfig,
     /// The outer address.
     pub public: IpAddr,
+    /// Forwarded ports lead nowhere for the time being.
+    pub is_closed: bool,
     mappings: BTreeMap<Key, Mapping>,
     by_port: BTreeMap<u16, Key>,
     /// Ports that the owner has forwarded, UDP and TCP alike.
@@ -92,6 +94,7 @@ impl Nat {
         Self {
             config,
             public,
+            is_closed: false,
             mappings: BTreeMap::new(),
             by_port: BTreeMap::new(),
             forwards: BTreeMap::new(),
@@ -114,7 +117,7 @@ impl Nat {
 
     /// Returns to whom an outer port is forwarded.
     pub fn forwarded(&self, port: u16) -> Option<SocketAddr> {
-        self.forwards.get(&port).copied()
+        self.forwards.get(&port).filter(|_| !self.is_closed).copied()
     }
 
     /// Forgets all mappings, as after a power cut.

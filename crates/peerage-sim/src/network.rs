@@ -14,6 +14,9 @@ use crate::nat::{Nat, NatConfig};
 /// The port of every node, for messages and links.
 pub const PORT: u16 = 7_400;
 
+/// The port from which operators call super-nodes back.
+pub const PROBE_PORT: u16 = 7_401;
+
 /// How good a network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quality {
@@ -162,7 +165,10 @@ impl Network {
         let outer = |(index, site): (usize, &Site)| site.nat.as_ref().map(|nat| (nat.public, index));
         let public = sites.iter().enumerate().filter_map(outer).collect();
         let operator_groups = vec![0; operators.len()];
-        let operators = operators.iter().enumerate().map(|(index, address)| (*address, index)).collect();
+        let ports = |(index, address): (usize, &SocketAddr)| {
+            [(*address, index), (SocketAddr::new(address.ip(), PROBE_PORT), index)]
+        };
+        let operators = operators.iter().enumerate().flat_map(ports).collect();
         Self { sites, public, operators, operator_groups, chance: Chance::new(seed, "network") }
     }
 
@@ -226,6 +232,16 @@ impl Network {
         nat.inbound(to.port(), from, now).map(|inner| Place::Lan(index, inner))
     }
 
+    /// Finds the computer behind an address that takes connections, seen from an operator.
+    pub fn public_listener(&self, to: SocketAddr) -> Option<Place> {
+        let index = *self.public.get(&to.ip())?;
+        let inner = match &self.sites.get(index)?.nat {
+            None => to,
+            Some(nat) => nat.forwarded(to.port())?,
+        };
+        Some(Place::Lan(index, inner))
+    }
+
     /// Finds the computer behind an address that takes connections, seen from a site.
     pub fn listener(&self, site: usize, to: SocketAddr) -> Option<Place> {
         if self.sites.get(site)?.prefix.contains(to.ip()) {
@@ -283,6 +299,9 @@ impl Network {
         for site in &mut self.sites {
             site.group = 0;
             site.quality = Quality::GOOD;
+            if let Some(nat) = &mut site.nat {
+                nat.is_closed = false;
+            }
         }
         self.operator_groups.fill(0);
     }

@@ -133,6 +133,39 @@ pub enum Operation {
         /// Which.
         operator: usize,
     },
+    /// All operators lose power, and are back after a while.
+    Outage {
+        /// After what time.
+        span: Duration,
+    },
+    /// The ledger loses the segment map, as if it came from a backup of the time before.
+    ForgetHolders,
+    /// Super-nodes lose power at once.
+    LoseHolders {
+        /// Bit n stands for the super-node number n.
+        which: u64,
+    },
+    /// The owner of a computer lends it to the network as a super-node, or no longer.
+    Lend {
+        /// Which.
+        host: usize,
+        /// Whether.
+        on: bool,
+    },
+    /// A computer comes to a metered network or runs on battery, or does so no longer.
+    Tire {
+        /// Which.
+        host: usize,
+        /// Whether it may be a super-node all the same.
+        ok: bool,
+    },
+    /// A router forwards no port any more, or does again.
+    CloseRouter {
+        /// Whose.
+        site: usize,
+        /// Whether it is closed.
+        is_closed: bool,
+    },
     /// A member is revoked.
     Revoke {
         /// Which computer's.

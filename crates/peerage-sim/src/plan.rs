@@ -13,6 +13,12 @@ use crate::world::{DeviceSetup, HostSetup, Setup, SiteSetup};
 /// When the first operation happens at the earliest: everybody is on, and has found its place.
 const SETTLED: Duration = Duration::from_secs(20);
 
+/// Most computers of a world that are lent as super-nodes: enough for two segments, each held three times and more.
+const MAX_LENDERS: usize = 12;
+
+/// Most organisations that have nothing but super-nodes.
+const MAX_LENDING_DOMAINS: usize = 6;
+
 /// How often the invariants look at the whole.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -152,6 +158,7 @@ fn draw_setup(seed: u64, size: Size, chance: &mut Chance) -> Setup {
             domain: chance.index(domains),
             site: chance.index(sites.len()),
             serves: chance.happens(600),
+            lends: false,
             error_millis: draw_error(chance),
             drift_ppm: i64::try_from(chance.below(101)).unwrap_or(50) - 50,
         })
@@ -162,7 +169,7 @@ fn draw_setup(seed: u64, size: Size, chance: &mut Chance) -> Setup {
         DeviceSetup { domain, site, via, has_tls: chance.happens(300) }
     };
     let devices: Vec<_> = (0..chance.between(1, 6)).map(|_| device(chance)).collect();
-    Setup {
+    let mut setup = Setup {
         seed,
         real_crypto: false,
         operators: chance.index(3) + 1,
@@ -174,7 +181,33 @@ fn draw_setup(seed: u64, size: Size, chance: &mut Chance) -> Setup {
         start_within: Duration::from_secs(5),
         planted: None,
         is_told: false,
+    };
+    add_lenders(&mut setup, chance);
+    setup
+}
+
+/// Adds computers that are lent as super-nodes: most of organisations that have nothing else, and at sites of their own.
+fn add_lenders(setup: &mut Setup, chance: &mut Chance) {
+    let count = chance.index(MAX_LENDERS + 1);
+    let others = chance.index(count.min(MAX_LENDING_DOMAINS) + 1);
+    for _ in 0..count {
+        let site = if chance.happens(200) {
+            chance.index(setup.sites.len())
+        } else {
+            let nat = chance.happens(300).then(|| draw_nat(chance));
+            setup.sites.push(SiteSetup { nat, quality: draw_quality(chance), lan: draw_lan(chance) });
+            setup.sites.len() - 1
+        };
+        setup.hosts.push(HostSetup {
+            domain: chance.index(setup.domains + others),
+            site,
+            serves: chance.happens(500),
+            lends: true,
+            error_millis: draw_error(chance),
+            drift_ppm: 0,
+        });
     }
+    setup.domains += others;
 }
 
 /// Most computers' dates are right within seconds, some are hours off.
@@ -212,7 +245,7 @@ fn draw_script(chance: &mut Chance) -> Script {
 }
 
 /// How many kinds of operations [`draw_operation`] knows.
-const KINDS: u64 = 35;
+const KINDS: u64 = 42;
 
 fn draw_operation(kind: u64, setup: &Setup, chance: &mut Chance) -> Operation {
     let host = chance.index(setup.hosts.len());
@@ -265,6 +298,32 @@ fn draw_operation(kind: u64, setup: &Setup, chance: &mut Chance) -> Operation {
             Operation::SetOperatorDate { operator, error_millis: -back }
         }
         34 => Operation::ReplayGroups { site, count },
+        35 => Operation::Outage { span: span * 10 },
+        36 => Operation::LoseHolders { which: chance.below(u64::MAX) },
+        37 | 38 => draw_lender_operation(chance.pick(&lenders(setup)).copied().unwrap_or(host), chance),
+        39 => Operation::Tire { host, ok: chance.happens(500) },
+        41 => Operation::ForgetHolders,
+        40 => Operation::CloseRouter { site, is_closed: chance.happens(700) },
         _ => Operation::Open { host, device, script: draw_script(chance) },
+    }
+}
+
+fn lenders(setup: &Setup) -> Vec<usize> {
+    setup.hosts.iter().enumerate().filter(|(_, host)| host.lends).map(|(index, _)| index).collect()
+}
+
+/// What befalls a super-node, so that it is not only now and then one that it befalls.
+fn draw_lender_operation(host: usize, chance: &mut Chance) -> Operation {
+    match chance.below(7) {
+        0 => Operation::Crash { host, survivors: chance.index(4) },
+        1 => Operation::Sleep { host, span: Duration::from_secs(chance.between(5, 2_000)), counts: false },
+        2 => Operation::Backup { host },
+        3 => Operation::Restore { host },
+        4 => {
+            let manner = chance.pick(&Manner::ALL).copied().unwrap_or(Manner::Forge);
+            Operation::Lie { host, manner }
+        }
+        5 => Operation::Revoke { host },
+        _ => Operation::Lend { host, on: chance.happens(500) },
     }
 }

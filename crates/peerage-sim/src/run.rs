@@ -6,6 +6,7 @@ use peerage_wire::record::DraftError;
 use peerage_wire::time::Instant;
 
 use crate::app::Script;
+use crate::host::true_time;
 use crate::invariants::{self, CONVERGED_WITHIN, Invariant, Violation, may_reach};
 use crate::plan::Plan;
 use crate::world::World;
@@ -18,6 +19,10 @@ const MAX_PROBES: usize = 80;
 
 /// How long the probes may take.
 const PROBED_WITHIN: Duration = Duration::from_secs(180);
+
+/// How long it takes besides until every super-node has compared what it holds with an operator: every third comparison is with one,
+/// and they are up to twelve minutes apart.
+const COMPARED_WITHIN: Duration = Duration::from_secs(720);
 
 /// For how long idle nodes are counted.
 const COUNTED: Duration = Duration::from_secs(600);
@@ -79,6 +84,9 @@ pub fn run_with(plan: &Plan, checkers: Vec<Box<dyn Invariant>>) -> Result<Report
     world.run(CONVERGED_WITHIN);
     let probes = probe(&mut world);
     world.run(PROBED_WITHIN);
+    if world.ledger.super_nodes(true_time(world.now()).unix).next().is_some() {
+        world.run(COMPARED_WITHIN);
+    }
     world.count_from_here();
     world.run(COUNTED);
     if world.violation().is_none() {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_proto::node::{Event, TaskId, TunnelId};
+use peerage_proto::operator::{Assignment, CheckId};
 use peerage_proto::{node, operator};
 use peerage_wire::crypto::Crypto;
 use peerage_wire::id::{CommandId, NodeId, SessionId};
@@ -105,6 +106,8 @@ enum Due {
     Input { host: usize, boot: u32, input: Box<node::Input> },
     Written { host: usize, boot: u32, task: TaskId },
     Noted { operator: usize, boot: u32, id: CommandId, ok: bool },
+    Checked { operator: usize, boot: u32, task: CheckId, ok: bool },
+    Assign { map_version: u64, changes: Vec<Assignment> },
     Renew { host: usize, boot: u32 },
     Dial { host: usize, boot: u32, peer: NodeId, candidates: Vec<SocketAddr>, next: usize },
     Chunk { carrier: CarrierId, towards: usize },
@@ -223,6 +226,11 @@ impl World {
         self.operators.get(index).map_or(0, |operator| operator.boot)
     }
 
+    /// Returns the most datagrams that an operator has heard in any second since [`World::count_from_here`].
+    pub fn operator_peak(&self, index: usize) -> u64 {
+        self.operators.get(index).map_or(0, |operator| operator.peak)
+    }
+
     /// Returns whether a computer had no tunnels left when counting began.
     pub fn was_idle(&self, host: usize) -> bool {
         !self.busy.contains(&host)
@@ -276,6 +284,8 @@ impl World {
             Due::Input { host, boot, input } => self.late_input(host, boot, input),
             Due::Written { host, boot, task } => self.written(host, boot, task),
             Due::Noted { operator, boot, id, ok } => self.noted(operator, boot, id, ok),
+            Due::Checked { operator, boot, task, ok } => self.checked(operator, boot, task, ok),
+            Due::Assign { map_version, changes } => self.assign(map_version, &changes),
             Due::Renew { host, boot } => self.renew(host, boot),
             Due::Dial { host, boot, peer, candidates, next } => {
                 self.dial((host, boot), peer, candidates, next);
@@ -363,6 +373,9 @@ impl World {
 
     fn note_event(&mut self, host: usize, event: &Event) {
         let (now, text) = (self.now, format!("{event:?}"));
+        if let Some(host) = self.hosts.get_mut(host).filter(|_| matches!(event, Event::SuperRole(_))) {
+            host.terms = host.terms.wrapping_add(1);
+        }
         self.trace.note(now, 20, host as u64, text.as_bytes());
         if self.setup.is_told {
             self.tell(Party::Host(host), &text);

@@ -15,7 +15,7 @@ use peerage_sim::world::{DeviceSetup, HostSetup, Setup, SiteSetup};
 const LAN: Lan = Lan { multicast: Multicast::Works, loss: 0 };
 
 fn host(site: usize, serves: bool) -> HostSetup {
-    HostSetup { domain: 0, site, serves, error_millis: 0, drift_ppm: 0 }
+    HostSetup { domain: 0, site, serves, lends: false, error_millis: 0, drift_ppm: 0 }
 }
 
 const OPEN_SITE: SiteSetup = SiteSetup { nat: None, quality: Quality::GOOD, lan: LAN };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use peerage_sim::app::{Pace, Script};
-use peerage_sim::invariants::Limits;
+use peerage_sim::invariants::{Holders, Limits};
 use peerage_sim::liar::Manner;
 use peerage_sim::network::{Lan, Multicast, Quality};
 use peerage_sim::operations::Operation;
@@ -26,7 +26,14 @@ const SCRIPT: Script = Script {
 
 /// A tunnel-node at the site of a printer, a user elsewhere, and a member of another domain.
 fn office(planted: Option<Bug>, operations: &[(u64, Operation)]) -> Plan {
-    let host = |domain, site, serves| HostSetup { domain, site, serves, error_millis: 0, drift_ppm: 0 };
+    let host = |domain, site, serves| HostSetup {
+        domain,
+        site,
+        serves,
+        lends: false,
+        error_millis: 0,
+        drift_ppm: 0,
+    };
     let setup = Setup {
         seed: 1,
         real_crypto: false,
@@ -195,4 +202,15 @@ fn a_computer_that_talks_without_need_is_caught() {
 #[test]
 fn a_node_that_does_not_come_right_is_caught() {
     assert_eq!(broken(Some(Bug::GoesDeaf), &[]), Some("all comes right in the end"));
+}
+
+/// A super-node that hears nothing does not learn of the device that is registered anew.
+#[test]
+fn a_super_node_that_lacks_what_belongs_to_its_part_is_caught() {
+    let operations = [(70, Operation::Unregister { device: 0 }), (80, Operation::Register { device: 0 })];
+    let mut plan = office(Some(Bug::GoesDeaf), &operations);
+    plan.setup.hosts[2].lends = true;
+    let report = run_with(&plan, vec![Box::new(Holders::default())]).unwrap();
+    let name = report.violation.map(|violation| violation.invariant);
+    assert_eq!(name, Some("super-nodes keep what they hold, and read none of it"));
 }

@@ -29,7 +29,7 @@ pub enum Happening<'a> {
     Heard(&'a Beacon),
     /// A beacon could not be sent, or the interface carries none.
     MulticastFailed,
-    /// Whether a server confirms that this node is attached has changed.
+    /// Whether a server confirms that this node is attached: told when it is elected, and when that changes.
     Attached(bool),
     /// Answers [`Order::LookUp`]: which others have announced themselves, or nothing if nobody answered.
     LookedUp(Option<&'a [NodeId]>),

@@ -654,3 +654,44 @@ proptest! {
         prop_assert!(lan.darkest <= Duration::from_millis(29_100), "{:?}", lan.darkest);
     }
 }
+
+/// Lets a node that does not answer hold the only seat, and beacon, for so long; returns the one that stands beside it, how often
+/// it had its turn in a row without time passing, and for how long it was elected.
+fn beside_a_false_one(span: Duration) -> (Election, usize, Duration) {
+    let config = Config { node: id(1), ballot: ballot(), seats: 1, multicast: true, spread: SPREAD };
+    let mut now = Instant::from_micros(1);
+    let (end, mut next, mut beacons) = (now.after(span), now, 0);
+    let mut election = Election::new(config, 7, now);
+    let (mut in_a_row, mut most, mut elected) = (0, 0, Duration::ZERO);
+    while now < end && most < 100 {
+        while let Some(order) = election.poll_order() {
+            if let Order::LookUp { .. } = order {
+                election.handle(Happening::LookedUp(Some(&[])), now);
+            }
+        }
+        let at = now.max(election.poll_timeout().unwrap_or(next).min(next));
+        in_a_row = if at == now { in_a_row + 1 } else { 0 };
+        most = most.max(in_a_row);
+        elected += if election.is_elected() { at - now } else { Duration::ZERO };
+        now = at;
+        if next <= now {
+            beacons += 1;
+            let time = UnixTime::from_millis(beacons);
+            let (kind, node, ballot) = (Kind::Elected, id(2), ballot());
+            election.handle(Happening::Heard(&Beacon { kind, node, ballot, time, seated_secs: 1 }), now);
+            next = now.after(BEACON_INTERVAL);
+        } else {
+            election.handle(Happening::Timeout, now);
+        }
+    }
+    (election, most, elected)
+}
+
+/// Rule 6.27: one that serves beside others keeps its seat without attachment, for the others do not serve at all.
+#[test]
+fn an_additional_node_without_attachment_keeps_its_seat_and_is_not_woken_for_nothing() {
+    let (election, in_a_row, elected) = beside_a_false_one(MINUTE * 60);
+    assert!(in_a_row < 10, "it was woken {in_a_row} times without time passing");
+    assert!(election.is_elected());
+    assert!(elected > MINUTE * 40, "{elected:?}");
+}

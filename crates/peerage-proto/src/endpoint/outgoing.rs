@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::crypto::TAG_SIZE;
-use peerage_wire::id::{NodeId, Nonce};
+use peerage_wire::id::{Domain, NodeId, Nonce};
 use peerage_wire::limits::{MAX_DATAGRAM, MAX_FORWARDED};
 use peerage_wire::message::{PLAINTEXT_HEADER, Request};
 use peerage_wire::packet::{Class, tag_of};
@@ -43,6 +43,13 @@ const ONCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Most requests sent only once that wait for an answer: others cause them, and must not take the room of the own ones.
 const MAX_ONCE: usize = MAX_OUTSTANDING / 4;
+
+/// Most of them to one receiver. An honest one answers within a round trip; more would let one that is silent take the room of
+/// others, fewer would lose what several ask at once.
+const MAX_ONCE_PER_NODE: u32 = 8;
+
+/// Most of them to the nodes of one domain, so that no domain takes the room of all others.
+const MAX_ONCE_PER_DOMAIN: u32 = 128;
 
 /// How a request gets to its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +132,9 @@ pub(super) struct Outgoing {
     failed: VecDeque<(RequestId, NodeId)>,
     /// How many of those that wait are sent only once.
     once: usize,
+    /// The same by receiver, and by its domain.
+    once_to: BTreeMap<NodeId, u32>,
+    once_in: BTreeMap<Domain, u32>,
 }
 
 /// A sealed request, with what answers each of its layers.
@@ -152,6 +162,20 @@ impl Outgoing {
     fn new_id(&mut self) -> RequestId {
         self.next_id = self.next_id.saturating_add(1);
         RequestId(self.next_id)
+    }
+
+    fn has_room_once(&self, to: &NodeId) -> bool {
+        let count = |count: Option<&u32>| count.copied().unwrap_or(0);
+        self.waiting.len() < MAX_OUTSTANDING
+            && self.once < MAX_ONCE
+            && count(self.once_to.get(to)) < MAX_ONCE_PER_NODE
+            && count(self.once_in.get(&to.domain)) < MAX_ONCE_PER_DOMAIN
+    }
+
+    fn count_once(&mut self, to: NodeId) {
+        self.once += 1;
+        *self.once_to.entry(to).or_default() += 1;
+        *self.once_in.entry(to.domain).or_default() += 1;
     }
 
     /// Returns whether a request goes through a forwarder, so that its answer comes inside the forwarder's.
@@ -182,7 +206,11 @@ impl Outgoing {
     /// Forgets a request and all its datagrams. Returns whether somebody wants to hear of it.
     pub(super) fn finish(&mut self, request: RequestId) -> bool {
         let Some(waiting) = self.waiting.remove(&request) else { return false };
-        self.once -= usize::from(waiting.way == Way::Once);
+        if waiting.way == Way::Once {
+            self.once = self.once.saturating_sub(1);
+            uncount(&mut self.once_to, &waiting.to);
+            uncount(&mut self.once_in, &waiting.to.domain);
+        }
         for nonce in &waiting.nonces {
             if let Some(attempt) = self.attempts.remove(nonce) {
                 self.by_tag.remove(&attempt.tag);
@@ -209,6 +237,11 @@ impl Endpoint {
     /// Sends a request to a peer that was learned before; what comes of it is an [`Outcome`] with the id.
     pub fn request(&mut self, to: NodeId, remote: SocketAddr, request: &Request, now: Now) -> RequestId {
         self.begin(Waiting::new(to, (remote, Way::Straight), request, now.mono), now)
+    }
+
+    /// Returns whether there is room for one more request to a peer that is sent once: each peer and each domain has a share.
+    pub fn has_room_once(&self, to: &NodeId) -> bool {
+        self.outgoing.has_room_once(to)
     }
 
     /// Sends a request once, on behalf of somebody who repeats it if it is lost.
@@ -277,13 +310,15 @@ impl Endpoint {
         };
         let known = self.peers.get(&waiting.to).is_some() && self.peers.get(&through).is_some();
         let is_once = waiting.way == Way::Once;
-        let is_full =
-            self.outgoing.waiting.len() >= MAX_OUTSTANDING || (is_once && self.outgoing.once >= MAX_ONCE);
+        let is_full = self.outgoing.waiting.len() >= MAX_OUTSTANDING
+            || (is_once && !self.outgoing.has_room_once(&waiting.to));
         if is_full || !known {
             self.outgoing.failed.push_back((id, waiting.to));
             return id;
         }
-        self.outgoing.once += usize::from(is_once);
+        if is_once {
+            self.outgoing.count_once(waiting.to);
+        }
         self.outgoing.waiting.insert(id, waiting);
         self.transmit(id, now);
         id
@@ -491,6 +526,15 @@ impl Waiting {
             nonces: Vec::new(),
             parked: None,
             internal: false,
+        }
+    }
+}
+
+fn uncount<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }

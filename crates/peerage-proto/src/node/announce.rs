@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peerage_wire::id::{LocationId, NodeId};
+use peerage_wire::limits::MAX_VERSION_AHEAD;
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::record::{Draft, Header, NodeInfoPrivate, NodeInfoPublic, Record, Table};
-use peerage_wire::time::{Instant, Now};
+use peerage_wire::time::{Instant, Now, UnixTime};
 use rand_core::Rng as _;
 
 use super::lookup::Server;
@@ -68,6 +69,11 @@ impl Storing {
     }
 }
 
+/// Returns the highest version that a holder takes at a time (Rule 2.7).
+fn latest_version(time: UnixTime) -> u64 {
+    time.after(MAX_VERSION_AHEAD).as_millis()
+}
+
 impl Node {
     pub(super) const fn announcing_at(&self) -> Option<Instant> {
         self.serving.announcing.next_at
@@ -123,6 +129,9 @@ impl Node {
         let Some(record) = signed else {
             return self.endpoint.discard(Discard::BadRecord);
         };
+        // What was made while the clock was ahead, or above a lie, would not give way to it.
+        let (table, domain, key) = record.header().id();
+        self.records.remove(table, domain, key);
         self.records.insert(record.clone());
         let task = self.new_task();
         self.serving.announcing.pending = Some((task, record.clone()));
@@ -132,8 +141,10 @@ impl Node {
     /// Makes a NodeInfo with at most so many locations and candidates; none if that does not fit.
     fn node_info(&mut self, (most_locations, most_candidates): (usize, usize), now: Now) -> Option<Record> {
         let (id, time) = (self.me.id, self.endpoint.time(now));
-        let last = self.own_info().map_or(0, |record| record.header().version);
-        let last = last.max(self.serving.announcing.version_held);
+        let own = self.own_info().map_or(0, |record| record.header().version);
+        // Nobody has taken one from the future, so that the next one need not be above it.
+        let versions = [own, self.serving.announcing.version_held].into_iter();
+        let last = versions.filter(|version| *version <= latest_version(time)).max().unwrap_or(0);
         let header = Header {
             table: Table::NodeInfo,
             domain: id.domain,
@@ -209,6 +220,12 @@ impl Node {
             return self.announcement_failed(version, by, now);
         };
         let own = self.own_info().map_or(0, |record| record.header().version);
+        let latest = latest_version(self.endpoint.time(now));
+        if held > own && held > latest {
+            // No honest holder can have taken that. To believe it would make every other one drop the next.
+            self.servers.mark(by, now.mono);
+            return self.announcement_failed(version, by, now);
+        }
         if held > own {
             // Somebody holds a newer one: this machine's clock went back, or it was cloned. The next one has to be
             // above that (Rule 6.6).

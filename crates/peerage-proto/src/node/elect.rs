@@ -300,7 +300,14 @@ impl Node {
                     self.send_beacon(ballot, interface, (kind, seated), now)
                 }
                 Some(Order::LookUp { answering }) => self.survey(ballot, location, answering, now),
-                Some(Order::Elected(_)) => has_changed = true,
+                Some(Order::Elected(is_elected)) => {
+                    has_changed = true;
+                    if is_elected {
+                        // Attached for another election perhaps, it hears of no change.
+                        let attached = Happening::Attached(self.electing.is_attached);
+                        contest.election.handle(attached, now.mono);
+                    }
+                }
                 None => break,
             }
         }

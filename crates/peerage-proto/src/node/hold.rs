@@ -12,6 +12,7 @@ mod bulk;
 mod catch_up;
 mod heads;
 mod keep;
+mod lacking;
 mod look;
 mod part;
 mod pass;
@@ -123,6 +124,8 @@ impl Node {
     /// Works off what waits for room: requests to other holders, notices to attached nodes, changes for the disk.
     pub(super) fn settle_hold(&mut self, now: Now) {
         self.review_role(now);
+        // Whom to ask after an operator that was silent is known at once; no timer has to say so.
+        self.role_timeout(now);
         self.pump_sync(now);
         self.pump_notices(now);
         self.pump_legs();
@@ -150,7 +153,11 @@ impl Node {
 
     pub(super) fn hold_unanswered(&mut self, errand: Errand, to: NodeId, now: Now) {
         if self.trust.is_operator(&to) {
-            self.hold.operators_silent = true;
+            self.hold.role.was_silent(&to);
+            // Those that do not keep the map are silent to offers.
+            if !matches!(errand, Errand::Submit) {
+                self.hold.operators_silent = self.answering_operator(now).is_none();
+            }
         }
         match errand {
             Errand::Observe => self.unobserved(now),
@@ -159,7 +166,7 @@ impl Node {
                 let report = std::mem::take(&mut self.hold.reporting);
                 self.hold.refusals.put_back(report);
             }
-            Errand::Head(domain) => self.head_failed(domain, to, now),
+            Errand::Head(domain) => self.head_unanswered(domain, to, now),
             Errand::Notice => self.notice_ended(),
             Errand::Present => {}
             Errand::Sync(session, step) => self.sync_failed(session, step, now),
@@ -212,6 +219,7 @@ impl Node {
             to: part.map(|part| part.segment.to),
             records: part.map_or(0, |part| part.records.len()),
             bytes: part.map_or(0, |part| part.records.bytes_held()),
+            lacking: part.map_or(0, |part| part.lacking.len()),
             attached: part.map_or(0, |part| part.contacts.len()),
             served: self.hold.served,
             relayed_bytes: self.hold.relayed_bytes,

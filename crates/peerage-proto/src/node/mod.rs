@@ -325,6 +325,7 @@ impl Node {
 
     /// Works off what the message layer has to say, until nothing is left to be said.
     fn settle(&mut self, now: Now) {
+        let mut looked_again = false;
         loop {
             while let Some(outcome) = self.endpoint.poll_outcome() {
                 self.handle_outcome(outcome, now);
@@ -339,7 +340,12 @@ impl Node {
             // What a look-up ends with may let an opening or a route go on, which may begin another look-up.
             let moved = self.drive_queries(now);
             if !moved && self.endpoint.has_no_outcome() {
-                break;
+                // A request that cannot be made has failed already, and is not waited for.
+                let is_due = self.endpoint.poll_timeout().is_some_and(|at| at <= now.mono);
+                if !is_due || std::mem::replace(&mut looked_again, true) {
+                    break;
+                }
+                self.endpoint.handle_timeout(&self.trust, now);
             }
         }
         self.send_on_legs();

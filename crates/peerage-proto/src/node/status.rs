@@ -68,6 +68,8 @@ pub struct SuperStatus {
     pub records: usize,
     /// Bytes of memory that these use, with what they cost in indices.
     pub bytes: usize,
+    /// How many domains it cannot hold all of for want of memory; it is silent about their sets.
+    pub lacking: usize,
     /// How many nodes are attached to it.
     pub attached: usize,
     /// Requests answered for others.

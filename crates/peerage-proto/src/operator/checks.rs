@@ -157,7 +157,9 @@ impl Operator {
             return;
         }
         let checking = self.supers.leases.values().filter(|lease| lease.check.is_running()).count();
-        let Some(lease) = self.supers.leases.get_mut(&node).filter(|_| checking < MAX_CHECKING) else { return };
+        let Some(lease) = self.supers.leases.get_mut(&node).filter(|_| checking < MAX_CHECKING) else {
+            return;
+        };
         let check = &mut lease.check;
         let identity = self.endpoint.peer(&node).map(|member| member.identity);
         let tried = if identity.is_some() { Tried::Pinged } else { Tried::Missed };

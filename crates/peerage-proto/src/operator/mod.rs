@@ -350,22 +350,29 @@ impl Operator {
     }
 
     fn drain_endpoint(&mut self, now: Now) {
-        while let Some(outcome) = self.endpoint.poll_outcome() {
-            match outcome {
-                Outcome::Request(incoming) => self.handle_request(*incoming, now),
-                // A member that does not answer a Notify asks by itself before long.
-                Outcome::Answered { request, from, reply, .. } => {
-                    if !self.pushes.ended(request, true) && !self.check_pinged(request, true, now) {
-                        self.desk.answered(from, reply, &mut self.endpoint, now);
+        loop {
+            while let Some(outcome) = self.endpoint.poll_outcome() {
+                match outcome {
+                    Outcome::Request(incoming) => self.handle_request(*incoming, now),
+                    // A member that does not answer a Notify asks by itself before long.
+                    Outcome::Answered { request, from, reply, .. } => {
+                        if !self.pushes.ended(request, true) && !self.check_pinged(request, true, now) {
+                            self.desk.answered(from, reply, &mut self.endpoint, now);
+                        }
                     }
+                    Outcome::Failed { request, .. } => {
+                        let _ = self.pushes.ended(request, false) || self.check_pinged(request, false, now);
+                    }
+                    Outcome::ClockLearned(_) => {}
                 }
-                Outcome::Failed { request, .. } => {
-                    let _ = self.pushes.ended(request, false) || self.check_pinged(request, false, now);
-                }
-                Outcome::ClockLearned(_) => {}
             }
+            self.pump_pushes(now);
+            // A push that cannot be made has failed already; others may go on.
+            if self.endpoint.poll_timeout().is_none_or(|at| at > now.mono) {
+                break;
+            }
+            self.endpoint.handle_timeout(&self.trust, now);
         }
-        self.pump_pushes(now);
         while let Some(output) = self.desk.poll_output(&mut self.endpoint) {
             self.outputs.push_back(Output::Leg(output));
         }

@@ -182,14 +182,16 @@ fn an_empty_newcomer_fetches_everything() {
     pair.converged(DEVICES, (&full, &full));
 }
 
-/// Rule 4.8: what the other lacks is stored with it.
+/// Rule 4.8: what the other lacks is stored with it, so much at a time.
 #[test]
 fn an_empty_counterpart_is_given_everything() {
     let full = many(3_000);
     let mut pair = Pair::new(full.clone(), Records::default());
-    let (ended, tally) = pair.run(DEVICES);
-    assert_eq!(ended, Ended::Settled);
-    assert_eq!((tally.taken, tally.given, tally.pages), (0, 3_000, 0));
+    for given in [MAX_GIFTS, MAX_GIFTS, 3_000 - 2 * MAX_GIFTS] {
+        let (ended, tally) = pair.run(DEVICES);
+        assert_eq!(ended == Ended::Settled, given < MAX_GIFTS);
+        assert_eq!((tally.taken, tally.given, tally.pages), (0, given, 0));
+    }
     pair.converged(DEVICES, (&full, &full));
     // An operator has its own ledger, and is given nothing.
     let mut pair = Pair::new(full, Records::default());
@@ -218,14 +220,34 @@ fn a_full_table_ends_unfinished() {
     let limits = Limits::new(100 * 1_024, MAX_PER_DOMAIN);
     let mut pair = Pair::new(Records::new(limits), many(1_000));
     let (ended, tally) = pair.run(DEVICES);
-    assert_eq!(ended, Ended::Unfinished);
+    assert_eq!(ended, Ended::Full);
     assert!(tally.taken > 50, "{tally:?}");
+    // Ten domains, each of which is left once it is plain that there is no room for it.
+    assert!(tally.pages < 100, "{tally:?}");
     assert!(pair.asker.bytes_held() <= limits.max_bytes());
     // The other way round, the counterpart is silent about what it has no room for.
     let mut pair = Pair::new(many(1_000), Records::new(limits));
     let (ended, _) = pair.run(DEVICES);
     assert_eq!(ended, Ended::Unfinished);
     assert!(pair.traffic.messages < 1_000, "{:?}", pair.traffic);
+}
+
+/// Rule 4.8: whoever claims to lack what it was given is given no more than a round is worth, and gains no patience by thanking.
+#[test]
+fn a_counterpart_that_always_lacks_everything_draws_so_many_gifts_and_no_more() {
+    let mut pair = Pair::new(many(5_000), Records::default());
+    let mut run = Reconciliation::new(DEVICES, Segment::ALL, true);
+    let mut gifts = 0;
+    let ended = drive(&mut run, &mut pair, |_, request| {
+        let Request::Store(bytes) = request else {
+            return Some(Reply::Reconciled(Reconciled::Entries(Vec::new())));
+        };
+        gifts += 1;
+        let header = *UnverifiedRecord::parse(bytes).unwrap().header();
+        Some(Reply::Stored { table: header.table, key: header.key, version: header.version })
+    });
+    assert_eq!((ended, gifts), (Ended::Unfinished, MAX_GIFTS));
+    assert_eq!(run.patience, INITIAL_PATIENCE - 1);
 }
 
 #[test]

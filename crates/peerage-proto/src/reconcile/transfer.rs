@@ -1,7 +1,7 @@
 //! Fetching a stretch of the table page by page (Rule 4.7).
 
 use bytes::Bytes;
-use peerage_wire::id::{PlaceKey, Segment};
+use peerage_wire::id::{PlaceKey, PlacementKey, Segment};
 use peerage_wire::message::{Page, Request};
 use peerage_wire::record::{Table, UnverifiedRecord};
 
@@ -54,6 +54,19 @@ impl Transfer {
     /// Returns whether it ended before its end, because the pages were not those of an honest holder.
     pub const fn is_broken_off(&self) -> bool {
         self.is_broken_off
+    }
+
+    /// Returns the place from which on it goes on.
+    pub(super) fn next_place(&self) -> PlacementKey {
+        let next = self.after.map_or(Some(self.from), |after| after.successor());
+        next.unwrap_or(self.to).place
+    }
+
+    /// Leaves out everything up to a place.
+    pub(super) fn skip_to(&mut self, place: PlacementKey) {
+        let after = PlaceKey::last_at(place);
+        self.after = self.after.max(Some(after));
+        self.is_done |= after >= self.to;
     }
 
     /// Returns the request for the next page.

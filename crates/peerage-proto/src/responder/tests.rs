@@ -6,7 +6,7 @@ use peerage_wire::record::{Roles, SetSummary, UnverifiedRecord};
 
 use super::*;
 use crate::table::position;
-use crate::table::testing::{LATER, Made, NOW, node_info, record, super_node, super_node_id};
+use crate::table::testing::{LATER, Made, NOW, looked_at, node_info, record, super_node, super_node_id};
 
 /// The domain that is asked about.
 const OURS: u32 = 7;
@@ -386,4 +386,57 @@ fn segments_cover_a_range_together_or_not() {
     assert!(!covers(&[segment(5, 29)], range));
     assert!(!covers(&[], range));
     assert!(covers(&[Segment::ALL], Segment::ALL));
+}
+
+/// Makes the request for the page after a record.
+type Question<'a> = &'a dyn Fn(Option<&Record>) -> Request;
+
+/// Rules 4.4 and 4.7: what a read costs follows from what it finds, not from what is held.
+#[test]
+fn no_read_goes_through_a_whole_domain_for_what_is_not_there() {
+    const HELD: u32 = 4_000;
+    let (mut records, tag) = (Records::default(), LookupTag([9; 16]));
+    for name in 0..HELD {
+        records.insert(record(Table::EndDevice, OURS, name));
+        records.insert(node_info(OURS, name, &[tag]).build());
+    }
+    let view = View::everywhere(&records);
+    let taken: BTreeSet<_> = (0..HELD)
+        .map(|name| record(Table::Node, OURS, name).header().placement())
+        .chain([PlacementKey::new(Domain(OURS), &tag.0)])
+        .collect();
+    let empty = (0..).map(|low| place(OURS, low)).find(|place| !taken.contains(place)).unwrap();
+    let empty = Segment { from: empty, to: empty };
+    let nothing = [
+        (operator(), transfer(Table::NodeInfo, empty)(None)),
+        (operator(), transfer(Table::EndDevice, empty)(None)),
+        (member(OURS), devices_in(empty)(None)),
+        (member(OURS), Request::GetTunnelNodes { tags: vec![LookupTag([8; 16])], after: None }),
+    ];
+    for (from, request) in nothing {
+        let (found, looked) = looked_at(|| ask(&request, &from, view));
+        assert!(found.is_ok());
+        // The end of a range is seen by what follows it.
+        assert!(looked <= 1, "{looked} looked at for {request:?}");
+    }
+    // A page costs a small part as well, the first one and the last one.
+    let half = Segment { from: place(OURS, 0), to: place(OURS, 0x7fff_ffff) };
+    let tagged = |after: Option<&Record>| {
+        let after = key_of(after);
+        Request::GetTunnelNodes { tags: vec![tag], after }
+    };
+    let pages: [(_, Question<'_>); 4] = [
+        (operator(), &transfer(Table::NodeInfo, half)),
+        (operator(), &transfer(Table::EndDevice, half)),
+        (member(OURS), &devices_in(half)),
+        (member(OURS), &tagged),
+    ];
+    for (from, request) in pages {
+        let found = all(&from, view, request).unwrap();
+        assert!(found.len() > 1_900, "{}", found.len());
+        for last in [None, found.get(1_000), found.last()] {
+            let (page, looked) = looked_at(|| ask(&request(last), &from, view));
+            assert!(page.is_ok() && looked < 500, "{looked} looked at for {:?}", request(last));
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::ops::Bound;
 
 use peerage_wire::id::PlaceKey;
 
+use super::look;
 use super::sum::{Sum, Total};
 
 /// Most entries of a block. More make an insertion move more bytes, 72 for each entry; fewer make a range add up more blocks.
@@ -107,7 +108,7 @@ impl Order {
                 let skipped = if is_first { block.find(&from).unwrap_or_else(|index| index) } else { 0 };
                 block.entries.iter().skip(skipped)
             })
-            .map(|(at, _)| *at)
+            .map(|(at, _)| look(*at))
             .take_while(move |at| *at <= to)
     }
 

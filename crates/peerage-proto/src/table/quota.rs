@@ -25,8 +25,8 @@ pub const DEFAULT_MAX_BYTES: usize = 64 << 20;
 /// What a record costs besides its own bytes: its entries in the indices, as measured by the bench `table`, rounded up.
 pub const RECORD_OVERHEAD: usize = 640;
 
-/// What each look-up tag of a NodeInfo costs, in bytes.
-pub const TAG_OVERHEAD: usize = 128;
+/// What each look-up tag of a NodeInfo costs in the indices by tag and by place, in bytes.
+pub const TAG_OVERHEAD: usize = 192;
 
 /// How much may be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Records for tests: well-formed, and signed by nobody, for a table takes only what was verified.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -14,6 +15,22 @@ pub(crate) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
 /// When records expire unless a test says otherwise.
 pub(crate) const LATER: UnixTime = UnixTime::from_secs(1_800_000_600);
+
+thread_local! {
+    static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts an entry of an index that a read has come across.
+pub(super) fn look() {
+    LOOKED_AT.set(LOOKED_AT.get() + 1);
+}
+
+/// Returns how many entries of the indices a read comes across: what it costs, whatever it finds.
+pub(crate) fn looked_at<T>(read: impl FnOnce() -> T) -> (T, usize) {
+    LOOKED_AT.set(0);
+    let read = read();
+    (read, LOOKED_AT.get())
+}
 
 /// A record about to be made.
 #[derive(Clone)]

@@ -135,13 +135,14 @@ fn tags_find_what_carries_them_and_forget_what_does_not_any_more() {
     let made = node_info(7, 1, &[old, old]);
     records.insert(made.clone().build());
     records.insert(node_info(8, 1, &[old]).build());
-    assert_eq!(records.tagged(Domain(7), &[old, new], None).len(), 1);
-    assert_eq!(records.tagged(Domain(7), &[old], Some(made.key)).len(), 0);
+    assert_eq!(records.tagged(Domain(7), &[old, new], None).count(), 1);
+    assert_eq!(records.tagged(Domain(7), &[old], Some(made.key)).count(), 0);
     records.insert(node_info(7, 1, &[new]).version(2).build());
-    assert_eq!(records.tagged(Domain(7), &[old], None).len(), 0);
-    assert_eq!(records.tagged(Domain(7), &[new], None).len(), 1);
+    assert_eq!(records.tagged(Domain(7), &[old], None).count(), 0);
+    assert_eq!(records.tagged(Domain(7), &[new], None).count(), 1);
     records.expire(LATER);
-    assert!(records.is_empty() && records.tags.is_empty() && records.tag_places.is_empty());
+    assert!(records.is_empty() && records.tags.is_empty());
+    assert!(records.tag_places.is_empty() && records.places.is_empty());
     assert_eq!(records.bytes_held(), 0);
 }
 
@@ -380,6 +381,7 @@ fn check(records: &Records) {
     let tags: usize = records.all.values().map(|record| tags_of(record).len()).sum();
     assert_eq!(records.tags.len(), tags);
     assert_eq!(records.tag_places.values().map(|places| places.len()).sum::<usize>(), tags);
+    assert_eq!(records.places.len(), tags);
     let segments = records.all.values().filter(|record| segment_of(record).is_some()).count();
     assert_eq!(records.super_nodes(Segment::ALL, UnixTime::default()).count(), segments);
 }
@@ -439,5 +441,71 @@ proptest! {
             prop_assert_eq!(&records.all, &expected);
             check(&records);
         }
+    }
+}
+
+/// A range in three neighbouring domains, often within one, and often narrow.
+fn any_range() -> impl Strategy<Value = Segment> {
+    let wide = (1..4_u32, any::<u32>(), 1..4_u32, any::<u32>());
+    let wide = wide.prop_map(|(a, from, b, to)| (place(a, from), place(b, to)));
+    let narrow = (1..4_u32, any::<u32>(), 0..0x1000_0000_u32);
+    let narrow = narrow.prop_map(|(a, from, size)| (place(a, from), place(a, from.saturating_add(size))));
+    let whole = (1..4_u32).prop_map(|domain| (place(domain, 0), place(domain, u32::MAX)));
+    prop_oneof![2 => wide, 2 => narrow, 1 => whole]
+        .prop_map(|(a, b)| Segment { from: a.min(b), to: a.max(b) })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Rules 1.8, 4.4 and 4.7: however a read finds its records, they are those that fit, in order, after the last one.
+    #[test]
+    fn what_is_read_by_range_or_tag_is_what_going_through_everything_finds(
+        made in prop::collection::vec((1..4_u32, prop::collection::vec(0..40_u8, 0..4)), 0..300),
+        ranges in prop::collection::vec(any_range(), 8),
+        wanted in prop::collection::vec(0..40_u8, 1..16),
+        skipped in 0..1_000_usize,
+    ) {
+        let mut records = Records::default();
+        for (name, (domain, tags)) in (0..).zip(&made) {
+            let tags: Vec<_> = tags.iter().map(|tag| LookupTag([*tag; 16])).collect();
+            records.insert(node_info(*domain, name, &tags).build());
+            records.insert(record(Table::EndDevice, *domain, name));
+        }
+        let infos = || records.all.values().filter(|record| record.header().table == Table::NodeInfo);
+        let rest_of = |mut all: Vec<PlaceKey>| {
+            let after = (!all.is_empty()).then(|| all[skipped % all.len()]);
+            all.retain(|at| after.is_none_or(|after| *at > after));
+            (after, all)
+        };
+        for range in ranges {
+            let inside = |record: &&Record| {
+                let body = NodeInfoPublic::read(record).unwrap();
+                body.placements(record.header().domain).iter().any(|place| range.contains(*place))
+            };
+            let expected: BTreeSet<_> = infos().filter(inside).map(position).collect();
+            let found = records.in_range(Table::NodeInfo, range, None).map(position);
+            prop_assert!(found.eq(expected.iter().copied()));
+            let (after, expected) = rest_of(expected.into_iter().collect());
+            let found = records.in_range(Table::NodeInfo, range, after).map(position);
+            prop_assert_eq!(found.collect::<Vec<_>>(), expected);
+            for domain in (1..4).map(Domain) {
+                let devices = records.list(Table::EndDevice, domain, None);
+                let devices = keys(devices.filter(|device| range.contains(device.header().placement())));
+                let after = (!devices.is_empty()).then(|| devices[skipped % devices.len()]);
+                let found = keys(records.list_within(Table::EndDevice, domain, range, None));
+                prop_assert_eq!(&found, &devices);
+                let found = keys(records.list_within(Table::EndDevice, domain, range, after));
+                let rest: Vec<_> = devices.into_iter().filter(|key| Some(*key) > after).collect();
+                prop_assert_eq!(found, rest);
+            }
+        }
+        let wanted: Vec<_> = wanted.into_iter().map(|tag| LookupTag([tag; 16])).collect();
+        let carries = |record: &&Record| tags_of(record).iter().any(|tag| wanted.contains(tag));
+        let tagged = keys(records.list(Table::NodeInfo, Domain(2), None).filter(carries));
+        prop_assert_eq!(keys(records.tagged(Domain(2), &wanted, None)), tagged.clone());
+        let after = (!tagged.is_empty()).then(|| tagged[skipped % tagged.len()]);
+        let rest: Vec<_> = tagged.into_iter().filter(|key| Some(*key) > after).collect();
+        prop_assert_eq!(keys(records.tagged(Domain(2), &wanted, after)), rest);
     }
 }

@@ -89,6 +89,8 @@ fn every_form_truncated_at_every_length_is_dropped() {
     world.route(user, "hp", None);
     world.restart_operator();
     world.route(user, "hp", None);
+    // What the nodes have still to say themselves must not be taken for an answer.
+    world.run(Duration::from_secs(10));
     let flights = one_of_each(&world);
     let kinds: std::collections::BTreeSet<_> = flights.iter().map(|flight| flight.payload[0]).collect();
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), [4, 5, 6, 7, 9, 11], "all forms are tried");

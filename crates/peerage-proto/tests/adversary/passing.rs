@@ -90,6 +90,8 @@ fn nothing_but_the_arranging_of_a_path_is_executed_through_a_forwarder() {
         assert!(!to_site(&world, since).is_empty(), "the forwarder cannot tell what is inside");
     }
     assert_eq!(node_state(&mut world, site), before);
+    // Those that were not answered have their share of the room for two seconds.
+    world.run(std::time::Duration::from_secs(3));
     let inner = actor.seal_for_host(&mut world, site, &tunnel_request());
     let reply = actor.ask(&mut world, &Request::ForwardedTunnelRequest { to, inner });
     assert!(matches!(reply, Some(Reply::ForwardedTunnelOpened(Some(_)))), "{reply:?}");

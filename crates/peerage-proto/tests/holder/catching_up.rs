@@ -86,6 +86,24 @@ fn a_second_holder_takes_the_bulk_from_the_first() {
     assert_eq!(asked, Some(Reply::NodeInfo(Some(info.bytes().clone()))));
 }
 
+/// Rule 6.54: who was appointed a moment ago has nothing to give yet, so that those of a new network need not wait for each other.
+#[test]
+fn newcomers_that_are_appointed_together_do_not_wait_for_each_other() {
+    let mut world = World::new(48);
+    world.register(RED, 0..20);
+    let member = world.member("192.0.2.7:7400", RED);
+    let holders = [1, 2, 3].map(|n| world.lend(holder_at(n), LENDERS[usize::from(n) - 1]));
+    world.run(15 * SECOND);
+    let records = holders.map(|holder| world.assign(holder, Segment::ALL));
+    for holder in holders {
+        world.push(holder, &records);
+    }
+    world.run(SECOND);
+    for holder in holders {
+        assert_eq!(world.devices_told(member, holder), Some(20));
+    }
+}
+
 /// Rules 4.8 and 6.54: the cost is that of the difference.
 #[test]
 fn two_holders_with_ten_different_records_of_many_settle_in_tens_of_messages() {
@@ -167,6 +185,30 @@ fn a_holder_that_keeps_something_back_does_not_spoil_a_newcomer() {
     let member = world.member("192.0.2.7:7400", RED);
     assert_eq!(world.devices_told(member, holder), Some(50));
     assert!(world.actors[&liar].asked > 0, "it was asked");
+}
+
+/// Rule 6.54: what could not be checked in the end is checked as soon as an operator answers.
+#[test]
+fn a_check_that_failed_is_made_up_for_soon() {
+    let mut world = World::new(49);
+    world.register(RED, 0..50);
+    lying_fellow(&mut world, |request, _| match request {
+        Request::Reconcile { .. } => Some(Reply::Reconciled(Reconciled::Entries(Vec::new()))),
+        Request::TransferPartition { .. } => Some(Reply::Partition(peerage_wire::message::Page::default())),
+        _ => None,
+    });
+    let holder = world.lend(holder_at(1), LENDERS[0]);
+    let liar = world.operator.ledger.super_nodes(Segment::ALL, world.now.unix).next().unwrap().0.clone();
+    world.run(25 * SECOND);
+    let record = world.assign(holder, Segment::ALL);
+    world.operator.is_mute = true;
+    world.push(holder, &[record, liar]);
+    world.run(30 * SECOND);
+    let member = world.member("192.0.2.7:7400", RED);
+    assert_eq!(world.devices_told(member, holder), Some(0), "it knows no better");
+    world.operator.is_mute = false;
+    world.run(90 * SECOND);
+    assert_eq!(world.devices_told(member, holder), Some(50));
 }
 
 /// Rule 6.54: whoever invents differences costs a bounded number of requests.

@@ -10,6 +10,8 @@ use peerage_wire::record::Table;
 use crate::world::{BLUE, LENDERS, RED, World, holder_at};
 
 const SECOND: Duration = Duration::from_secs(1);
+const TRANSFER: u8 = 7;
+const RECONCILE: u8 = 27;
 
 /// Rule 6.55: the memory that the owner gave is not exceeded, and one domain that floods does not displace another's records.
 #[test]
@@ -36,6 +38,37 @@ fn a_domain_that_floods_finds_its_own_way_barred() {
     world.run(400 * SECOND);
     let quota = world.operator.refused.iter().find(|(_, refused)| refused.reason == RefusedReason::Quota);
     assert!(quota.is_some_and(|(_, told)| told.domain == RED && told.count >= refused), "{quota:?}");
+}
+
+/// Rule 6.55: a part that exceeds the memory is not fetched again and again, and nobody is told half a set for the whole one.
+#[test]
+fn a_holder_without_memory_for_a_domain_is_silent_about_its_sets_and_asks_seldom() {
+    let mut world = World::new(73);
+    world.register(RED, 0..300);
+    world.register(BLUE, 0..5);
+    let holder = world.lend_with(holder_at(1), LENDERS[0], |config| config.super_role.max_bytes = 60_000);
+    world.make_holder(holder, Segment::ALL);
+    let (red, blue) = (world.member("192.0.2.7:7400", RED), world.member("192.0.3.1:7400", BLUE));
+    world.run(60 * SECOND);
+    assert_eq!(world.devices_told(red, holder), None);
+    assert_eq!(world.devices_told(blue, holder), Some(5));
+    assert_eq!(world.status(holder).lacking, 1);
+    world.operator.served.clear();
+    for _ in 0..72 {
+        world.ask(red, holder, &Request::Attach);
+        world.run(25 * SECOND);
+    }
+    let asked = world.operator.served.get(&RECONCILE).copied().unwrap_or(0);
+    let pages = world.operator.served.get(&TRANSFER).copied().unwrap_or(0);
+    assert!(asked + pages <= 600, "{asked} questions and {pages} pages in half an hour");
+    // The owner lends more.
+    let more = SuperConfig { on: true, max_bytes: 10_000_000, ..SuperConfig::default() };
+    world.input(holder, Input::SuperRole(more));
+    for _ in 0..60 {
+        world.ask(red, holder, &Request::Attach);
+        world.run(25 * SECOND);
+    }
+    assert_eq!((world.devices_told(red, holder), world.status(holder).lacking), (Some(300), 0));
 }
 
 /// Rule 6.55: a member that asks without end is not answered beyond its rate; others are.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::id::Segment;
-use peerage_wire::message::{Reply, Request};
+use peerage_wire::message::{Reply, Request, Submission, SuperNodeState};
 use peerage_wire::record::{HeadBody, UnverifiedRecord};
 
 use crate::world::{BLUE, LENDERS, RED, World, operator_address};
@@ -150,6 +150,38 @@ fn without_an_operator_holders_help_each_other_out() {
         world.run(10 * SECOND);
     }
     assert_eq!(asked, Some(Reply::Head(Some(head))));
+}
+
+/// Rule 6.56: of several operators one that is down, even the one that keeps the map, does not keep Heads from being fetched.
+#[test]
+fn heads_stay_fresh_while_the_operator_that_keeps_the_map_is_down() {
+    let mut world = World::new(67);
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    let member = world.member("192.0.2.7:7400", RED);
+    let (keeper, record) = world.second_operator("198.51.101.2:7400");
+    world.somebody(keeper).answers = Some(|request, _| match request {
+        Request::SubmitSuperNode(Submission { id, .. }) => {
+            Some(Reply::SuperNodeSubmitted { id: *id, state: SuperNodeState::Assigned })
+        }
+        Request::GetHead { .. } => Some(Reply::Head(None)),
+        _ => None,
+    });
+    world.push(holder, &[record]);
+    world.operator.keeps_map = false;
+    world.run(60 * SECOND);
+    assert!(world.actors[&keeper].asked > 0);
+    world.cut.insert(keeper);
+    world.ask(member, holder, &Request::GetHead { domain: None });
+    world.run(30 * SECOND);
+    for _ in 0..40 {
+        let Some(Reply::Head(Some(head))) = world.ask(member, holder, &Request::GetHead { domain: None })
+        else {
+            panic!("no Head")
+        };
+        let age = world.now.unix.since(UnverifiedRecord::parse(&head).unwrap().header().made_at());
+        assert!(age < 40 * SECOND, "{age:?}");
+        world.run(25 * SECOND);
+    }
 }
 
 /// Nobody but the operator is believed about what is new, and nobody's Head of another domain is taken for one's own.

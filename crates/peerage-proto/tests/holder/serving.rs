@@ -341,6 +341,44 @@ fn a_message_is_passed_on_to_an_attached_member_of_the_same_domain() {
     assert_eq!(world.ask_through(asker, holder, site), None);
 }
 
+/// Rule 6.28: of messages for a node that does not answer a few are on the way, so that others find room.
+#[test]
+fn a_silent_receiver_is_passed_so_many_messages_at_a_time_and_no_more() {
+    let mut world = World::new(35);
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    let (asker, site) = (world.member("192.0.2.7:7400", RED), world.member("192.0.2.8:7400", RED));
+    world.ask(site, holder, &Request::Attach).unwrap();
+    assert!(world.ask_through(asker, holder, site).is_some());
+    world.cut.insert(site);
+    let before = world.carried.get(&(holder, site)).copied().unwrap_or(0);
+    world.flood_through(asker, holder, site, 40);
+    let passed = world.carried[&(holder, site)] - before;
+    assert_eq!(passed, 8);
+    world.run(10 * SECOND);
+    world.cut.remove(&site);
+    assert!(world.ask_through(asker, holder, site).is_some());
+}
+
+/// Rule 6.30: the revocations of a domain that its range does not touch never reach a super-node, so nobody of that gets a leg.
+#[test]
+fn a_revoked_member_of_an_untouched_domain_gets_no_leg() {
+    let mut world = World::new(34);
+    let holder = world.holder(1, LENDERS[0], red_only());
+    let meet = |world: &mut World, first, second| {
+        let [first_id, second_id] = [first, second].map(|member| world.actors[&member].id);
+        world.join(first, holder, second_id);
+        world.join(second, holder, first_id);
+        world.status(holder).relayed_tunnels
+    };
+    let (bad, other) = (world.member("192.0.2.7:7400", BLUE), world.member("192.0.2.8:7400", BLUE));
+    let id = world.actors[&bad].id;
+    let revocation = world.revoke(id);
+    world.push(holder, &[revocation]);
+    assert_eq!(meet(&mut world, bad, other), 0);
+    let (one, two) = (world.member("192.0.2.9:7400", RED), world.member("192.0.2.10:7400", RED));
+    assert_eq!(meet(&mut world, one, two), 1);
+}
+
 /// Nobody but members permitted as tunnel-node attaches.
 #[test]
 fn a_member_without_the_tunnel_role_does_not_attach() {

@@ -10,12 +10,13 @@ use chacha20::ChaCha20Rng;
 use peerage_proto::discard::Discard;
 use peerage_proto::endpoint::{self, Endpoint, Incoming, Outcome, RequestId};
 use peerage_proto::node::{self, Answer, Change, Command, Elections, Event, Node, SuperConfig, TaskId};
+use peerage_proto::relay::{self, LegId};
 use peerage_proto::responder::{self, Asked, View};
 use peerage_proto::table::Records;
 use peerage_proto::trust::{Member, Trust};
 use peerage_wire::cbor::MapWriter;
 use peerage_wire::crypto::{Crypto, Real};
-use peerage_wire::id::{CommandId, Domain, LookupTag, NetworkId, NodeId, RecordKey, Segment, sha256};
+use peerage_wire::id::{CommandId, Domain, LinkId, LookupTag, NetworkId, NodeId, RecordKey, Segment, sha256};
 use peerage_wire::keys::{AgreementKey, DomainKeys, IdentityKey, SecretKey, network_id};
 use peerage_wire::message::{Refused, Reply, Request, Submission, SuperNodeState};
 use peerage_wire::record::{
@@ -70,6 +71,8 @@ pub(crate) struct Operator {
     pub(crate) layer: Actor,
     pub(crate) ledger: Records,
     pub(crate) is_up: bool,
+    /// Answers offers of super-nodes.
+    pub(crate) keeps_map: bool,
     /// Hands nothing over.
     pub(crate) is_mute: bool,
     pub(crate) epoch: u32,
@@ -94,6 +97,7 @@ pub(crate) struct World {
     pub(crate) carried: BTreeMap<(SocketAddr, SocketAddr), usize>,
     flights: VecDeque<(SocketAddr, SocketAddr, Bytes)>,
     version: u64,
+    legs: u64,
 }
 
 pub(crate) fn at(text: &str) -> SocketAddr {
@@ -198,6 +202,7 @@ impl Operator {
         let asked = Asked { from: &from, remote, room: reply_to.room(), time };
         let view = View::everywhere(&self.ledger);
         let reply = match &request {
+            Request::SubmitSuperNode(_) if !self.keeps_map => Err(Discard::Forbidden),
             Request::SubmitSuperNode(submission) => {
                 self.submissions.push((from.id, submission.clone(), now));
                 let state = self.states.get(&from.id).copied().unwrap_or(SuperNodeState::NotNeeded);
@@ -276,6 +281,7 @@ impl World {
             layer,
             ledger,
             is_up: true,
+            keeps_map: true,
             is_mute: false,
             epoch: 1,
             states: BTreeMap::new(),
@@ -296,10 +302,30 @@ impl World {
             carried: BTreeMap::new(),
             flights: VecDeque::new(),
             version: 0,
+            legs: 0,
         }
     }
 
     // ---- the ledger -------------------------------------------------------------------------
+
+    /// Adds a second operator, which does what the test says.
+    pub(crate) fn second_operator(&mut self, address: &str) -> (SocketAddr, Record) {
+        let identity = IdentityKey::generate(&mut self.rng);
+        let body = OperatorBody {
+            identity: identity.public(),
+            enrolment: [2; 32],
+            addresses: vec![at(address)],
+            state: OperatorState::Active,
+        };
+        let key = identity.node_id(Domain::OPERATORS).record_key();
+        let signer = self.root.node_id(Domain::OPERATORS);
+        let header = header(Table::OperatorNode, Domain::OPERATORS, key, signer, self.now);
+        let draft = Draft { header, public: body.write(), private: None };
+        let record = draft.sign(&self.root, &self.network, &Real).unwrap();
+        self.operator.ledger.insert(record.clone());
+        self.operator.layer.trust.learn(&record);
+        (self.actor(address, identity, record.clone()), record)
+    }
 
     /// Signs a record and writes it into the ledger.
     pub(crate) fn commit(
@@ -632,6 +658,36 @@ impl World {
             self.run(Duration::from_millis(50));
         }
         None
+    }
+
+    /// Asks another member through a holder so many times at once.
+    pub(crate) fn flood_through(
+        &mut self,
+        asker: SocketAddr,
+        holder: SocketAddr,
+        to: SocketAddr,
+        times: usize,
+    ) {
+        let (id, other, now) = (self.holders[&holder].id, self.actors[&to].id, self.now);
+        let actor = self.somebody(asker);
+        for _ in 0..times {
+            actor.endpoint.request_through((id, holder), other, &Request::Ping, now);
+        }
+        self.pump();
+    }
+
+    /// Asks a holder on a leg to be joined with another member.
+    pub(crate) fn join(&mut self, asker: SocketAddr, holder: SocketAddr, peer: NodeId) {
+        let id = self.holders[&holder].id;
+        self.ask(asker, holder, &Request::Ping).expect("it knows the asker afterwards");
+        self.legs += 1;
+        let (leg, now) = (LegId(self.legs), self.now);
+        let link = LinkId([1; 16]);
+        let actor = self.somebody(asker);
+        actor.endpoint.request_on((leg, holder), id, &Request::RelayJoin { link, peer }, now);
+        let (_, payload) = actor.endpoint.poll_own_leg_transmit().expect("the request");
+        let input = relay::Input::Datagram { leg, remote: asker, payload };
+        self.input(holder, node::Input::Leg(input));
     }
 
     /// Makes the announcement of a member with these tags.

@@ -34,6 +34,8 @@ pub enum Manner {
     Withholding,
     /// Alters everything that it hands out.
     Forging,
+    /// Claims to hold a version from the end of time of whatever is stored.
+    Poisoning,
 }
 
 pub struct Holder {
@@ -122,6 +124,7 @@ impl Holder {
             Manner::Honest | Manner::Stale => Some(reply),
             Manner::Withholding => Some(withheld(reply)),
             Manner::Forging => Some(forged(reply)),
+            Manner::Poisoning => Some(poisoned(reply)),
         }
     }
 }
@@ -133,6 +136,14 @@ fn places(record: &Record) -> Vec<PlacementKey> {
 
 /// The domains of the super-nodes' organisations.
 pub const FIRST_DOMAIN: u32 = 0x1000_0000;
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "nothing else names a version")]
+fn poisoned(reply: Reply) -> Reply {
+    match reply {
+        Reply::Stored { table, key, .. } => Reply::Stored { table, key, version: u64::MAX },
+        other => other,
+    }
+}
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "whatever has no records stays as it is")]
 fn withheld(reply: Reply) -> Reply {

@@ -22,9 +22,28 @@ const BEACONS_WITH_LOSS: u64 = 7;
 /// A node that serves keeps two attachments (every 25 s), two Heads fresh (every 20 s), announces itself twice, and answers Notifies.
 const SERVING: u64 = 170;
 
+/// A node that offers itself as a super-node: one request every ten seconds (Rule 4.9), of two operators if the first is silent.
+const OFFERING: u64 = 150;
+
+/// A super-node offers itself as well, compares what it has with another every ten minutes, and answers where it is called back.
+const HOLDING: u64 = SERVING + OFFERING + 200;
+
+/// It fetches the Head of every domain that somebody asks about, every fifteen seconds, of an operator that may have to be asked
+/// twice.
+const PER_DOMAIN: u64 = 100;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Quiet {}
+
+impl Quiet {
+    /// What a super-node may say: for itself, for each domain, and the answers to everybody.
+    fn of_holder(world: &World) -> u64 {
+        let of = |host: &crate::host::Host| if host.serves { SERVING } else { USER };
+        let answers: u64 = world.hosts.iter().map(of).sum();
+        HOLDING + world.setup().domains as u64 * PER_DOMAIN + answers
+    }
+}
 
 impl Invariant for Quiet {
     fn name(&self) -> &'static str {
@@ -39,6 +58,8 @@ impl Invariant for Quiet {
             let budget = match (status.attachments.is_empty(), host.serves) {
                 // A revoked node is not answered, and asks again as one that is cut off does.
                 _ if is_revoked => SERVING * 4,
+                _ if status.super_role.from.is_some() => Self::of_holder(world),
+                _ if host.lends => SERVING + OFFERING,
                 (false, _) => SERVING,
                 (true, true) => STANDING_BY,
                 (true, false) => USER,

@@ -30,10 +30,19 @@ impl Records {
         let host = world.hosts.get(index)?;
         let node = host.node.as_ref()?;
         let time = true_time(world.now()).unix;
-        for (key, (version, expires)) in self.written.get(&index)? {
+        let is_holder = node.status(host.now(world.now())).super_role.from.is_some();
+        // What only a super-node needs is dropped when the role has ended.
+        let is_own = |key: &&Key| {
+            let is_other = key.0 == Table::DomainKey && key.2 != host.id.record_key();
+            key.1 == host.domain && !is_other && key.0 != Table::SuperNode
+        };
+        let written = self.written.get(&index)?.iter().filter(|(key, _)| is_holder || is_own(key));
+        for (key, (version, expires)) in written {
             // The Head is not held among records.
             let head = || node.status(host.now(world.now())).head.map(|head| head.version);
-            let record = || node.record(key.0, key.1, key.2).map(|record| record.header().version);
+            let own = || node.record(key.0, key.1, key.2);
+            let both = || own().into_iter().chain(node.held_record(key.0, key.1, key.2));
+            let record = || both().map(|record| record.header().version).max();
             let held = if key.0 == Table::Head { head() } else { record() }.unwrap_or(0);
             if *expires > time && held < *version {
                 return Some(format!(

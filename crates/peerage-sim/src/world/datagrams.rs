@@ -107,7 +107,7 @@ impl World {
     }
 
     fn reaches_operator_at(&self, site: usize, from: SocketAddr) -> bool {
-        let operator = self.operators.iter().position(|operator| operator.identity.address == from);
+        let operator = self.operators.iter().position(|operator| operator.identity.address.ip() == from.ip());
         operator.is_none_or(|index| self.network.reaches(site, Place::Operator(index)))
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_proto::endpoint;
 use peerage_proto::node::{
-    Answer, Command, Config, Elections, Found, Input, LegNews, LegOrder, Node, Output, PinProof, TaskId, Way,
+    Answer, Command, Config, Elections, Found, Input, LegNews, LegOrder, Node, Output, PinProof, SuperConfig,
+    TaskId, Way,
 };
 use peerage_wire::id::{Mac, SessionId};
 use peerage_wire::keys::DomainKeys;
@@ -483,6 +484,6 @@ fn config_of(
         one_machine: false,
         bound: None,
         elections: Elections::default(),
-        super_role: peerage_proto::node::SuperConfig::default(),
+        super_role: SuperConfig { on: host.lends, ..SuperConfig::default() },
     })
 }

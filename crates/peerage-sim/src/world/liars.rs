@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerage_proto::endpoint;
+use peerage_wire::id::NodeId;
 use peerage_wire::message::{Page, Reply};
 use peerage_wire::record::{NodeInfoPublic, Table};
 
 use super::{Bug, Due, World};
 use crate::chance::Chance;
 use crate::invariants::Violation;
-use crate::liar::{Liar, Manner, Subjects, Target};
+use crate::liar::{Betrayal, Liar, Manner, Offer, Subjects, Target};
 use crate::network::Party;
 
 impl World {
@@ -25,6 +26,9 @@ impl World {
         let (network, root, crypto) = (self.ledger.network(), self.ledger.root(), Arc::clone(&self.crypto));
         let chance = Chance::new(self.attacker.below(u64::MAX), "liar");
         let now = self.now;
+        let operators = self.operators.iter().map(|host| &host.identity);
+        let operators = operators.map(|operator| Target { node: operator.id, address: operator.address });
+        let operators: Vec<_> = operators.collect();
         let Some(host) = self.hosts.get_mut(index) else { return };
         let key = host.id.record_key();
         let own = subjects.new.iter().find(|record| {
@@ -42,7 +46,12 @@ impl World {
         };
         host.boot += 1;
         let at = host.now(now);
-        host.liar = Some(Liar::new((config, root), manner, (subjects, &statements), (chance, at)));
+        let mut liar = Liar::new((config, root), manner, (subjects, &statements), (chance, at));
+        if host.lends {
+            let own = if host.advertise.is_empty() { vec![host.inner] } else { host.advertise.clone() };
+            liar.offer(Offer { operators, addresses: own });
+        }
+        host.liar = Some(liar);
         let boot = host.boot;
         self.schedule(now, Due::Liar { host: index, boot });
     }
@@ -102,7 +111,7 @@ impl World {
 
     fn drain_liar(&mut self, index: usize) {
         while let Some(host) = self.hosts.get_mut(index) {
-            let inner = host.inner;
+            let (inner, id) = (host.inner, host.id);
             let Some(liar) = &mut host.liar else { return };
             if self.setup.planted == Some(Bug::Betrays)
                 && let Some(record) =
@@ -114,9 +123,11 @@ impl World {
             let betrayed = liar.betrayed.take();
             let transmit = liar.poll_transmit();
             // What liars tell each other is their own affair.
-            let honest = betrayed
-                .filter(|(by, _)| self.hosts.iter().all(|host| host.id != *by || host.node.is_some()));
-            if let Some((_, what)) = honest {
+            let is_honest = |by: NodeId| self.hosts.iter().all(|host| host.id != by || host.node.is_some());
+            // Whoever holds a part of the table is told what belongs there, by those who hold it too.
+            let is_due = |place| self.ledger.was_assigned(&id, place);
+            let honest = betrayed.filter(|betrayed| is_honest(betrayed.by) && !is_due(betrayed.place));
+            if let Some(Betrayal { what, .. }) = honest {
                 let violation = Violation { invariant: "no domain hears of another", what, at: self.now };
                 self.violation.get_or_insert(violation);
             }

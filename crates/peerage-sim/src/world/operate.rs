@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use peerage_proto::node::{Input, SuperConfig};
 use peerage_wire::record::EndDevice;
 
 use super::World;
@@ -51,6 +52,19 @@ impl World {
             Operation::StallConnections { host, span } => self.stall_carriers(wrap(host, hosts), span),
             Operation::StopOperator { operator } => self.stop_operator(wrap(operator, operators)),
             Operation::StartOperator { operator } => self.start_operator(wrap(operator, operators)),
+            Operation::Outage { span } => self.outage(span),
+            Operation::ForgetHolders => self.forget_holders(),
+            Operation::LoseHolders { which } => self.lose_holders(which),
+            Operation::Lend { host, on } => self.lend(wrap(host, hosts), on),
+            Operation::Tire { host, ok } => {
+                self.host_input(wrap(host, hosts), Input::Fitness { ok, why: "on battery".to_owned() });
+            }
+            Operation::CloseRouter { site, is_closed } => {
+                let site = self.network.sites.get_mut(wrap(site, sites));
+                if let Some(nat) = site.and_then(|site| site.nat.as_mut()) {
+                    nat.is_closed = is_closed;
+                }
+            }
             Operation::Revoke { host } => self.revoke(wrap(host, hosts)),
             Operation::Leave { host } => self.leave(wrap(host, hosts)),
             Operation::Lie { host, manner } => self.begin_lying(wrap(host, hosts), manner),
@@ -151,6 +165,25 @@ impl World {
         self.commit(&written);
     }
 
+    fn lose_holders(&mut self, which: u64) {
+        let time = self.true_now().unix;
+        let is_holder = |host: &Host| self.ledger.segment(&host.id, time).is_some();
+        let holders = self.hosts.iter().enumerate().filter(|(_, host)| is_holder(host));
+        let lost = holders.enumerate().filter(|(n, _)| (which >> (n % 64)) & 1 == 1);
+        for index in lost.map(|(_, (index, _))| index).collect::<Vec<_>>() {
+            self.stop_host(index, 0);
+        }
+    }
+
+    fn lend(&mut self, index: usize, on: bool) {
+        let Some(host) = self.hosts.get_mut(index) else { return };
+        host.lends = on;
+        if host.is_awake() {
+            let role = SuperConfig { on, ..SuperConfig::default() };
+            self.host_input(index, Input::SuperRole(role));
+        }
+    }
+
     fn readdress(&mut self, device: usize) {
         let now = self.now;
         let Some(device) = self.devices.get_mut(device) else { return };
@@ -223,6 +256,7 @@ impl World {
             }
             self.start_host(index);
             self.wake(index);
+            self.host_input(index, Input::Fitness { ok: true, why: String::new() });
         }
         for device in &mut self.devices {
             device.is_present = true;
@@ -237,6 +271,9 @@ impl World {
     /// Begins to count what computers send.
     pub fn count_from_here(&mut self) {
         self.counts.fill(super::Counts::default());
+        for operator in &mut self.operators {
+            operator.peak = 0;
+        }
         // Users give up now, and who still has a tunnel that waits for its end is not idle.
         for errand in self.errands.values_mut() {
             errand.tries_left = 0;

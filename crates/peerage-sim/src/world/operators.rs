@@ -1,8 +1,9 @@
 //! The operators and the ledger that they share.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerage_proto::operator::{Config, Input, Operator, Output};
+use peerage_proto::operator::{Assignment, CheckId, Config, Input, Operator, Output, Port};
 use peerage_proto::{endpoint, relay};
 use peerage_wire::id::CommandId;
 use peerage_wire::record::Record;
@@ -13,10 +14,15 @@ use crate::host::true_time;
 use crate::invariants::Violation;
 use crate::ledger::OperatorIdentity;
 use crate::model::Standing;
-use crate::network::Party;
+use crate::network::{PROBE_PORT, Party, Place};
+use crate::operations::Operation;
 
 /// How long a transaction of the ledger takes.
 const TRANSACTION: Duration = Duration::from_millis(5);
+
+/// How long an operator's connection to a super-node takes, and how long one to nobody.
+const HANDSHAKE: Duration = Duration::from_millis(60);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a retired operator still answers.
 const RETIRES_AFTER: Duration = Duration::from_secs(10);
@@ -29,6 +35,10 @@ pub(super) struct OperatorHost {
     pub(super) boot: u32,
     /// What its date is beyond the true one.
     pub(super) error_millis: i64,
+    /// Datagrams of the second in which the last one came: which second, and how many.
+    heard: (u64, u64),
+    /// Most of them in any second since counting began.
+    pub(super) peak: u64,
     is_retired: bool,
     zero: Instant,
     wake_at: Option<Instant>,
@@ -49,6 +59,8 @@ impl World {
             machine: None,
             boot: 0,
             error_millis: 0,
+            heard: (0, 0),
+            peak: 0,
             is_retired: false,
             zero,
             wake_at: Some(now),
@@ -147,6 +159,12 @@ impl World {
         let at = host.now(now);
         let is_timeout = matches!(input, Input::Timeout);
         let Some(machine) = &mut host.machine else { return };
+        if matches!(input, Input::Datagram { .. }) {
+            let second = now.as_micros() / 1_000_000;
+            let before = if host.heard.0 == second { host.heard.1 } else { 0 };
+            host.heard = (second, before + 1);
+            host.peak = host.peak.max(before + 1);
+        }
         let ignores = is_timeout && self.setup.planted == Some(Bug::OperatorIgnoresTimeouts);
         if !ignores {
             machine.handle(input, at);
@@ -193,8 +211,12 @@ impl World {
             let (boot, address) = (host.boot, host.identity.address);
             let Some(output) = host.machine.as_mut().and_then(Operator::poll_output) else { return };
             match output {
-                Output::Transmit { remote, payload, port: _ } => {
-                    self.send(Party::Operator(index), address, remote, payload);
+                Output::Transmit { remote, payload, port } => {
+                    let from = match port {
+                        Port::Main => address,
+                        Port::Probe => SocketAddr::new(address.ip(), PROBE_PORT),
+                    };
+                    self.send(Party::Operator(index), from, remote, payload);
                 }
                 Output::DeviceSeen { id, node, key, location } => {
                     let now = self.true_now();
@@ -209,12 +231,56 @@ impl World {
                     self.commit(&records);
                     self.schedule_in(TRANSACTION, Due::Noted { operator: index, boot, id, ok: true });
                 }
+                Output::CheckTcp { task, identity, address } => {
+                    let ok = self.takes_connections(index, &identity, address);
+                    let after = if ok { HANDSHAKE } else { HANDSHAKE_TIMEOUT };
+                    self.schedule_in(after, Due::Checked { operator: index, boot, task, ok });
+                }
+                Output::AssignSegments { map_version, changes } => {
+                    self.schedule_in(TRANSACTION, Due::Assign { map_version, changes });
+                }
                 // Nobody makes legs here yet.
-                Output::Contact { .. }
-                | Output::Leg(_)
-                | Output::CheckTcp { .. }
-                | Output::AssignSegments { .. } => {}
+                Output::Contact { .. } | Output::Leg(_) => {}
             }
+        }
+    }
+
+    /// Returns whether a computer with this key would answer a connection from an operator.
+    fn takes_connections(&self, operator: usize, identity: &[u8; 32], address: SocketAddr) -> bool {
+        let Some(Place::Lan(site, inner)) = self.network.public_listener(address) else { return false };
+        let host = self.host_at(site, inner).and_then(|host| self.hosts.get(host));
+        let is_it = host.is_some_and(|host| {
+            (host.is_awake() || host.liar.is_some()) && host.identity.public() == *identity
+        });
+        is_it && self.network.reaches(site, Place::Operator(operator))
+    }
+
+    pub(super) fn checked(&mut self, index: usize, boot: u32, task: CheckId, ok: bool) {
+        if self.operators.get(index).is_some_and(|host| host.boot == boot) {
+            self.operator_input(index, Input::TcpChecked { task, ok });
+        }
+    }
+
+    /// The ledger signs a change of the segment map.
+    pub(super) fn assign(&mut self, map_version: u64, changes: &[Assignment]) {
+        let now = self.true_now();
+        let written = self.ledger.assign(map_version, changes, now).unwrap_or_default();
+        self.commit(&written);
+    }
+
+    /// The segment map is lost.
+    pub(super) fn forget_holders(&mut self) {
+        let now = self.true_now();
+        let written = self.ledger.forget_super_nodes(now).unwrap_or_default();
+        self.commit(&written);
+    }
+
+    /// All operators are down for a while.
+    pub(super) fn outage(&mut self, span: Duration) {
+        for index in 0..self.operators.len() {
+            self.stop_operator(index);
+            let operation = Operation::StartOperator { operator: index };
+            self.schedule_in(span, Due::Operation(operation));
         }
     }
 

@@ -73,6 +73,8 @@ pub struct HostSetup {
     pub site: usize,
     /// Whether it may serve devices; its router forwards a port then.
     pub serves: bool,
+    /// Whether its owner lends it as a super-node. Behind a router, nobody reaches one that does not serve.
+    pub lends: bool,
     /// What its date is beyond the true one, in milliseconds.
     pub error_millis: i64,
     /// How much too fast its date runs, in millionths.
@@ -209,10 +211,12 @@ impl World {
             inner,
             advertise,
             serves: setup.serves,
+            lends: setup.lends,
             clock,
             store: Store::new(records),
             node: None,
             boot: 0,
+            terms: 0,
             shell: Shell::new(id, 0),
             asleep_until: None,
             stopped_since: None,
@@ -272,7 +276,14 @@ impl World {
         self.model.vendor.decide_device(domain, registered.device, Some(registered.clone()));
         let site = self.network.sites.get_mut(setup.site);
         let address = site.map_or_else(|| Ipv4Addr::UNSPECIFIED.into(), Site::new_address);
-        self.devices.push(Device { registered, domain, site: setup.site, address, moved: None, is_present: true });
+        self.devices.push(Device {
+            registered,
+            domain,
+            site: setup.site,
+            address,
+            moved: None,
+            is_present: true,
+        });
         Ok(())
     }
 }

@@ -21,6 +21,11 @@ use crate::reconcile::{Ended, RECONCILED, Reconciliation};
 /// How soon catching up is tried again after nobody could help.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a holder that was appointed may still be catching up itself, in milliseconds, and is asked only when operators are
+/// silent. Shorter makes those that are appointed together wait for each other, for a request each; longer has operators carry
+/// the table to more newcomers.
+const FRESH_MILLIS: u64 = 20_000;
+
 /// The tables that say who is who.
 const TRUST_TABLES: [Table; 2] = [Table::OperatorNode, Table::SuperNode];
 
@@ -83,12 +88,25 @@ impl Node {
         }
     }
 
-    /// Returns who has everything that this node has to hold: another holder, or else an operator.
+    /// Returns who has everything that this node has to hold: another holder, or else an operator, or else a holder that may
+    /// not have everything yet.
     fn source(&mut self, tried: &BTreeSet<NodeId>, now: Now) -> Option<Server> {
         let segment = self.hold.part.as_ref()?.segment;
         let fellows = self.fellows(segment, now).into_iter();
-        let mut whole = fellows.filter(|(server, range)| *range == segment && !tried.contains(&server.node));
-        whole.next().map(|(server, _)| server).or_else(|| self.next_operator(tried, now))
+        let whole = fellows.filter(|(server, range)| *range == segment && !tried.contains(&server.node));
+        let (fresh, settled): (Vec<_>, Vec<_>) =
+            whole.partition(|(server, _)| self.is_fresh(&server.node, now));
+        let first = |found: Vec<(Server, _)>| found.into_iter().next().map(|(server, _)| server);
+        first(settled).or_else(|| self.next_operator(tried, now)).or_else(|| first(fresh))
+    }
+
+    /// Returns whether another holder was appointed a moment ago.
+    fn is_fresh(&self, holder: &NodeId, now: Now) -> bool {
+        let records = self.hold.part.as_ref().map(|part| &part.records);
+        let record =
+            records.and_then(|records| records.get(Table::SuperNode, holder.domain, holder.record_key()));
+        let settled_at = record.map_or(0, |record| record.header().version.saturating_add(FRESH_MILLIS));
+        settled_at > self.hold_time(now).as_millis()
     }
 
     /// Returns the operator that is asked whether that was all, unless everything came from one.
@@ -104,17 +122,23 @@ impl Node {
         match stage {
             Stage::Trust | Stage::Announced => self.next_stage(stage, now),
             Stage::Signed => self.cannot_catch_up(now),
-            Stage::Check => self.caught_up(now),
+            Stage::Check => {
+                let catch_up = self.hold.part.as_ref().and_then(|part| part.catch_up.as_ref());
+                let source = catch_up.and_then(|state| state.source);
+                let is_sure = source.is_some_and(|source| self.trust.is_operator(&source.node));
+                self.caught_up(is_sure, now);
+            }
         }
     }
 
     pub(super) fn stage_ended(&mut self, stage: Stage, with: Server, ended: Ended, now: Now) {
         let Some(part) = &mut self.hold.part else { return };
         let Some(state) = part.catch_up.as_mut().filter(|state| state.stage == stage) else { return };
+        let is_through = matches!(ended, Ended::Settled | Ended::Full);
         if stage == Stage::Check {
-            return self.caught_up(now);
+            return self.caught_up(is_through, now);
         }
-        if stage == Stage::Signed && ended != Ended::Settled {
+        if stage == Stage::Signed && !is_through {
             state.tried.insert(with.node);
             return self.catch_up(now);
         }
@@ -135,8 +159,12 @@ impl Node {
         self.catch_up(now);
     }
 
-    fn caught_up(&mut self, now: Now) {
+    /// Begins to answer. Unless an operator has confirmed that it was all, one is asked soon.
+    fn caught_up(&mut self, is_sure: bool, now: Now) {
         if let Some(part) = &mut self.hold.part {
+            if !is_sure {
+                part.sync.leave_unchecked(RETRY_INTERVAL);
+            }
             part.catch_up = None;
             part.signed = Some(part.segment);
             part.announced = Some(part.segment);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -162,7 +163,9 @@ impl Heads {
 pub(super) struct Contacts {
     all: BTreeMap<Domain, BTreeMap<NodeId, (SocketAddr, Instant)>>,
     count: usize,
-    to_tell: VecDeque<NodeId>,
+    to_tell: BTreeMap<Domain, VecDeque<NodeId>>,
+    /// The domain of which somebody was told last: domains take turns, so that a small one does not wait for a large one.
+    told_last: Option<Domain>,
     telling: usize,
 }
 
@@ -176,7 +179,7 @@ impl Contacts {
         [
             TableSize::new("attached nodes", self.count, MAX_CONTACTS),
             TableSize::new("attached nodes of one domain", most, MAX_CONTACTS_PER_DOMAIN),
-            TableSize::new("attached nodes to be told", self.to_tell.len(), MAX_CONTACTS),
+            TableSize::new("attached nodes to be told", self.to_be_told(), MAX_CONTACTS),
             TableSize::new("attached nodes that are told", self.telling, MAX_NOTICES),
         ]
     }
@@ -232,16 +235,29 @@ impl Contacts {
 
     /// Plans to tell every attached node of a domain. Who was to be told before is told once.
     fn tell_all(&mut self, domain: Domain) {
-        self.to_tell.retain(|node| node.domain != domain);
-        let nodes: Vec<_> = self.of(domain).map(|(node, _)| node).collect();
-        self.to_tell.extend(nodes);
+        let nodes: VecDeque<_> = self.of(domain).map(|(node, _)| node).collect();
+        if !nodes.is_empty() {
+            self.to_tell.insert(domain, nodes);
+        }
+    }
+
+    fn to_be_told(&self) -> usize {
+        self.to_tell.values().map(VecDeque::len).sum()
     }
 
     fn next_to_tell(&mut self) -> Option<NodeId> {
         if self.telling >= MAX_NOTICES {
             return None;
         }
-        let node = self.to_tell.pop_front()?;
+        let after = self.told_last.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.to_tell.range((after, Bound::Unbounded)).next();
+        let domain = later.or_else(|| self.to_tell.first_key_value()).map(|(domain, _)| *domain)?;
+        let waiting = self.to_tell.get_mut(&domain)?;
+        let node = waiting.pop_front()?;
+        if waiting.is_empty() {
+            self.to_tell.remove(&domain);
+        }
+        self.told_last = Some(domain);
         self.telling += 1;
         Some(node)
     }
@@ -377,6 +393,15 @@ impl Node {
         } else if !is_good {
             self.end_waiting(domain);
         }
+    }
+
+    /// Whoever was asked is silent: another operator may not be.
+    pub(super) fn head_unanswered(&mut self, domain: Domain, to: NodeId, now: Now) {
+        let operator = self.answering_operator(now).filter(|_| self.trust.is_operator(&to));
+        let Some(server) = operator else { return self.head_failed(domain, to, now) };
+        let Some(part) = &mut self.hold.part else { return };
+        part.heads.with(domain, |held| held.fetched(now.mono));
+        self.fetch_head(domain, Some(server), now);
     }
 
     /// An operator has none, or is silent: another holder may have heard of one since.
@@ -526,7 +551,23 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| contacts.next_to_tell()).count(), MAX_NOTICES);
         contacts.telling -= 1;
         assert!(contacts.next_to_tell().is_some());
-        assert_eq!(contacts.to_tell.len(), 1_000 - MAX_NOTICES - 1);
+        assert_eq!(contacts.to_be_told(), 1_000 - MAX_NOTICES - 1);
+    }
+
+    /// Rule 6.57: a small domain does not wait for a large one.
+    #[test]
+    fn domains_are_told_in_turn() {
+        let (mut contacts, now) = (Contacts::default(), Instant::from_micros(0));
+        for (domain, count) in [(1, 1_000), (2, 3), (3, 3)] {
+            for n in 0..count {
+                contacts.insert(node(domain, n), SocketAddr::from(([192, 0, 2, 1], 7400)), now);
+            }
+            contacts.tell_all(Domain(domain));
+        }
+        let told: Vec<_> = std::iter::from_fn(|| contacts.next_to_tell()).take(9).collect();
+        for domain in 1..=3 {
+            assert_eq!(told.iter().filter(|node| node.domain == Domain(domain)).count(), 3);
+        }
     }
 
     /// Rule 6.56: the memory for Heads has a limit; the domain about which nobody has asked for the longest goes.

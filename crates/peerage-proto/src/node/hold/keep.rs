@@ -105,6 +105,10 @@ impl Node {
         let Some(part) = &mut self.hold.part else { return Inserted::Full };
         let offered = part.records.offer(record.clone(), time);
         self.forget_on_disk(&offered.evicted);
+        self.note_lacking(&offered.evicted, now);
+        if offered.outcome == Inserted::Full {
+            self.note_lacking(std::slice::from_ref(&record), now);
+        }
         if offered.outcome == Inserted::New {
             self.trust.learn(&record);
             if is_durable(record.header().table) {

@@ -25,6 +25,7 @@ impl Node {
         let own = [
             TableSize::new("bytes held", bytes, most),
             part.heads.size(),
+            part.lacking.size(),
             part.members.size("members that ask"),
             part.holders.size("holders that ask"),
         ];

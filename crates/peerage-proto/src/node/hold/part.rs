@@ -12,6 +12,7 @@ use peerage_wire::time::{Instant, Now, UnixTime};
 
 use super::catch_up::CatchUp;
 use super::heads::{Contacts, Heads};
+use super::lacking::Lacking;
 use super::sync::Sync;
 use crate::limiter::{NodeLimiter, Rate};
 use crate::node::{Node, Output};
@@ -43,6 +44,7 @@ pub(super) struct Part {
     /// Where it has what nodes announce.
     pub(super) announced: Option<Segment>,
     pub(super) records: Records,
+    pub(super) lacking: Lacking,
     pub(super) heads: Heads,
     pub(super) contacts: Contacts,
     pub(super) sync: Sync,
@@ -61,6 +63,7 @@ impl Part {
             signed: None,
             announced: None,
             records: Records::new(limits),
+            lacking: Lacking::default(),
             heads: Heads::default(),
             contacts: Contacts::default(),
             sync: Sync::new(now),
@@ -252,10 +255,11 @@ impl Node {
     }
 
     /// Takes the owner's new limits.
-    pub(super) fn limit_part(&mut self, _now: Now) {
+    pub(super) fn limit_part(&mut self, now: Now) {
         let limits = self.hold.role.limits();
         let Some(part) = &mut self.hold.part else { return };
         let gone = part.records.set_limits(limits);
+        self.note_lacking(&gone, now);
         self.forget_on_disk(&gone);
     }
 }

@@ -45,6 +45,10 @@ impl Node {
         incoming.from = self.admit(incoming.from, now)?;
         let time = self.hold_time(now);
         let part = self.hold.part.as_mut().ok_or(Discard::UnknownCommand)?;
+        // Of another domain no revocation would ever come here.
+        if !part.touches(incoming.from.id.domain) {
+            return Err(Discard::OutOfRange);
+        }
         let attached = if let Request::ForwardedTunnelRequest { to, .. } = &incoming.request {
             part.reachable(to, &self.trust, time, now)
         } else {
@@ -60,15 +64,17 @@ impl Node {
         }
     }
 
-    /// Ends what is relayed for those who are no members any more.
+    /// Ends what is relayed for those who are no members any more, or of whom that would not be heard here.
     pub(super) fn review_legs(&mut self, now: Now) {
         let time = self.hold_time(now);
         let Some(part) = &mut self.hold.part else { return };
         let (records, trust) = (&part.records, &self.trust);
+        let places: Vec<_> = part.places().collect();
         part.desk.review(|node| {
+            let is_near = places.iter().any(|places| places.touches(node.domain));
             let record = records.get(Table::Node, node.domain, node.record_key());
             let has_left = record.is_some_and(|r| r.header().removed || !r.is_valid_at(time));
-            !has_left && !trust.is_revoked(node)
+            is_near && !has_left && !trust.is_revoked(node)
         });
     }
 

@@ -100,6 +100,13 @@ impl Role {
         self.unfit.as_deref()
     }
 
+    /// Takes note that an operator has not answered, so that it is not the first choice any more.
+    pub(super) fn was_silent(&mut self, operator: &NodeId) {
+        if self.operator.as_ref() == Some(operator) {
+            self.operator = None;
+        }
+    }
+
     pub(super) fn next_at(&self) -> Option<Instant> {
         [self.submit_at, self.leaving_until].into_iter().flatten().min()
     }
@@ -238,6 +245,12 @@ impl Node {
         let good = |server: &&Server| !silent.contains(&server.node);
         let same = all.iter().filter(good).find(|server| Some(server.node) == last);
         same.or_else(|| all.iter().find(good)).copied()
+    }
+
+    /// Returns an operator that was not silent since it answered last.
+    pub(super) fn answering_operator(&mut self, now: Now) -> Option<Server> {
+        let all = self.shuffled_operators(now);
+        all.into_iter().find(|server| self.servers.penalty(&server.node, now.mono) == (0, 0))
     }
 
     fn submit(&mut self, now: Now) {

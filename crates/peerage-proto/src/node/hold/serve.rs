@@ -130,6 +130,9 @@ impl Node {
         (from, remote, room): (&Member, SocketAddr, usize),
         now: Now,
     ) -> Result<Reply, Discard> {
+        if self.is_about_lacking(request, from.id.domain) {
+            return Err(Discard::OutOfRange);
+        }
         let asked = Asked { from, remote, room, time: self.hold_time(now) };
         let part = self.hold.part.as_ref().ok_or(Discard::UnknownCommand)?;
         let (signed, announced) = part.answers_for();

@@ -96,6 +96,8 @@ pub(super) struct Sync {
     rounds: u32,
     liars: BTreeMap<NodeId, Instant>,
     looked_into: BTreeMap<Domain, Instant>,
+    /// Set while no operator has confirmed since catching up that it was all: how long until one is asked again.
+    unchecked: Option<Duration>,
 }
 
 impl Sync {
@@ -106,6 +108,7 @@ impl Sync {
             rounds: 0,
             liars: BTreeMap::new(),
             looked_into: BTreeMap::new(),
+            unchecked: None,
         }
     }
 
@@ -129,6 +132,11 @@ impl Sync {
 
     pub(super) const fn wait_until(&mut self, at: Instant) {
         self.next_at = at;
+    }
+
+    /// Has an operator asked soon whether what was caught up with is all.
+    pub(super) const fn leave_unchecked(&mut self, pause: Duration) {
+        self.unchecked = Some(pause);
     }
 
     /// Returns whether the work of the moment is under way.
@@ -203,9 +211,11 @@ impl Node {
 
     /// Plans the next comparison, so that all holders do not make theirs at once.
     pub(super) fn plan_comparison(&mut self, now: Now) {
-        let at = now.mono.after(self.jittered(RECONCILE_INTERVAL));
+        let unchecked = self.hold.part.as_ref().and_then(|part| part.sync.unchecked);
+        let at = now.mono.after(self.jittered(unchecked.unwrap_or(RECONCILE_INTERVAL)));
         if let Some(part) = &mut self.hold.part {
             part.sync.next_at = at;
+            part.sync.unchecked = unchecked.map(|pause| (pause * 2).min(RECONCILE_INTERVAL));
         }
     }
 
@@ -213,7 +223,8 @@ impl Node {
         self.plan_comparison(now);
         let Some(part) = &mut self.hold.part else { return };
         part.sync.rounds = part.sync.rounds.wrapping_add(1);
-        let (segment, with_operator) = (part.segment, part.sync.rounds.is_multiple_of(OPERATOR_EVERY));
+        let with_operator = part.sync.unchecked.is_some() || part.sync.rounds.is_multiple_of(OPERATOR_EVERY);
+        let segment = part.segment;
         let operator = self.shuffled_operators(now).first().map(|server| (*server, segment));
         let fellow = self.fellows(segment, now).first().copied();
         let chosen = if with_operator { operator.or(fellow) } else { fellow.or(operator) };
@@ -229,7 +240,10 @@ impl Node {
         let Some(range) = overlap(&part.segment, &Segment::of_domain(domain)) else { return };
         let sync = &mut part.sync;
         sync.looked_into.retain(|_, at| now.mono - *at < DOMAIN_PAUSE);
-        if sync.sessions.len() >= MAX_SESSIONS || sync.looked_into.contains_key(&domain) {
+        if part.lacking.rests(domain, now.mono)
+            || sync.sessions.len() >= MAX_SESSIONS
+            || sync.looked_into.contains_key(&domain)
+        {
             return;
         }
         sync.looked_into.insert(domain, now.mono);
@@ -276,9 +290,32 @@ impl Node {
                 part.sync.note_liar(session.with.node, now.mono);
                 self.servers.mark(session.with.node, now.mono);
             }
+            let is_authority = self.trust.is_operator(&session.with.node);
+            self.note_settled((id, session.goal), ended, is_authority, now);
             if let Goal::Stage(stage) = session.goal {
                 self.stage_ended(stage, session.with, ended, now);
             }
+        }
+    }
+
+    /// Draws the consequences of a comparison for what is known to be complete; an operator's word counts for everything.
+    fn note_settled(&mut self, (id, goal): (SessionId, Goal), ended: Ended, is_authority: bool, now: Now) {
+        let Some(part) = &mut self.hold.part else { return };
+        if !matches!(ended, Ended::Settled | Ended::Full) {
+            return;
+        }
+        match goal {
+            Goal::Domain(domain) => {
+                part.lacking.settled(Some(domain), id.0);
+                part.lacking.put_off(domain, now.mono);
+            }
+            Goal::Regular | Goal::Stage(Stage::Signed | Stage::Check) if is_authority => {
+                part.lacking.settled(None, id.0);
+                if part.sync.unchecked.take().is_some() {
+                    self.plan_comparison(now);
+                }
+            }
+            Goal::Regular | Goal::Stage(_) => {}
         }
     }
 

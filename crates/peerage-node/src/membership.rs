@@ -60,9 +60,8 @@ impl Membership {
     pub fn own_record<'a>(&self, contents: &'a Contents, keys: &NodeKeys) -> Option<(&'a Record, NodeBody)> {
         // The same identity may be a member of another domain, whose records are held here for others.
         let id = self.node_id(keys);
-        let is_own = |record: &&Record| {
-            record.header().key == id.record_key() && record.header().domain == id.domain
-        };
+        let is_own =
+            |record: &&Record| record.header().key == id.record_key() && record.header().domain == id.domain;
         let record = contents.of(Table::Node).find(is_own)?;
         Some((record, NodeBody::read(record).ok()?))
     }

@@ -187,8 +187,7 @@ mod nobody_else {
         let (user, device) = site.open().await;
         let thief = key(9);
         let tls = Tls::new(&thief).unwrap();
-        let (mut channel, _) =
-            dial::dial(&tls, site.key.public(), &[site.address]).await.unwrap();
+        let (mut channel, _) = dial::dial(&tls, site.key.public(), &[site.address]).await.unwrap();
         let hello = Hello {
             version: peerage_wire::frame::VERSION,
             sender: thief.node_id(DOMAIN),

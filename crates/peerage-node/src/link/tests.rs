@@ -104,8 +104,7 @@ async fn garbage_frames_close_the_link_with_the_reason_and_nothing_else() {
     let identity = key(1);
     let tls = Tls::new(&identity).unwrap();
     for garbage in [vec![0xff; 64], vec![0; 70_000], b"\x01\x00\x00\x4a\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()] {
-        let (mut channel, _) =
-            dial::dial(&tls, server.key.public(), &[server.address]).await.unwrap();
+        let (mut channel, _) = dial::dial(&tls, server.key.public(), &[server.address]).await.unwrap();
         let frame = peerage_wire::frame::Encoded { header: [0xee; 16], payload: garbage.into() };
         channel.seal(&[frame]).unwrap();
         channel.finish();

@@ -30,8 +30,8 @@ use rand_core::{Rng as _, SeedableRng as _};
 
 use crate::discard::{Discard, Discards};
 use crate::limiter::{Limiter, Rate};
-use crate::sizes::TableSize;
 use crate::relay::LegId;
+use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 use crate::wall::WallClock;
 
@@ -321,8 +321,7 @@ impl Endpoint {
 
     /// Returns how full its tables are.
     pub fn table_sizes(&self) -> Vec<TableSize> {
-        let limiters =
-            [self.agreements.size("agreements"), self.busy.size("busy"), self.hints.size("hints")];
+        let limiters = [self.agreements.size("agreements"), self.busy.size("busy"), self.hints.size("hints")];
         let tables = [self.peers.size()].into_iter().chain(self.contexts.sizes());
         tables.chain(self.outgoing.sizes()).chain(limiters).collect()
     }

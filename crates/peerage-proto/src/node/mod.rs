@@ -42,12 +42,11 @@ use crate::relay::LegId;
 use crate::table::Records;
 use crate::trust::{Member, Trust};
 
-pub use elect::Elections;
 pub use config::{Config, SuperConfig};
+pub use elect::Elections;
 pub use io::{
     Answer, Change, Command, Event, Failure, Found, Input, Output, PinProof, Route, SuperState, TaskId,
-    TunnelId,
-    Watched, Way,
+    TunnelId, Watched, Way,
 };
 pub use legs::{LegNews, LegOrder, OwnLeg};
 pub use lookup::{EAGER_INTERVAL, REDUNDANCY, SECOND_ANSWER_TIMEOUT, Server};
@@ -55,8 +54,8 @@ pub use openings::{MAX_SERVED, MAX_SERVED_PER_PEER};
 pub use status::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status, SuperStatus};
 
 use elect::Electing;
-use legs::Legs;
 use hold::{Errand, Hold};
+use legs::Legs;
 use openings::Opening;
 use places::Places;
 pub(crate) use places::is_private;

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use peerage_proto::discard::Discard;
 use peerage_proto::operator::Output;
 use peerage_wire::crypto::Real;
-use peerage_wire::id::{CommandId, DeviceId, Domain, LocationId, NetworkId, NodeId, RecordKey, Segment, SessionId};
+use peerage_wire::id::{
+    CommandId, DeviceId, Domain, LocationId, NetworkId, NodeId, RecordKey, Segment, SessionId,
+};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::{AgreementKey, IdentityKey};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
@@ -302,7 +304,13 @@ fn commands_of_another_role_are_dropped() {
 
 fn tunnel_request(device: DeviceId) -> Request {
     let id = SessionId([1; 16]);
-    Request::TunnelRequest(TunnelRequest { id, device, service: "ipp".to_owned(), candidates: vec![], relay: None })
+    Request::TunnelRequest(TunnelRequest {
+        id,
+        device,
+        service: "ipp".to_owned(),
+        candidates: vec![],
+        relay: None,
+    })
 }
 
 /// Rule 4.3: a node tells members of another domain neither where it is nor that it is there; rule 6.17 likewise.
@@ -419,7 +427,9 @@ fn a_head_says_what_the_ledger_holds() {
     let (mut world, _, _) = office(54);
     let mut actor = Actor::admitted(&mut world, HERE, DOMAIN, TUNNEL);
     let head = |world: &mut World, actor: &mut Actor| {
-        let Some(Reply::Head(Some(bytes))) = actor.ask(world, &Request::GetHead { domain: None }) else { panic!("no Head") };
+        let Some(Reply::Head(Some(bytes))) = actor.ask(world, &Request::GetHead { domain: None }) else {
+            panic!("no Head")
+        };
         let record = actor.trust.verify(&bytes, Some(world.now.unix), &Real).unwrap();
         (record.header().version, HeadBody::read(&record).unwrap())
     };

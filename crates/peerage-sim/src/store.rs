@@ -130,9 +130,9 @@ mod tests {
             signer,
             removed: true,
         };
-        assert!(!Cheap.verify(&key.public(), b"", &[0; 64]));
+        assert!(!Cheap::default().verify(&key.public(), b"", &[0; 64]));
         let draft = Draft { header, public: EndDevice::public(), private: None };
-        vec![Change::Put(draft.sign(&key, &peerage_wire::id::NetworkId([0; 32]), &Cheap).unwrap())]
+        vec![Change::Put(draft.sign(&key, &peerage_wire::id::NetworkId([0; 32]), &Cheap::default()).unwrap())]
     }
 
     fn versions(store: &Store) -> Vec<u64> {

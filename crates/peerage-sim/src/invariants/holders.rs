@@ -32,10 +32,8 @@ pub struct Holders {
 
 fn segment_of(host: &Host, world: &World) -> Option<Segment> {
     let role = host.node.as_ref()?.status(host.now(world.now())).super_role;
-    match role.state {
-        SuperState::Serving { from, to } => Some(Segment { from, to }),
-        _ => None,
-    }
+    let SuperState::Serving { from, to } = role.state else { return None };
+    Some(Segment { from, to })
 }
 
 fn places_of(record: &Record) -> Vec<PlacementKey> {
@@ -50,6 +48,9 @@ impl Holders {
         let time = true_time(world.now()).unix;
         for (index, announced) in &self.announced {
             let Some(owner) = world.hosts.get(*index).filter(|_| announced.expires > time) else { continue };
+            if !world.ledger.member(&owner.id).is_some_and(Membership::is_valid) {
+                continue;
+            }
             let (table, domain, key) = (Table::NodeInfo, owner.domain, owner.id.record_key());
             for ((holder, boot, term), segment) in &announced.holders {
                 let is_same = |host: &&Host| (host.boot, host.terms) == (*boot, *term);

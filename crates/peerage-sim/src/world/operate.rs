@@ -59,12 +59,7 @@ impl World {
             Operation::Tire { host, ok } => {
                 self.host_input(wrap(host, hosts), Input::Fitness { ok, why: "on battery".to_owned() });
             }
-            Operation::CloseRouter { site, is_closed } => {
-                let site = self.network.sites.get_mut(wrap(site, sites));
-                if let Some(nat) = site.and_then(|site| site.nat.as_mut()) {
-                    nat.is_closed = is_closed;
-                }
-            }
+            Operation::CloseRouter { site, is_closed } => self.close_router(wrap(site, sites), is_closed),
             Operation::Revoke { host } => self.revoke(wrap(host, hosts)),
             Operation::Leave { host } => self.leave(wrap(host, hosts)),
             Operation::Lie { host, manner } => self.begin_lying(wrap(host, hosts), manner),
@@ -87,6 +82,13 @@ impl World {
             Operation::FloodOperator { operator, count } => {
                 self.flood_operator(wrap(operator, operators), count);
             }
+        }
+    }
+
+    fn close_router(&mut self, site: usize, is_closed: bool) {
+        let site = self.network.sites.get_mut(site);
+        if let Some(nat) = site.and_then(|site| site.nat.as_mut()) {
+            nat.is_closed = is_closed;
         }
     }
 

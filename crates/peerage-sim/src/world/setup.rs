@@ -49,6 +49,8 @@ pub enum Bug {
     OperatorIgnoresTimeouts,
     /// What administrators decide about devices is lost on the way to the ledger.
     LosesDecisions,
+    /// What is sealed can be read by everybody.
+    LeavesOpen,
     /// A liar is told what belongs to another domain.
     Betrays,
 }
@@ -128,7 +130,8 @@ fn domain_of(seed: u64, index: usize) -> Domain {
 }
 
 pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<World, DraftError> {
-    let crypto: Arc<dyn Crypto> = if setup.real_crypto { Arc::new(Real) } else { Arc::new(Cheap) };
+    let cheap = Cheap { leaves_open: setup.planted == Some(Bug::LeavesOpen) };
+    let crypto: Arc<dyn Crypto> = if setup.real_crypto { Arc::new(Real) } else { Arc::new(cheap) };
     let seed = setup.seed;
     let addresses: Vec<SocketAddr> = (1..=setup.operators)
         .map(|n| SocketAddr::from((Ipv4Addr::new(46, 0, 0, u8::try_from(n).unwrap_or(1)), PORT)))

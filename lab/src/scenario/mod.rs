@@ -13,7 +13,7 @@ pub use print::{Reach, print};
 pub use program::{Daemon, Peerage};
 pub use round_trips::round_trips;
 pub use super_nodes::{Size, companies, super_nodes};
-pub use survival::{Extent, MAX_STALL_MS, survival};
+pub use survival::{Extent, survival};
 
 use serde_json::{Map, Value};
 

@@ -18,7 +18,7 @@ use crate::flow::{End, unix_ms};
 use crate::netns::Process;
 
 /// How long nothing may flow once there is a way again, and after the death of a path could be noticed, in milliseconds.
-pub const MAX_STALL_MS: u64 = 3_000;
+const MAX_STALL_MS: u64 = 3_000;
 
 /// How long bytes flow before and after an event.
 const BEFORE: Duration = Duration::from_secs(1);

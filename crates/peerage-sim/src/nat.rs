@@ -133,7 +133,8 @@ impl Nat {
 
     /// Translates a datagram on its way out; returns the outer source address.
     pub fn outbound(&mut self, inner: SocketAddr, remote: SocketAddr, now: Instant) -> SocketAddr {
-        let forward = self.forwards.iter().find(|(_, to)| **to == inner).map(|(port, _)| *port);
+        let forward = self.forwards.iter().find(|(_, to)| **to == inner && !self.is_closed);
+        let forward = forward.map(|(port, _)| *port);
         if let Some(port) = forward {
             return SocketAddr::new(self.public, port);
         }

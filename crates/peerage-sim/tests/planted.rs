@@ -218,9 +218,3 @@ fn held_badly(planted: Bug) -> Option<String> {
 fn a_super_node_that_can_read_what_it_holds_is_caught() {
     assert!(held_badly(Bug::LeavesOpen).is_some_and(|what| what.contains("can read")));
 }
-
-/// It hears nothing after its first minute, and the operators do not look at the time: its part is nobody else's.
-#[test]
-fn a_super_node_that_does_not_serve_its_part_is_caught() {
-    assert!(held_badly(Bug::GoesDeaf).is_some_and(|what| what.contains("lacks")));
-}

@@ -1,6 +1,7 @@
 //! Who has nothing to do says next to nothing: the quietness budget.
 
 use super::Invariant;
+use crate::host::{Host, true_time};
 use crate::world::World;
 
 /// For how long datagrams are counted, in minutes.
@@ -32,6 +33,9 @@ const HOLDING: u64 = SERVING + OFFERING + 200;
 /// twice.
 const PER_DOMAIN: u64 = 100;
 
+/// Whoever is not answered any more asks all super-nodes before it gives up, each three times.
+const PER_SILENT: u64 = 200;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Quiet {}
@@ -39,7 +43,7 @@ pub struct Quiet {}
 impl Quiet {
     /// What a super-node may say: for itself, for each domain, and the answers to everybody.
     fn of_holder(world: &World) -> u64 {
-        let of = |host: &crate::host::Host| if host.serves { SERVING } else { USER };
+        let of = |host: &Host| if host.serves { SERVING } else { USER };
         let answers: u64 = world.hosts.iter().map(of).sum();
         HOLDING + world.setup().domains as u64 * PER_DOMAIN + answers
     }
@@ -54,10 +58,11 @@ impl Invariant for Quiet {
         for (index, host) in world.hosts.iter().enumerate() {
             let Some(node) = host.node.as_ref().filter(|_| world.was_idle(index)) else { continue };
             let is_revoked = world.ledger.member(&host.id).is_some_and(|member| member.revoked_at.is_some());
+            let super_nodes = world.ledger.super_nodes(true_time(world.now()).unix).count() as u64;
             let status = node.status(host.now(world.now()));
             let budget = match (status.attachments.is_empty(), host.serves) {
                 // A revoked node is not answered, and asks again as one that is cut off does.
-                _ if is_revoked => SERVING * 4,
+                _ if is_revoked => SERVING * 4 + super_nodes * PER_SILENT,
                 _ if status.super_role.from.is_some() => Self::of_holder(world),
                 _ if host.lends => SERVING + OFFERING,
                 (false, _) => SERVING,

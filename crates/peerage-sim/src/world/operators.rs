@@ -233,6 +233,7 @@ impl World {
                 }
                 Output::CheckTcp { task, identity, address } => {
                     let ok = self.takes_connections(index, &identity, address);
+                    self.tell(Party::Operator(index), &format!("calls {address} back: {ok}"));
                     let after = if ok { HANDSHAKE } else { HANDSHAKE_TIMEOUT };
                     self.schedule_in(after, Due::Checked { operator: index, boot, task, ok });
                 }

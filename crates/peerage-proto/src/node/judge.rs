@@ -20,6 +20,10 @@ use crate::trust::{Member, Trust};
 /// round trip is long; longer lets whoever invents nodes delay everybody by as much.
 const NODES_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// How long a newer Head is waited for before others are asked for a set that is not what the last one states: two steps of an
+/// eager look-up. Shorter asks all holders while one of those with the Head is dead; longer lets whoever delays it delay the set.
+const HEAD_TIMEOUT: Duration = Duration::from_millis(600);
+
 /// Most nodes whose records are looked up to verify what one look-up has found.
 const MAX_SOUGHT: usize = 8;
 
@@ -86,11 +90,30 @@ impl Node {
         let holds = match &running.query {
             Query::Head | Query::DomainKey | Query::Node(_) => true,
             Query::Operators | Query::SuperNodes | Query::Revocations | Query::Devices => {
-                !self.differs(&running.query)
+                return self.judge_set(running, now);
             }
             Query::TunnelNodes(_) => return self.judge_infos(running, now),
         };
         if !holds && running.reject(|_| true) { Judgement::Fails } else { Judgement::Holds }
+    }
+
+    /// Judges a set by what the Head states. If they differ, one of the two is old; that it is the Head costs two requests to
+    /// find out, and that it is the set as many as there are holders.
+    fn judge_set(&mut self, running: &mut Running, now: Now) -> Judgement {
+        if !self.differs(&running.query) {
+            return Judgement::Holds;
+        }
+        if !std::mem::replace(&mut running.sought_head, true) {
+            if self.is_head_older(running.began_at) {
+                self.look_up(Query::Head, None);
+            }
+            running.judged_by = Some(now.mono.after(HEAD_TIMEOUT));
+        }
+        if self.is_looking_up(&Query::Head) && running.judged_by.is_some_and(|at| now.mono < at) {
+            return Judgement::Waits;
+        }
+        running.judged_by = None;
+        if running.reject(|_| true) { Judgement::Fails } else { Judgement::Holds }
     }
 
     /// Judges NodeInfo records: at each place one has to be genuine.

@@ -18,10 +18,18 @@ pub const REDUNDANCY: usize = 2;
 /// How long the second answer may take after the first.
 pub const SECOND_ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long an eager look-up waits for those it has asked before it asks more; a patient one waits until their requests have
-/// failed. Shorter would ask twice as many as needed wherever a round trip takes a quarter of a second; longer makes people
-/// wait for dead super-nodes.
+/// How long an eager look-up waits for those it has asked before it asks more, unless they are known to be farther away; a
+/// patient one waits until their requests have failed. Shorter would ask twice as many as needed wherever a round trip takes
+/// a quarter of a second; longer makes people wait for dead super-nodes.
 pub const EAGER_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long it waits at most for those that are far away.
+const MAX_EAGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long an eager look-up that was answered by some, but not with what it looks for, waits for the others once it has asked
+/// everybody: until a request that was lost has been sent again (Rule 6.2), and then as long as for the first. Shorter believes
+/// nine liars when the request to the tenth is lost; longer makes people wait for the dead whenever there is nothing to be found.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Most servers of one list: rounds of 2, 4 and 8. A longer list would let a domain that is cut over hundreds of super-nodes,
 /// all of which are gone, be asked about for minutes.
@@ -34,6 +42,12 @@ pub struct Server {
     pub node: NodeId,
     /// Where.
     pub address: SocketAddr,
+}
+
+/// Returns how long a look-up waits, if it is eager, for servers whose round trips are known, or not.
+pub(super) fn patience(round_trips: impl Iterator<Item = Duration>) -> Duration {
+    let longest = round_trips.max().unwrap_or_default();
+    longest.saturating_mul(2).clamp(EAGER_INTERVAL, MAX_EAGER_INTERVAL)
 }
 
 /// What to do next.
@@ -72,7 +86,8 @@ pub(super) struct Lookup {
     patience: Option<Duration>,
     /// When the last step began.
     stepped_at: Option<Instant>,
-    open: BTreeMap<RequestId, Server>,
+    /// Who has not answered yet, and when it was first asked.
+    open: BTreeMap<RequestId, (Server, Instant)>,
     usable: usize,
     useless: usize,
     first_usable_at: Option<Instant>,
@@ -82,15 +97,16 @@ pub(super) struct Lookup {
 }
 
 impl Lookup {
-    /// Makes a plan for a list that was shuffled by the caller; `eager` if it should not wait until requests have failed.
-    pub(super) fn new(mut servers: Vec<Server>, eager: bool) -> Self {
+    /// Makes a plan for a list that was shuffled by the caller. With `patience` it is eager: it waits no longer than that for
+    /// those whom it has asked, and not until requests have failed.
+    pub(super) fn new(mut servers: Vec<Server>, patience: Option<Duration>) -> Self {
         servers.truncate(MAX_LISTED);
         Self {
             servers,
             next: 0,
             allowed: REDUNDANCY,
             step_size: REDUNDANCY,
-            patience: eager.then_some(EAGER_INTERVAL),
+            patience,
             stepped_at: None,
             open: BTreeMap::new(),
             usable: 0,
@@ -125,7 +141,7 @@ impl Lookup {
         match self.servers.get(self.next) {
             Some(server) if self.next < self.allowed => Step::Ask(*server),
             Some(_) => Step::Wait(self.deadline()),
-            None if self.is_at_end && self.open.is_empty() => Step::Done,
+            None if self.is_at_end && self.has_waited(now) => Step::Done,
             None if self.is_at_end || !is_over => Step::Wait(self.deadline()),
             None => Step::Exhausted,
         }
@@ -139,8 +155,28 @@ impl Lookup {
         if let Some(first) = self.first_usable_at {
             return Some(first.after(SECOND_ANSWER_TIMEOUT));
         }
-        let waits = !self.is_at_end && !self.open.is_empty();
-        self.stepped_at.zip(self.patience).filter(|_| waits).map(|(at, patience)| at.after(patience))
+        let began = self.stepped_at.filter(|_| !self.open.is_empty())?;
+        if self.is_at_end {
+            return self.last_wait().map(|timeout| began.after(timeout));
+        }
+        self.patience.map(|patience| began.after(patience))
+    }
+
+    /// Returns how long after the last step those are waited for who have not answered; `None` until they have failed.
+    fn last_wait(&self) -> Option<Duration> {
+        let patience = self.patience.filter(|_| self.useless > 0)?;
+        Some(patience.saturating_add(LAST_ANSWER_TIMEOUT))
+    }
+
+    fn has_waited(&self, now: Instant) -> bool {
+        let until = self.stepped_at.zip(self.last_wait()).map(|(at, timeout)| at.after(timeout));
+        self.open.is_empty() || until.is_some_and(|until| until <= now)
+    }
+
+    /// Returns those of an eager look-up who have not answered for so long that others were asked.
+    pub(super) fn late(&self, now: Instant) -> impl Iterator<Item = NodeId> + '_ {
+        let is_late = move |at: &Instant| self.patience.is_some_and(|patience| at.after(patience) <= now);
+        self.open.values().filter(move |(_, at)| is_late(at)).map(|(server, _)| server.node)
     }
 
     /// Goes on with those of another list who were not asked yet, from [`REDUNDANCY`] on again.
@@ -174,23 +210,23 @@ impl Lookup {
     }
 
     /// The server of the last [`Step::Ask`] was asked.
-    pub(super) fn asked(&mut self, request: RequestId) {
+    pub(super) fn asked(&mut self, request: RequestId, now: Instant) {
         if let Some(server) = self.servers.get(self.next) {
-            self.open.insert(request, *server);
+            self.open.insert(request, (*server, now));
             self.next = self.next.saturating_add(1);
         }
     }
 
     /// The same server is asked for the next page.
-    pub(super) fn asked_more(&mut self, before: RequestId, request: RequestId) {
-        if let Some(server) = self.open.remove(&before) {
-            self.open.insert(request, server);
+    pub(super) fn asked_more(&mut self, before: RequestId, request: RequestId, now: Instant) {
+        if let Some((server, _)) = self.open.remove(&before) {
+            self.open.insert(request, (server, now));
         }
     }
 
     /// Returns whom a request went to.
     pub(super) fn server_of(&self, request: RequestId) -> Option<Server> {
-        self.open.get(&request).copied()
+        self.open.get(&request).map(|(server, _)| *server)
     }
 
     /// A server has answered all it has; `usable` if that can be believed and is what was looked for.
@@ -243,11 +279,11 @@ mod tests {
 
     impl Run {
         fn new(n: u16) -> Self {
-            Self { lookup: Lookup::new(servers(n), false), now: Instant::default(), asked: 0 }
+            Self { lookup: Lookup::new(servers(n), None), now: Instant::default(), asked: 0 }
         }
 
         fn eager(n: u16) -> Self {
-            Self { lookup: Lookup::new(servers(n), true), ..Self::new(0) }
+            Self { lookup: Lookup::new(servers(n), Some(EAGER_INTERVAL)), ..Self::new(0) }
         }
 
         /// Asks as long as the plan says so and returns how many were asked.
@@ -255,7 +291,7 @@ mod tests {
             let before = self.asked;
             while let Step::Ask(_) = self.lookup.poll(self.now) {
                 self.asked += 1;
-                self.lookup.asked(RequestId(self.asked));
+                self.lookup.asked(RequestId(self.asked), self.now);
             }
             self.asked - before
         }
@@ -310,6 +346,50 @@ mod tests {
         run.answer(3, true);
         run.now = run.now.after(SECOND_ANSWER_TIMEOUT);
         assert_eq!(run.poll(), Step::Done);
+    }
+
+    /// Rule 6.4: nothing is to be found, and one of those who could say so is dead.
+    #[test]
+    fn an_eager_look_up_does_not_wait_for_the_dead_when_the_others_have_nothing() {
+        let mut run = Run::eager(3);
+        assert_eq!(run.ask(), 2);
+        run.answer(1, false);
+        run.now = run.now.after(EAGER_INTERVAL);
+        assert_eq!(run.ask(), 1);
+        let last_step = run.now;
+        assert_eq!(run.lookup.late(run.now).collect::<Vec<_>>(), [servers(2)[1].node]);
+        run.answer(3, false);
+        run.now = run.now.after(EAGER_INTERVAL);
+        run.give_up();
+        let end = last_step.after(EAGER_INTERVAL + LAST_ANSWER_TIMEOUT);
+        assert_eq!(run.poll(), Step::Wait(Some(end)));
+        run.now = end;
+        assert_eq!(run.poll(), Step::Done);
+        assert_eq!(run.lookup.verdict(), Verdict::NotFound);
+    }
+
+    /// Rule 6.4: silence is no answer, so that nobody is waited for less long.
+    #[test]
+    fn an_eager_look_up_that_nobody_answers_lasts_until_all_have_failed() {
+        let mut run = Run::eager(2);
+        assert_eq!(run.ask(), 2);
+        run.now = run.now.after(EAGER_INTERVAL);
+        run.give_up();
+        run.now = run.now.after(10 * LAST_ANSWER_TIMEOUT);
+        assert_eq!((run.poll(), run.lookup.deadline()), (Step::Wait(None), None));
+        run.fail_all(1..=2);
+        assert_eq!(run.poll(), Step::Done);
+        assert_eq!(run.lookup.verdict(), Verdict::Silence);
+    }
+
+    /// Rule 6.4: on the far side of a satellite nobody is asked twice for being far away.
+    #[test]
+    fn an_eager_look_up_waits_longer_for_those_who_are_far_away() {
+        let ms = Duration::from_millis;
+        assert_eq!(patience([].into_iter()), EAGER_INTERVAL);
+        assert_eq!(patience([ms(20), ms(40)].into_iter()), EAGER_INTERVAL);
+        assert_eq!(patience([ms(40), ms(300)].into_iter()), ms(600));
+        assert_eq!(patience([ms(3_000)].into_iter()), ms(1_000));
     }
 
     /// Rule 6.4: the second answer is waited for, but not for long.
@@ -387,6 +467,6 @@ mod tests {
 
     #[test]
     fn a_long_list_is_cut() {
-        assert_eq!(Lookup::new(servers(200), false).servers.len(), MAX_LISTED);
+        assert_eq!(Lookup::new(servers(200), None).servers.len(), MAX_LISTED);
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Running {
     pub(super) query: Query,
     /// One plan for each stretch of places that other servers hold.
     pub(super) parts: Vec<Part>,
+    /// When its plans were made.
+    pub(super) began_at: Instant,
     /// The version of the Head at the beginning.
     pub(super) head: u64,
     /// Who has told all it has.
@@ -66,8 +68,10 @@ pub(super) struct Running {
     pub(super) found: BTreeMap<(RecordKey, NodeId), Bytes>,
     /// Nodes whose own records were looked up, so that what was found can be verified.
     pub(super) sought: BTreeSet<NodeId>,
-    /// Until when those records are waited for.
+    /// Until when those records are waited for, or a newer Head.
     pub(super) judged_by: Option<Instant>,
+    /// Whether a newer Head was looked up, to measure a set by.
+    pub(super) sought_head: bool,
     /// When the first of several parts was through.
     pub(super) part_done_at: Option<Instant>,
     answers: BTreeMap<RequestId, Answering>,
@@ -145,6 +149,7 @@ impl Node {
         let id = QueryId(self.new_task().0);
         let running = Running {
             query,
+            began_at: Instant::default(),
             head: self.freshness.version(),
             // Its plans are made when it is driven, which is before this input has been dealt with.
             parts: Vec::new(),
@@ -152,6 +157,7 @@ impl Node {
             found: BTreeMap::new(),
             sought: BTreeSet::new(),
             judged_by: None,
+            sought_head: false,
             part_done_at: None,
             answers: BTreeMap::new(),
             waiting: task.into_iter().collect(),
@@ -193,8 +199,9 @@ impl Node {
     fn plan(&mut self, query: &Query, now: Now) -> Vec<Part> {
         let stretches = self.stretches(query);
         let plan = |(range, tags)| {
-            let lookup = Lookup::new(self.holders(&range, now), self.eager);
-            Part { range, tags, lookup, phase: Phase::Known }
+            let holders = self.holders(&range, now);
+            let patience = self.eager.then(|| self.servers.patience(&holders));
+            Part { range, tags, lookup: Lookup::new(holders, patience), phase: Phase::Known }
         };
         stretches.into_iter().map(plan).collect()
     }
@@ -205,6 +212,7 @@ impl Node {
         for id in self.queries.keys().copied().collect::<Vec<_>>() {
             let Some(mut running) = self.queries.remove(&id) else { continue };
             if running.parts.is_empty() {
+                running.began_at = now.mono;
                 running.parts = self.plan(&running.query, now);
             }
             let is_done = loop {
@@ -242,9 +250,10 @@ impl Node {
             let Some(plan) = running.parts.get_mut(part) else { return moved };
             match plan.lookup.poll(now.mono) {
                 Step::Ask(server) => {
+                    self.servers.suspect(plan.lookup.late(now.mono));
                     let request = self.question(&running.query, plan, None);
                     let asked = self.ask(server, &request, Purpose::Query(id), now);
-                    plan.lookup.asked(asked);
+                    plan.lookup.asked(asked, now.mono);
                     running.answers.insert(asked, Answering::default());
                     moved = true;
                 }
@@ -348,7 +357,7 @@ impl Node {
         if let (true, Some(after)) = (more && goes_on && answer.pages < MAX_PAGES, after) {
             let next = self.question(&running.query, part, Some(after));
             let next = self.ask(server, &next, Purpose::Query(id), now);
-            part.lookup.asked_more(request, next);
+            part.lookup.asked_more(request, next, now.mono);
             answer.last = Some(after);
             running.answers.insert(next, answer);
             return;

@@ -11,7 +11,7 @@ use peerage_wire::message::Request;
 use peerage_wire::record::{Record, SetSummary, SuperNodeBody, subject};
 use peerage_wire::time::{Instant, Now, UnixTime};
 
-use super::lookup::Server;
+use super::lookup::{self, REDUNDANCY, Server};
 use super::{Change, Event, Node, Output, Purpose};
 use crate::segments::Coverage;
 use crate::sizes::TableSize;
@@ -50,6 +50,8 @@ pub(super) struct Health {
     pub(super) rtt: Option<Duration>,
     failures: u32,
     failed_at: Option<Instant>,
+    /// Whether it lets a look-up wait, and has neither answered nor failed since.
+    is_suspect: bool,
     marks: u32,
     marked_at: Option<Instant>,
 }
@@ -60,7 +62,7 @@ impl Health {
         let recent = |at: Option<Instant>| at.is_some_and(|at| now - at < HEALTH_MEMORY);
         let marks = if recent(self.marked_at) { self.marks } else { 0 };
         let failures = if recent(self.failed_at) { self.failures } else { 0 };
-        (marks, failures)
+        (marks, failures.saturating_add(u32::from(self.is_suspect)))
     }
 }
 
@@ -123,6 +125,19 @@ impl Servers {
     /// Returns how bad a server is; the smallest is asked first.
     pub(super) fn penalty(&self, node: &NodeId, now: Instant) -> (u32, u32) {
         self.health.get(node).map_or((0, 0), |health| health.penalty(now))
+    }
+
+    /// Returns how long a look-up that is to be eager waits for the first of these.
+    pub(super) fn patience(&self, servers: &[Server]) -> Duration {
+        let first = servers.iter().take(REDUNDANCY);
+        lookup::patience(first.filter_map(|server| self.health.get(&server.node)?.rtt))
+    }
+
+    /// Notes that servers let a look-up wait: until they have answered or failed the next ones turn to others.
+    pub(super) fn suspect(&mut self, late: impl Iterator<Item = NodeId>) {
+        for node in late {
+            self.health.entry(node).or_default().is_suspect = true;
+        }
     }
 
     /// Notes that a server has handed out what does not hold while another had what does.
@@ -357,6 +372,7 @@ impl Node {
         health.answered_at = Some(now.mono);
         health.rtt = Some(rtt);
         health.failures = 0;
+        health.is_suspect = false;
         self.servers.silent.clear();
         if !std::mem::replace(&mut self.servers.online, true) {
             self.event(Event::Online);
@@ -371,6 +387,7 @@ impl Node {
         let health = self.servers.health.entry(node).or_default();
         health.failures = health.failures.saturating_add(1);
         health.failed_at = Some(now.mono);
+        health.is_suspect = false;
         self.servers.silent.insert(node);
         let all = self.servers.super_nodes.len() + self.trust.operators().count();
         let is_alone = self.servers.silent.len() >= all.min(OFFLINE_AFTER);

@@ -213,6 +213,12 @@ impl Node {
         }
     }
 
+    /// Returns whether the Head neither came nor was asked for since then, so that what differs from it may be newer.
+    pub(super) fn is_head_older(&self, than: Instant) -> bool {
+        let last = self.freshness.received_at.max(self.freshness.tried_at);
+        self.freshness.head.is_some() && last.is_none_or(|at| at < than)
+    }
+
     /// Returns what the Head states about the super-nodes.
     pub(super) fn stated_super_nodes(&self) -> Option<SetSummary> {
         self.freshness.body()?.super_nodes

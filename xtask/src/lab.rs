@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
-use peerage_lab::scenario::{self, Extent, Profile, Programs, Reach, Report, Size};
+use peerage_lab::scenario::{self, Crowd, Extent, Profile, Programs, Reach, Report, Size};
 
 use crate::{packages, run::say};
 
@@ -12,6 +12,7 @@ const USAGE: &str = "\
 usage: cargo xtask lab print [--relayed] [--json] [--release]
        cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
        cargo xtask lab survival [--quick | EVENT] [--json] [--release]
+       cargo xtask lab tunnels [--small] [--json] [--release]
        cargo xtask lab round-trips [--json] [--release]";
 
 /// A story.
@@ -55,6 +56,8 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
             Box::new(|programs, say| scenario::super_nodes(programs, Size::Small, say))
         }
         ("super-nodes", ["--companies"]) => Box::new(scenario::companies),
+        ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
+        ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),
         ("round-trips", []) => Box::new(scenario::round_trips),
         ("survival", ["--quick"]) => {
             Box::new(|programs, say| scenario::survival(programs, Extent::Quick, None, say))

@@ -19,5 +19,5 @@ pub use doorway::{Doorway, serve as serve_door};
 pub use filter::{Egress, Forward, Protocol, Router};
 pub use machine::{Machine, MachineCommand};
 pub use nat::{Behaviour, Nat, PortAssignment, Translation};
-pub use process::{Finished, Process};
+pub use process::{Finished, Process, Usage};
 pub use sandbox::{SHARED_DIR, Sandbox};

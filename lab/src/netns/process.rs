@@ -36,6 +36,34 @@ pub struct Finished {
     pub stderr: String,
 }
 
+/// What a program needs of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory that it has now, in bytes.
+    pub resident_bytes: u64,
+    /// The most memory that it ever had, in bytes.
+    pub peak_bytes: u64,
+    /// Open files, sockets and pipes.
+    pub descriptors: usize,
+}
+
+impl Usage {
+    /// Reads what the kernel tells of a process.
+    fn of(pid: i32) -> Result<Self> {
+        let status = format!("/proc/{pid}/status");
+        let text = std::fs::read_to_string(&status).with_context(|| format!("cannot read {status}"))?;
+        let size = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            Ok::<_, anyhow::Error>(kibibytes.with_context(|| format!("no {name} in {status}"))? << 10)
+        };
+        let descriptors = format!("/proc/{pid}/fd");
+        let descriptors =
+            std::fs::read_dir(&descriptors).with_context(|| format!("cannot read {descriptors}"))?.count();
+        Ok(Self { resident_bytes: size("VmRSS:")?, peak_bytes: size("VmHWM:")?, descriptors })
+    }
+}
+
 /// Which of the two captured streams of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stream {
@@ -275,6 +303,14 @@ impl Process {
         }
     }
 
+    /// Returns what the program needs of the machine.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(self.program_pid()?)
+    }
+
     /// Asks the program to end with SIGTERM and waits for it.
     ///
     /// # Errors
@@ -348,5 +384,22 @@ impl Finished {
             self.stdout.trim_end(),
             self.stderr.trim_end()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_what_a_process_needs() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let before = Usage::of(own).unwrap();
+        let files: Vec<_> = (0..50).map(|_| std::fs::File::open("/proc/self/status").unwrap()).collect();
+        let after = Usage::of(own).unwrap();
+        drop(files);
+        // Other tests of this process may close a few files meanwhile.
+        assert!(after.descriptors >= before.descriptors + 25, "{before:?} {after:?}");
+        assert!(after.peak_bytes >= after.resident_bytes && after.resident_bytes > 1 << 20, "{after:?}");
     }
 }

@@ -1,11 +1,13 @@
 //! Whole stories, played by the real `peerage` program in simulated networks.
 
 mod binary;
+mod flowing;
 mod print;
 mod program;
 mod round_trips;
 mod super_nodes;
 mod survival;
+mod tunnels;
 mod village;
 
 pub use binary::{Profile, Programs};
@@ -14,6 +16,7 @@ pub use program::{Daemon, Peerage};
 pub use round_trips::round_trips;
 pub use super_nodes::{Size, companies, super_nodes};
 pub use survival::{Extent, survival};
+pub use tunnels::{Crowd, tunnels};
 
 use serde_json::{Map, Value};
 

@@ -40,6 +40,12 @@ impl<'a> Peerage<'a> {
         Ok(Self { binary: binary.to_owned(), host, data, data_outside })
     }
 
+    /// Returns the host.
+    #[must_use]
+    pub fn host(&self) -> &'a Host {
+        self.host
+    }
+
     /// Returns a call of the program with `--data` and `--json`.
     ///
     /// Settings for a node of the real machine do not reach it, except for what it logs.

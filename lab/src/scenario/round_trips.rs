@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use super::binary::Programs;
-use super::village::{Cast, Stage};
+use super::village::{Cast, More, Stage};
 use crate::wire::Manner;
 
 /// What a packet takes on a site's line, in each direction.
@@ -65,7 +65,7 @@ pub fn round_trips(programs: &Programs, progress: &mut dyn FnMut(&str)) -> Repor
 
 fn measure_all(programs: &Programs, cases: &mut Vec<Value>, say: &mut dyn FnMut(&str)) -> Result<()> {
     say("building an office and a home on lines of 20 ms, and starting an operator and three nodes");
-    let stage = Stage::build()?;
+    let stage = Stage::build(More::default())?;
     let mut cast = Cast::start(&stage, programs)?;
     cast.set_wires(Manner { delay: LINE_DELAY, ..Manner::default() })?;
     cast.connect()?;

@@ -8,14 +8,13 @@ mod events;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::Report;
 use super::binary::Programs;
-use super::village::{Cast, Stage};
-use crate::flow::{End, unix_ms};
-use crate::netns::Process;
+use super::flowing::{self, Passed};
+use super::village::{Cast, More, Stage};
 
 /// How long nothing may flow once there is a way again, and after the death of a path could be noticed, in milliseconds.
 const MAX_STALL_MS: u64 = 3_000;
@@ -25,9 +24,6 @@ const BEFORE: Duration = Duration::from_secs(1);
 
 /// The same after it: longer than any stall that is allowed.
 const AFTER: Duration = Duration::from_secs(5);
-
-/// How long a flow may take to begin, and to end: a tunnel that comes back late shows as a long stall, not as a failure.
-const FLOW_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Tunnels that are open at once in one of the events.
 const MANY: usize = 500;
@@ -98,14 +94,35 @@ fn play(
     outcomes: &mut Vec<Outcome>,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    say("building an office, a home and a café, each behind NAT, and starting an operator and three nodes");
-    let stage = Stage::build()?;
+    for (more, events) in events::ACTS {
+        let is_chosen = |event: &&events::Event| {
+            (extent == Extent::Whole || event.is_quick) && only.is_none_or(|only| event.name.contains(only))
+        };
+        let chosen: Vec<_> = events.iter().filter(is_chosen).collect();
+        if !chosen.is_empty() {
+            play_act(programs, more, &chosen, outcomes, say)?;
+        }
+    }
+    ensure!(!outcomes.is_empty(), "there is no such event");
+    Ok(())
+}
+
+/// Plays events that happen in the same networks, one after the other.
+fn play_act(
+    programs: &Programs,
+    more: More,
+    events: &[&events::Event],
+    outcomes: &mut Vec<Outcome>,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    say(&format!(
+        "building an office, a home and a café, each behind NAT; starting an operator, {} super-nodes and three nodes",
+        more.lenders
+    ));
+    let stage = Stage::build(more)?;
     let mut cast = Cast::start(&stage, programs)?;
     cast.connect()?;
-    let chosen = events::EVENTS.iter().filter(|event| {
-        (extent == Extent::Whole || event.is_quick) && only.is_none_or(|only| event.name.contains(only))
-    });
-    for event in chosen {
+    for event in events {
         say(event.name);
         let outcome = happen(&mut cast, event);
         say(&format!("    {}", outcome.to_json()));
@@ -114,7 +131,6 @@ fn play(
         }
         outcomes.push(outcome);
     }
-    ensure!(!outcomes.is_empty(), "there is no such event");
     say("ending all programs in order");
     cast.stop()
 }
@@ -134,58 +150,16 @@ fn happen(cast: &mut Cast<'_>, event: &events::Event) -> Outcome {
     }
 }
 
-/// What flowed during an event.
-#[derive(Debug)]
-struct Passed {
-    bytes: u64,
-    lost: u64,
-    stall_ms: u64,
-    error: Option<String>,
-}
-
 /// Lets bytes flow through `count` connections of the tunnel while something happens, which tells when there was a way
-/// again, on the clock of [`unix_ms`].
+/// again, on the clock of [`flowing::now`].
 fn while_flowing(
     cast: &mut Cast<'_>,
     count: usize,
     act: impl FnOnce(&mut Cast<'_>) -> Result<u64>,
 ) -> Result<Passed> {
-    let mut flow = start_flow(cast, count)?;
+    let mut flow = flowing::start(cast, count)?;
     thread::sleep(BEFORE);
     let since = act(cast)?;
     thread::sleep(AFTER);
-    end_flow(cast, &mut flow, since)
-}
-
-fn start_flow(cast: &Cast<'_>, count: usize) -> Result<Process> {
-    let mut flow = cast.agent(&["flow", &cast.local()?, &count.to_string()])?;
-    flow.wait_for_line("all flowed", FLOW_TIMEOUT, |line| (line == "flows").then_some(()))?;
-    Ok(flow)
-}
-
-fn end_flow(cast: &mut Cast<'_>, flow: &mut Process, since: u64) -> Result<Passed> {
-    flow.feed(&[]);
-    flow.wait_for_line("all had come", FLOW_TIMEOUT, |line| (line == "ended").then_some(()))?;
-    let mut passed = Passed { bytes: 0, lost: 0, stall_ms: 0, error: None };
-    for client in flow.stdout().lines().filter_map(end) {
-        let find = |line: &str| end(line).filter(|device| device.id == client.id);
-        let device = cast.device.wait_for_line("the device had all", FLOW_TIMEOUT, find)?;
-        passed.bytes += client.received + device.received;
-        passed.lost += client.lost_from(&device) + device.lost_from(&client);
-        passed.stall_ms = passed.stall_ms.max(client.stall_since(since)).max(device.stall_since(since));
-        passed.error = passed.error.or(client.error).or(device.error);
-    }
-    if passed.bytes == 0 {
-        bail!("nothing flowed");
-    }
-    Ok(passed)
-}
-
-fn end(line: &str) -> Option<End> {
-    End::from_json(&serde_json::from_str(line).ok()?)
-}
-
-/// Returns the present on the clock of flows.
-fn now() -> Result<u64> {
-    Some(unix_ms()).filter(|now| *now > 0).context("this computer does not know the time")
+    flowing::end(cast, std::slice::from_mut(&mut flow), since)
 }

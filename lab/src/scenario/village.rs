@@ -1,5 +1,6 @@
 //! The networks of the stories in which something happens to an open tunnel: an operator on the Internet, an office with
-//! a device and two nodes whose ports the router forwards, two LANs for the user, each behind NAT and a wire.
+//! a device and two nodes whose ports the router forwards, two LANs for the user, each behind NAT and a wire. If wanted there
+//! are super-nodes on the Internet, which then relay in the operator's place, and more users.
 
 use std::path::PathBuf;
 use std::thread;
@@ -14,8 +15,8 @@ use crate::netns::Process;
 use crate::topology::{Host, Lab, Site, SiteConfig, WIRE};
 use crate::wire::Manner;
 
-/// The operator's port, for messages by UDP and for HTTPS and relays by TCP.
-const OPERATOR_PORT: u16 = 4240;
+/// The port of the operator and of super-nodes, for messages by UDP and for HTTPS and relays by TCP.
+const RELAY_PORT: u16 = 4240;
 
 /// The ports that the office's router forwards to its two nodes.
 const FORWARDED_PORTS: [u16; 2] = [4242, 4243];
@@ -35,22 +36,35 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked whether something has come about.
 const INTERVAL: Duration = Duration::from_millis(50);
 
+/// How many computers there are beside those that are always there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct More {
+    /// Public computers that their owners lend as super-nodes; with three of them the operator steps back.
+    pub(super) lenders: usize,
+    /// Users beside the first, in the same LAN at first.
+    pub(super) users: usize,
+}
+
 /// Who is where.
 pub(super) struct Stage {
     pub(super) lab: Lab,
     pub(super) operator: Host,
+    pub(super) lenders: Vec<Host>,
     pub(super) office: Site,
     pub(super) home: Site,
     pub(super) cafe: Site,
     pub(super) nodes: [Host; 2],
     pub(super) device: Host,
     pub(super) user: Host,
+    pub(super) more_users: Vec<Host>,
 }
 
 impl Stage {
-    pub(super) fn build() -> Result<Self> {
+    pub(super) fn build(more: More) -> Result<Self> {
         let lab = Lab::new()?;
         let operator = lab.public_host("operator")?;
+        let lenders = (1..=more.lenders).map(|number| lab.public_host(&format!("lender{number}")));
+        let lenders = lenders.collect::<Result<_>>()?;
         let office = lab.site(SiteConfig::new("office").wired())?;
         let home = lab.site(SiteConfig::new("home").wired())?;
         let cafe = lab.site(SiteConfig::new("cafe").lan([10, 20, 30, 0].into()))?;
@@ -61,7 +75,9 @@ impl Stage {
         let device = office.plug("device", Some(DEVICE_MAC))?;
         device.set_address(office.address(DEVICE_HOST))?;
         let user = home.host("user")?;
-        Ok(Self { lab, operator, office, home, cafe, nodes, device, user })
+        let more_users = (2..=more.users + 1).map(|number| home.host(&format!("user{number}")));
+        let more_users = more_users.collect::<Result<_>>()?;
+        Ok(Self { lab, operator, lenders, office, home, cafe, nodes, device, user, more_users })
     }
 
     /// Lets packets pass between the office and the user's LANs, or lets them vanish; the operator is reached in any case.
@@ -97,8 +113,10 @@ pub(super) struct Cast<'a> {
     pub(super) stage: &'a Stage,
     agent: PathBuf,
     pub(super) operator: Player<'a>,
+    pub(super) lenders: Vec<Player<'a>>,
     pub(super) nodes: [Player<'a>; 2],
     pub(super) user: Player<'a>,
+    pub(super) more_users: Vec<Player<'a>>,
     /// The near end of the tunnel and the process that holds it.
     pub(super) tunnel: Option<(String, Daemon)>,
     pub(super) device: Process,
@@ -126,6 +144,29 @@ impl<'a> Player<'a> {
         let run: Vec<&str> = self.run.iter().map(String::as_str).collect();
         self.daemon = Some(self.peerage.start(&run, "ready")?);
         Ok(())
+    }
+
+    /// Joins a domain with a token of the operator's, under the host's name, and starts.
+    fn join(&mut self, operator: &Peerage<'_>, domain: &str, roles: &str) -> Result<()> {
+        let token = operator.call(&["token", "add", "--domain", domain, "--role", roles])?;
+        let token = token.get("token").and_then(Value::as_str).context("no token")?;
+        self.peerage.call(&["join", token, "--name", self.peerage.host().name()])?;
+        self.start()
+    }
+
+    /// Opens a local port that leads to a service; returns its address, and the process that holds it.
+    pub(super) fn connect(&self, service: &str) -> Result<(String, Daemon)> {
+        let daemon = self.peerage.start(&["connect", service, "--listen", "127.0.0.1:0"], "listening")?;
+        let local = daemon.first().get("local").and_then(Value::as_str).context("no local address")?;
+        Ok((local.to_owned(), daemon))
+    }
+
+    /// Returns the kind of the way that its oldest tunnel takes, and its far end, as the node tells.
+    pub(super) fn path(&self) -> Result<(String, String)> {
+        let tunnels = self.peerage.tunnels()?;
+        let path = tunnels.get(0).and_then(|tunnel| tunnel.get("path"));
+        let text = |name| path.and_then(|path| path.get(name)).and_then(Value::as_str).unwrap_or("none");
+        Ok((text("kind").to_owned(), text("remote").to_owned()))
     }
 
     pub(super) fn process(&mut self) -> Result<&mut Process> {
@@ -158,7 +199,7 @@ impl<'a> Cast<'a> {
 
         let player = |host, run: &[&str]| Player::new(stage, programs, host, run);
         let mut operator = player(&stage.operator, &["operator", "run"])?;
-        let listen = format!("{}:{OPERATOR_PORT}", stage.operator.address());
+        let listen = format!("{}:{RELAY_PORT}", stage.operator.address());
         operator.peerage.call(&["operator", "init", "--listen", &listen])?;
         operator.start()?;
         operator.peerage.call(&["domain", "add", "acme"])?;
@@ -169,52 +210,84 @@ impl<'a> Cast<'a> {
         };
         let [first, second] = FORWARDED_PORTS;
         let nodes = [node(0, first)?, node(1, second)?];
-        let user = player(&stage.user, &["up", "--listen", "0.0.0.0:0"])?;
+        let users = |host| player(host, &["up", "--listen", "0.0.0.0:0"]);
+        let user = users(&stage.user)?;
+        let more_users = stage.more_users.iter().map(users).collect::<Result<_>>()?;
+        let lender = |host| player(host, &["up", "--listen", &format!("0.0.0.0:{RELAY_PORT}")]);
+        let lenders = stage.lenders.iter().map(lender).collect::<Result<_>>()?;
         let agent = programs.agent.clone();
-        let mut cast = Self { stage, agent, operator, nodes, user, tunnel: None, device, wires };
+        let mut cast =
+            Self { stage, agent, operator, lenders, nodes, user, more_users, tunnel: None, device, wires };
+        cast.lend()?;
         cast.join()?;
-        cast.find_device()?;
+        cast.add_device("device", DEVICE_MAC, &format!("raw={DEVICE_PORT}"))?;
         Ok(cast)
+    }
+
+    /// Has the lenders join and become super-nodes, and waits until they do the operator's work.
+    fn lend(&mut self) -> Result<()> {
+        if self.lenders.is_empty() {
+            return Ok(());
+        }
+        for lender in &mut self.lenders {
+            // Each of an organisation of its own, since nobody's own super-node counts for him.
+            let domain = lender.peerage.host().name();
+            self.operator.peerage.call(&["domain", "add", domain])?;
+            lender.join(&self.operator.peerage, domain, "user,super")?;
+            lender.peerage.call(&["super", "on"])?;
+        }
+        wait_until("the super-nodes carry the table", || {
+            let map = self.operator.peerage.call(&["segment", "map"])?;
+            let segments = map.get("segments").and_then(Value::as_array).context("no segments")?;
+            let is_carried = |segment: &Value| segment.get("stands_in") == Some(&json!(false));
+            Ok(if segments.iter().all(is_carried) { Ok(()) } else { Err(map) })
+        })
     }
 
     fn join(&mut self) -> Result<()> {
         let [first, second] = &mut self.nodes;
-        for (player, name) in [(first, "node1"), (second, "node2"), (&mut self.user, "user")] {
-            let token = self.operator.peerage.call(&["token", "add", "--domain", "acme"])?;
-            let token = token.get("token").and_then(Value::as_str).context("no token")?;
-            player.peerage.call(&["join", token, "--name", name])?;
-            player.start()?;
+        for player in [first, second, &mut self.user].into_iter().chain(&mut self.more_users) {
+            player.join(&self.operator.peerage, "acme", "user,tunnel")?;
         }
-        let device = ["device", "add", "--domain", "acme", "--name", "device", "--mac", DEVICE_MAC];
-        let service = format!("raw={DEVICE_PORT}");
-        self.operator.peerage.call(&[&device[..], &["--via", "node1", "--service", &service]].concat())?;
         Ok(())
     }
 
-    fn find_device(&self) -> Result<()> {
+    /// Registers a device of the office, and waits until both nodes there serve it and every user knows a way to it.
+    pub(super) fn add_device(&self, name: &str, mac: &str, service: &str) -> Result<()> {
+        let device = ["device", "add", "--domain", "acme", "--name", name, "--mac", mac];
+        self.operator
+            .peerage
+            .call(&[&device[..], &["--via", "office-node1", "--service", service]].concat())?;
         wait_until("both of the office's nodes serve the device", || {
             for node in &self.nodes {
                 let status = node.peerage.call(&["status"])?;
-                if status.get("serves") != Some(&json!(["device"])) {
+                let served = status.get("serves").and_then(Value::as_array);
+                if !served.is_some_and(|served| served.contains(&json!(name))) {
                     return Ok(Err(status));
                 }
             }
             Ok(Ok(()))
         })?;
-        wait_until("the user's node knows a way to the device", || {
-            let devices = self.user.peerage.call(&["devices", "--refresh"])?;
-            let is_known = devices.get(0).and_then(|device| device.get("state")) == Some(&json!("reachable"));
-            Ok(if is_known { Ok(()) } else { Err(devices) })
-        })
+        for user in std::iter::once(&self.user).chain(&self.more_users) {
+            wait_until("the user's node knows a way to the device", || {
+                let devices = user.peerage.call(&["devices", "--refresh"])?;
+                let mut listed = devices.as_array().into_iter().flatten();
+                let found = listed.find(|device| device.get("name") == Some(&json!(name)));
+                let is_known = found.and_then(|device| device.get("state")) == Some(&json!("reachable"));
+                Ok(if is_known { Ok(()) } else { Err(devices) })
+            })?;
+        }
+        Ok(())
     }
 
     /// Opens the tunnel.
     pub(super) fn connect(&mut self) -> Result<()> {
-        let daemon =
-            self.user.peerage.start(&["connect", "device:raw", "--listen", "127.0.0.1:0"], "listening")?;
-        let local =
-            daemon.first().get("local").and_then(Value::as_str).context("no local address")?.to_owned();
-        self.tunnel = Some((local, daemon));
+        self.connect_to("device:raw")
+    }
+
+    /// Opens the tunnel to a service.
+    pub(super) fn connect_to(&mut self, service: &str) -> Result<()> {
+        self.tunnel = Some(self.user.connect(service)?);
         Ok(())
     }
 
@@ -230,10 +303,19 @@ impl<'a> Cast<'a> {
 
     /// Returns the kind of the tunnel's path, and its far end, as the user's node tells.
     pub(super) fn path(&self) -> Result<(String, String)> {
-        let tunnels = self.user.peerage.tunnels()?;
-        let path = tunnels.get(0).and_then(|tunnel| tunnel.get("path"));
-        let text = |name| path.and_then(|path| path.get(name)).and_then(Value::as_str).unwrap_or("none");
-        Ok((text("kind").to_owned(), text("remote").to_owned()))
+        self.user.path()
+    }
+
+    /// Returns whom the tunnel is relayed by: which lender, or none for the operator.
+    pub(super) fn relay(&self) -> Result<Option<usize>> {
+        let (kind, remote) = self.path()?;
+        ensure!(kind == "relayed", "the path is {kind}");
+        let is = |host: &Host| remote == format!("{}:{RELAY_PORT}", host.address());
+        if is(&self.stage.operator) {
+            return Ok(None);
+        }
+        let lender = self.stage.lenders.iter().position(is);
+        Ok(Some(lender.with_context(|| format!("nobody is at {remote}"))?))
     }
 
     /// Waits until the tunnel takes a path of this kind.
@@ -258,23 +340,29 @@ impl<'a> Cast<'a> {
 
     /// Runs a role of the agent on the user's computer.
     pub(super) fn agent(&self, arguments: &[&str]) -> Result<Process> {
-        self.stage.user.command(&self.agent).args(arguments).spawn()
+        self.agent_of(&self.user, arguments)
+    }
+
+    /// Runs a role of the agent on a player's computer.
+    pub(super) fn agent_of(&self, player: &Player<'_>, arguments: &[&str]) -> Result<Process> {
+        player.peerage.host().command(&self.agent).args(arguments).spawn()
     }
 
     /// Returns what everybody wrote.
     pub(super) fn logs(&mut self) -> String {
         let [first, second] = &mut self.nodes;
-        let players =
-            [("operator", &mut self.operator), ("node1", first), ("node2", second), ("user", &mut self.user)];
-        players.map(|(name, player)| format!("--- {name}\n{}", player.log())).concat()
+        let players = [&mut self.operator, first, second, &mut self.user].into_iter();
+        let players = players.chain(&mut self.lenders).chain(&mut self.more_users);
+        players.map(|player| format!("--- {}\n{}", player.peerage.host().name(), player.log())).collect()
     }
 
     /// Ends all in order.
     pub(super) fn stop(mut self) -> Result<()> {
         let tunnel = self.tunnel.take().map(|(_, daemon)| daemon);
         let [first, second] = self.nodes;
-        let players = [self.user.daemon, first.daemon, second.daemon, self.operator.daemon];
-        tunnel.into_iter().chain(players.into_iter().flatten()).try_for_each(Daemon::stop)
+        let users = std::iter::once(self.user).chain(self.more_users);
+        let players = users.chain([first, second]).chain(self.lenders).chain([self.operator]);
+        tunnel.into_iter().chain(players.filter_map(|player| player.daemon)).try_for_each(Daemon::stop)
     }
 }
 

@@ -1,13 +1,15 @@
 //! The events. Each lets bytes flow and something happen, and leaves everything as it was, except that a dead node stays dead.
 
+use std::slice::from_mut;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::super::village::Cast;
-use super::{MANY, Passed, end_flow, now, start_flow, while_flowing};
+use super::super::flowing::{self, Passed, now};
+use super::super::village::{Cast, More};
+use super::{MANY, while_flowing};
 use crate::wire::Manner;
 
 /// How long an outage lasts, in the longest events.
@@ -33,8 +35,12 @@ pub(super) struct Event {
     pub(super) play: fn(&mut Cast<'_>) -> Result<Passed>,
 }
 
-/// All events, in the order in which they happen.
-pub(super) const EVENTS: [Event; 13] = [
+/// All events, in the order in which they happen, by the networks in which they do.
+pub(super) const ACTS: [(More, &[Event]); 2] =
+    [(More { lenders: 0, users: 0 }, &EVENTS), (More { lenders: 3, users: 0 }, &EVENTS_AMONG_SUPER_NODES)];
+
+/// The events where the operator alone relays.
+const EVENTS: [Event; 13] = [
     Event { name: "another network", is_quick: true, play: another_network },
     Event { name: "30 s offline", is_quick: false, play: offline },
     Event { name: "30 s of silence", is_quick: false, play: silence },
@@ -48,6 +54,12 @@ pub(super) const EVENTS: [Event; 13] = [
     Event { name: "reordering", is_quick: false, play: reordering },
     Event { name: "black hole above 1,280 bytes", is_quick: false, play: black_hole },
     Event { name: "tunnel-node dies", is_quick: false, play: node_dies },
+];
+
+/// The events where super-nodes relay.
+const EVENTS_AMONG_SUPER_NODES: [Event; 2] = [
+    Event { name: "relaying super-node killed", is_quick: false, play: super_node_killed },
+    Event { name: "direct path dies, one super-node being dead", is_quick: false, play: direct_dies },
 ];
 
 /// The user carries the computer to another LAN with other addresses, and home again afterwards.
@@ -118,7 +130,7 @@ fn nat_restarts(cast: &mut Cast<'_>) -> Result<Passed> {
 
 /// The direct path dies and comes back, again and again; the tunnel changes to the relay's each time, and back.
 fn relayed_and_direct(cast: &mut Cast<'_>) -> Result<Passed> {
-    let mut flow = start_flow(cast, 1)?;
+    let mut flow = flowing::start(cast, 1)?;
     let since = now()?;
     for _change in 0..CHANGES {
         cast.wait_for_path("direct")?;
@@ -127,7 +139,7 @@ fn relayed_and_direct(cast: &mut Cast<'_>) -> Result<Passed> {
         cast.stage.let_pass(true)?;
     }
     cast.wait_for_path("direct")?;
-    let passed = end_flow(cast, &mut flow, since)?;
+    let passed = flowing::end(cast, from_mut(&mut flow), since)?;
     Ok(Passed { stall_ms: passed.stall_ms.saturating_sub(NOTICED_MS), ..passed })
 }
 
@@ -139,6 +151,30 @@ fn relay_killed(cast: &mut Cast<'_>) -> Result<Passed> {
         cast.operator.kill()?;
         cast.operator.start()?;
         now()
+    });
+    cast.stage.let_pass(true)?;
+    passed
+}
+
+/// The super-node dies through which the tunnel goes, and stays dead.
+fn super_node_killed(cast: &mut Cast<'_>) -> Result<Passed> {
+    cast.stage.let_pass(false)?;
+    let passed = while_flowing(cast, 1, |cast| {
+        cast.wait_for_path("relayed")?;
+        let relay = cast.relay()?.context("the operator relays, although there are super-nodes")?;
+        cast.lenders.get_mut(relay).context("no such lender")?.kill()?;
+        now()
+    });
+    cast.stage.let_pass(true)?;
+    passed
+}
+
+/// The direct path dies without a word, after a super-node did that may be the one that both ends know best.
+fn direct_dies(cast: &mut Cast<'_>) -> Result<Passed> {
+    let passed = while_flowing(cast, 1, |cast| {
+        cast.wait_for_path("direct")?;
+        cast.stage.let_pass(false)?;
+        Ok(now()? + NOTICED_MS)
     });
     cast.stage.let_pass(true)?;
     passed
@@ -181,15 +217,15 @@ fn bad_line(cast: &mut Cast<'_>, manner: Manner, allowance_ms: u64) -> Result<Pa
 /// The node dies that the tunnel leads to: its connections are gone, as they would be if the device died, but new ones
 /// go through the other node.
 fn node_dies(cast: &mut Cast<'_>) -> Result<Passed> {
-    let mut flow = start_flow(cast, 1)?;
+    let mut flow = flowing::start(cast, 1)?;
     let serving = cast.serving()?;
     cast.nodes.get_mut(serving).context("no such node")?.kill()?;
     let died_at = now()?;
     flow.kill()?;
-    let mut later = start_flow(cast, 1)?;
+    let mut later = flowing::start(cast, 1)?;
     let begins_ms = now()? - died_at;
     ensure!(cast.serving()? != serving, "the tunnel still leads to the dead node");
     thread::sleep(super::AFTER);
-    let passed = end_flow(cast, &mut later, died_at)?;
+    let passed = flowing::end(cast, from_mut(&mut later), died_at)?;
     Ok(Passed { stall_ms: passed.stall_ms.max(begins_ms), ..passed })
 }

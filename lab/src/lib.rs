@@ -4,10 +4,11 @@
 //!
 //! - [`netns`]: computers and cables; translators and firewalls.
 //! - [`topology`]: the Internet, public hosts, sites, hosts.
-//! - [`device`]: a real IPP printer, addresses by DHCP, a small device of our own.
+//! - [`device`]: a real IPP printer, a real camera, addresses by DHCP, a small device of our own.
 //! - [`probe`]: measures what a NAT does.
 //! - [`capture`]: tells whether something readable crossed a network.
 //! - [`flow`]: numbered bytes in both directions; tells what was lost and when nothing moved.
+//! - [`watch`]: counts the pictures of a camera.
 //! - [`wire`]: delays, loses and reorders.
 //! - [`scenario`]: whole stories played with the real `peerage` program.
 
@@ -18,6 +19,7 @@ pub mod netns;
 pub mod probe;
 pub mod scenario;
 pub mod topology;
+pub mod watch;
 pub mod wire;
 
 pub use topology::{Host, Lab, Site, SiteConfig};

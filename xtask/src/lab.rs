@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
+use peerage_lab::device::CAMERA_PACKAGES;
 use peerage_lab::scenario::{self, Crowd, Extent, Profile, Programs, Reach, Report, Size};
 
 use crate::{packages, run::say};
@@ -13,6 +14,7 @@ usage: cargo xtask lab print [--relayed] [--json] [--release]
        cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
        cargo xtask lab survival [--quick | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
+       cargo xtask lab camera [--json] [--release]
        cargo xtask lab round-trips [--json] [--release]";
 
 /// A story.
@@ -36,7 +38,7 @@ pub(crate) fn lab(words: &[&str]) -> Result<()> {
         }
     }
     let story = story(name, &own)?;
-    packages::install()?;
+    packages::install(if *name == "camera" { CAMERA_PACKAGES } else { &[] })?;
     let report = story(&Programs::find(profile)?, &mut |line| say(line));
     let text = if json { report.to_json().to_string() } else { format!("{:#}", report.to_json()) };
     writeln!(std::io::stdout(), "{text}").context("nobody reads the report")?;
@@ -56,6 +58,7 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
             Box::new(|programs, say| scenario::super_nodes(programs, Size::Small, say))
         }
         ("super-nodes", ["--companies"]) => Box::new(scenario::companies),
+        ("camera", []) => Box::new(scenario::camera),
         ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
         ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),
         ("round-trips", []) => Box::new(scenario::round_trips),

@@ -13,11 +13,12 @@ use crate::run::{output, run, say, succeeds};
 /// What the build itself needs beside the Rust toolchain: SQLite and ring are compiled from C.
 const BUILD_PACKAGES: &[&str] = &["gcc", "libc6-dev"];
 
-/// Makes sure that every package is there, or fails with the line that would install the missing ones.
+/// Makes sure that every package is there, and `more` too, or fails with the line that would install the missing ones.
 ///
 /// On a system without dpkg it names what is needed and goes on: a test that lacks a program fails by itself.
-pub(crate) fn install() -> Result<()> {
-    let wanted: BTreeSet<&str> = BUILD_PACKAGES.iter().chain(peerage_lab::PACKAGES).copied().collect();
+pub(crate) fn install(more: &[&str]) -> Result<()> {
+    let wanted: BTreeSet<&str> =
+        BUILD_PACKAGES.iter().chain(peerage_lab::PACKAGES).chain(more).copied().collect();
     if !succeeds(Command::new("dpkg-query").arg("--version")) {
         say(&format!(
             "This is not Debian or Ubuntu. The tests need what these packages bring: {}",

@@ -15,7 +15,7 @@ use crate::{
 /// The tests with real networks start the `peerage` program, so it is built first and named in `PEERAGE_BIN`.
 /// Doc tests go before the others: the last lines are then the summary of the runner that ran nearly all.
 pub(crate) fn test() -> Result<()> {
-    packages::install()?;
+    packages::install(&[])?;
     let peerage = build_programs()?;
     let with_program = |args: &[&str]| {
         let mut command = cargo(args);

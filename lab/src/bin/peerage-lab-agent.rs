@@ -2,7 +2,7 @@
 //! `nat-server ADDRESS ADDRESS`, `nat-probe ADDRESS ADDRESS`, `device WEB RAW`, `fetch ENDPOINT MILLISECONDS`;
 //! `door SOCKET ENDPOINT`, `capture NEEDLES -`, which ends with its input;
 //! `flow-device ENDPOINT -`, `flow ENDPOINT COUNT`, that many flows until its input ends, `first-byte ENDPOINT COUNT`,
-//! `wire INTERFACE INTERFACE`, with a manner on each line of its input;
+//! `watch URL -`, until its input ends; `wire INTERFACE INTERFACE`, with a manner on each line of its input;
 //! and outside of them `hold-lab MARK -`, a lab with one process inside, to be killed, and `try-lab - -`, which makes
 //! a small Internet and fetches a web page through a NAT.
 
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use peerage_lab::flow::{self, Flow};
 use peerage_lab::netns::{self, Nat};
+use peerage_lab::watch::Watch;
 use peerage_lab::wire::{Manner, Wire};
 use peerage_lab::{Lab, SiteConfig, capture, device::SampleDevice, probe};
 
@@ -44,6 +45,7 @@ fn main() -> Result<()> {
         }
         "flow" => flows(first.parse()?, second.parse()?),
         "first-byte" => first_bytes(first.parse()?, second.parse()?),
+        "watch" => watch(first),
         "wire" => carry([first.as_str(), second.as_str()]),
         "door" => netns::serve_door(first.as_ref(), second.parse()?, || say("ready")),
         "fetch" => say(&fetch(first.parse()?, Duration::from_millis(second.parse()?))?),
@@ -130,6 +132,13 @@ fn first_bytes(to: SocketAddr, count: u64) -> Result<()> {
         say(&began_at.elapsed().as_micros().to_string())?;
     }
     Ok(())
+}
+
+/// Watches a camera until the input ends, then tells what was seen.
+fn watch(url: &str) -> Result<()> {
+    let watch = Watch::start(url, || _ = say("plays"))?;
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    say(&watch.finish()?.to_json().to_string())
 }
 
 /// Carries frames, in the manner that was last read.

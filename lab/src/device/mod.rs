@@ -1,9 +1,11 @@
 //! Devices and what they need in a LAN.
 
+mod camera;
 mod dhcp;
 mod printer;
 mod sample;
 
+pub use camera::{Camera, FRAMES_PER_SECOND, PACKAGES as CAMERA_PACKAGES, PORT as CAMERA_PORT};
 pub use dhcp::DhcpServer;
 pub use printer::{PORT as PRINTER_PORT, Printer, document, print};
 pub use sample::{MAX_CONNECTIONS, SampleDevice};

@@ -1,6 +1,7 @@
 //! Whole stories, played by the real `peerage` program in simulated networks.
 
 mod binary;
+mod camera;
 mod flowing;
 mod print;
 mod program;
@@ -11,6 +12,7 @@ mod tunnels;
 mod village;
 
 pub use binary::{Profile, Programs};
+pub use camera::camera;
 pub use print::{Reach, print};
 pub use program::{Daemon, Peerage};
 pub use round_trips::round_trips;

@@ -209,6 +209,21 @@ fn a_device_is_found_by_a_sweep_and_again_after_it_changed_its_address() {
     });
 }
 
+/// A Linux system says about once a second, and six times at once, that nobody listens on a port (`icmp_ratelimit`). Its silence in
+/// between once made the sixth connection of a web page wait for a sweep.
+#[test]
+fn a_device_that_is_tired_of_answering_is_found_without_a_sweep() {
+    on_a_lan("a_device_that_is_tired_of_answering_is_found_without_a_sweep", async || {
+        let lan = Lan::new();
+        let request = FindDevice { last_address: Some(at("192.168.77.50")), ..FindDevice::new(DEVICE) };
+        let before = datagrams_sent();
+        for _search in 0..20 {
+            assert_eq!(find(&lan, &request).await, found("192.168.77.50"));
+        }
+        assert_eq!(datagrams_sent(), before + 20);
+    });
+}
+
 #[test]
 fn a_silent_device_is_found_and_after_a_failed_dial_looked_for_elsewhere() {
     on_a_lan("a_silent_device_is_found_and_after_a_failed_dial_looked_for_elsewhere", async || {

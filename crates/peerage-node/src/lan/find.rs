@@ -4,7 +4,8 @@
 //! address, and an entry can be days old. So every address where the device may be gets a datagram, and what happens
 //! then decides (see [`standing`]):
 //!
-//! - the device says that nobody listens on the port, and the table has its MAC there: it is there, after one round trip;
+//! - the device says that nobody listens on the port, or, if it used to and does not now, answers the beginning of a TCP
+//!   connection, and the table has its MAC there: it is there, after one round trip;
 //! - the kernel confirms the entry anew: it is there;
 //! - silence at an entry that the kernel holds for reachable: it is there, unless it used to answer, in which case
 //!   the sweep looks elsewhere first;
@@ -370,7 +371,7 @@ impl<'a> Search<'a> {
         if forbidden_device(address, interface, self.interfaces).is_some() {
             return;
         }
-        let (probe, reply) = match Probe::start(interface, address) {
+        let (probe, reply) = match Probe::start(interface, address, self.answers) {
             Ok(probe) => (Some(probe), None),
             Err(error) => {
                 tracing::debug!(interface = interface.name, %error, "a probe cannot be sent");

@@ -322,6 +322,7 @@ impl Liar {
                 service: "ipp".to_owned(),
                 candidates: Vec::new(),
                 relay: None,
+                hello: None,
             }),
             _ => Request::Attach,
         };

@@ -29,6 +29,18 @@ pub const MAX_PRIVATE_BODY: usize = 10 * PRIVATE_BODY_PAD - 2;
 /// return token, into a sealed datagram of [`MAX_DATAGRAM`] bytes.
 pub const MAX_FORWARDED: usize = 960;
 
+/// Longest plaintext, in bytes, of a request that goes through a forwarder together with a member's introduction and a cookie.
+/// A longer one has to wait until the receiver knows its sender.
+pub const MAX_STRANGERS_REQUEST: usize = 399;
+
+/// Longest first flight of a TLS client that a TunnelRequest carries, in bytes; ours has 218. Longer ones would not leave room
+/// for candidates in a datagram that is forwarded.
+pub const MAX_HELLO: usize = 256;
+
+/// Longest first flight of a TLS server that a TunnelOpened carries, in bytes; ours has 383. With [`MAX_CANDIDATES`] of the
+/// longest candidates it fills the answer for which a TunnelRequest is padded.
+pub const MAX_FLIGHT: usize = 400;
+
 /// How far a message's time may be from the receiver's corrected time. Wider would have to remember
 /// replayed ids for longer; narrower would refuse machines whose clock drifts between two learnings.
 pub const TIME_WINDOW: Duration = Duration::from_secs(60);

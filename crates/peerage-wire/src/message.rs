@@ -131,6 +131,14 @@ fn read_table(map: &mut Map<'_>, key: u64) -> Result<Table, Malformed> {
     Table::from_number(map.uint(key)?).ok_or(Malformed::Type(key))
 }
 
+/// Reads bytes of a TLS handshake, if there are any and they are not too many.
+fn read_flight(map: &mut Map<'_>, key: u64, most: usize) -> Result<Option<Bytes>, Malformed> {
+    match map.optional_bytes(key)? {
+        Some(flight) if flight.len() > most => Err(Malformed::Type(key)),
+        flight => Ok(flight.map(Bytes::copy_from_slice)),
+    }
+}
+
 fn frame(command: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(PLAINTEXT_HEADER + body.len());
     out.push(command);

@@ -64,7 +64,7 @@ impl Node {
             return Err(Discard::Forbidden);
         }
         self.meet_at_relay(from, request, now);
-        Ok(Reply::TunnelOpened { candidates: self.own_candidates() })
+        Ok(Reply::TunnelOpened { candidates: self.own_candidates(), flight: None })
     }
 
     pub(super) fn open_asked(&mut self, tunnel: TunnelId, peer: NodeId, open: Open, now: Now) {

@@ -374,7 +374,7 @@ impl Node {
         candidates.truncate(MAX_OFFERED);
         let forwarders = self.forwarders(&target, now);
         let relay = forwarders.first().map(|server| server.node);
-        let request = TunnelRequest { id, device: device.device, service, candidates, relay };
+        let request = TunnelRequest { id, device: device.device, service, candidates, relay, hello: None };
         // At once: the tunnel-node dials the same relay as soon as it is asked (Rule 6.32).
         if let Some(server) = forwarders.first() {
             self.dial_leg(*server, request.link(), (&target.member, Side::Client), now);
@@ -411,7 +411,7 @@ impl Node {
     }
 
     pub(super) fn path_answered(&mut self, task: TaskId, from: NodeId, reply: Reply, _now: Now) {
-        let Reply::TunnelOpened { candidates } = reply else { return };
+        let Reply::TunnelOpened { candidates, flight: _ } = reply else { return };
         let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task)
         else {
             return;

@@ -310,6 +310,7 @@ fn tunnel_request(device: DeviceId) -> Request {
         service: "ipp".to_owned(),
         candidates: vec![],
         relay: None,
+        hello: None,
     })
 }
 

@@ -20,6 +20,7 @@ fn tunnel_request() -> Request {
         service: "ipp".to_owned(),
         candidates: vec![],
         relay: None,
+        hello: None,
     })
 }
 

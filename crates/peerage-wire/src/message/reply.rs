@@ -6,10 +6,11 @@ use bytes::Bytes;
 
 use super::holder::{Reconciled, SuperNodeState};
 use super::passing::{RelayRefusal, read_inner, read_optional_inner};
-use super::{BadMessage, Page, frame, number, read_table, unframe};
+use super::{BadMessage, Page, frame, number, read_flight, read_table, unframe};
 use crate::cbor::{Malformed, Map, MapWriter};
 use crate::codec::{Candidate, address_bytes, address_from, read_candidates};
 use crate::id::{CommandId, RecordKey};
+use crate::limits::MAX_FLIGHT;
 use crate::record::Table;
 use crate::time::UnixTime;
 
@@ -39,6 +40,9 @@ pub enum Reply {
     TunnelOpened {
         /// Best first.
         candidates: Vec<Candidate>,
+        /// The first flight of the TLS server, if the tunnel-node has prepared the handshake that was asked for (Rule 7.29); at
+        /// most [`MAX_FLIGHT`] bytes.
+        flight: Option<Bytes>,
     },
     /// How the receiver saw the asker.
     Reping {
@@ -141,8 +145,8 @@ impl Reply {
             Self::SuperNodeSubmitted { id, state } => {
                 map.bytes(1, &id.0).uint(2, state.number());
             }
-            Self::TunnelOpened { candidates } => {
-                map.list_of_maps(1, candidates, Candidate::write);
+            Self::TunnelOpened { candidates, flight } => {
+                map.list_of_maps(1, candidates, Candidate::write).optional_bytes(2, flight.as_deref());
             }
             Self::Reping { observed } => {
                 map.bytes(1, &address_bytes(*observed));
@@ -206,7 +210,10 @@ impl Reply {
             number::GET_NODE => Self::Node(read_record(map, 1)?),
             number::GET_NODE_INFO => Self::NodeInfo(read_record(map, 1)?),
             number::GET_TUNNEL_NODES => Self::TunnelNodes(Page::read(map)?),
-            number::TUNNEL_REQUEST => Self::TunnelOpened { candidates: read_candidates(map, 1)? },
+            number::TUNNEL_REQUEST => Self::TunnelOpened {
+                candidates: read_candidates(map, 1)?,
+                flight: read_flight(map, 2, MAX_FLIGHT)?,
+            },
             number::PING => Self::Reping { observed: read_address(map, 1)? },
             number::FORWARDED_TUNNEL_REQUEST => Self::ForwardedTunnelOpened(read_optional_inner(map, 1)?),
             number::FORWARD => {

@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use super::holder::{Refused, Submission};
 use super::passing::{Forward, read_inner};
-use super::{BadMessage, PLAINTEXT_HEADER, frame, number, read_table, unframe};
+use super::{BadMessage, PLAINTEXT_HEADER, frame, number, read_flight, read_table, unframe};
 use crate::cbor::{Element, Malformed, Map, MapWriter};
 use crate::codec::{Candidate, read_candidates, read_segment, write_segment};
 use crate::id::{
     CommandId, DeviceId, Domain, LinkId, LocationId, LookupTag, NodeId, PlaceKey, RecordKey, Segment,
     SessionId,
 };
-use crate::limits::{MAX_DATAGRAM, MAX_LIST, MAX_NAME, MAX_RECORD, MAX_TAGS};
+use crate::limits::{MAX_DATAGRAM, MAX_HELLO, MAX_LIST, MAX_NAME, MAX_RECORD, MAX_TAGS};
 use crate::packet::{Class, REPLY_OVERHEAD};
 use crate::record::{SetSummary, Table};
 
@@ -147,6 +147,9 @@ pub struct TunnelRequest {
     pub candidates: Vec<Candidate>,
     /// Whose relay the asker dials at the same time; the tunnel-node is to dial it too.
     pub relay: Option<NodeId>,
+    /// The first flight of a TLS handshake that the tunnel-node is to prepare (Rule 7.29); at most
+    /// [`MAX_HELLO`](crate::limits::MAX_HELLO) bytes.
+    pub hello: Option<Bytes>,
 }
 
 impl TunnelRequest {
@@ -353,6 +356,7 @@ impl TunnelRequest {
             Candidate::write,
         );
         map.optional_bytes(5, self.relay.map(NodeId::to_bytes).as_ref().map(<[u8; 36]>::as_slice));
+        map.optional_bytes(6, self.hello.as_deref());
     }
 
     fn read(map: &mut Map<'_>) -> Result<Self, Malformed> {
@@ -362,6 +366,7 @@ impl TunnelRequest {
             service: map.text(3, MAX_NAME)?,
             candidates: read_candidates(map, 4)?,
             relay: map.optional_id(5)?,
+            hello: read_flight(map, 6, MAX_HELLO)?,
         })
     }
 }

@@ -11,8 +11,8 @@ use crate::id::{
 };
 use crate::intro::{Introduction, KeyStatement};
 use crate::limits::{
-    MAX_ADDRESSES, MAX_CANDIDATES, MAX_DATAGRAM, MAX_ENTRIES, MAX_FORWARDED, MAX_NAME, MAX_NODE_INFO,
-    MAX_PARTS, MAX_RECORD, MAX_TAGS,
+    MAX_ADDRESSES, MAX_CANDIDATES, MAX_DATAGRAM, MAX_ENTRIES, MAX_FLIGHT, MAX_FORWARDED, MAX_HELLO, MAX_NAME,
+    MAX_NODE_INFO, MAX_PARTS, MAX_RECORD, MAX_STRANGERS_REQUEST, MAX_TAGS,
 };
 use crate::packet::{Class, LONG_HEADER, SHORT_OVERHEAD};
 use crate::record::SetSummary;
@@ -113,12 +113,16 @@ fn any_reconciled() -> impl Strategy<Value = Reconciled> {
     ]
 }
 
+fn any_flight(most: usize) -> impl Strategy<Value = Option<Bytes>> {
+    prop::option::of(vec(any::<u8>(), 0..=most).prop_map(Bytes::from))
+}
+
 fn any_request() -> impl Strategy<Value = Request> {
     let tunnel = (any::<([u8; 16], [u8; 32])>(), "[a-z]{0,16}", any_candidates());
-    let tunnel = (tunnel, prop::option::of(any_node()));
-    let tunnel = tunnel.prop_map(|(((id, device), service, candidates), relay)| {
+    let tunnel = (tunnel, prop::option::of(any_node()), any_flight(MAX_HELLO));
+    let tunnel = tunnel.prop_map(|(((id, device), service, candidates), relay, hello)| {
         let (id, device) = (SessionId(id), DeviceId(device));
-        Request::TunnelRequest(TunnelRequest { id, device, service, candidates, relay })
+        Request::TunnelRequest(TunnelRequest { id, device, service, candidates, relay, hello })
     });
     let seen = (any_id(), any::<([u8; 32], [u8; 32])>()).prop_map(|(id, (key, location))| {
         Request::DeviceSeen { id, key: RecordKey(key), location: LocationId(location) }
@@ -207,7 +211,8 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         record().prop_map(Reply::Node),
         record().prop_map(Reply::NodeInfo),
         any_page().prop_map(Reply::TunnelNodes),
-        any_candidates().prop_map(|candidates| Reply::TunnelOpened { candidates }),
+        (any_candidates(), any_flight(MAX_FLIGHT))
+            .prop_map(|(candidates, flight)| Reply::TunnelOpened { candidates, flight }),
         any_address().prop_map(|observed| Reply::Reping { observed }),
         any_passed(),
         any_page().prop_map(Reply::Devices),
@@ -240,7 +245,10 @@ fn largest() -> Vec<(Request, Reply)> {
         service: "s".repeat(MAX_NAME),
         candidates: candidates(MAX_CANDIDATES),
         relay: Some(NODE),
+        hello: Some(vec![1; MAX_HELLO].into()),
     };
+    let flight = Some(vec![1; MAX_FLIGHT].into());
+    let opened = Reply::TunnelOpened { candidates: candidates(MAX_CANDIDATES), flight };
     let stored = Reply::Stored { table: Table::Head, key: RecordKey([1; 32]), version: u64::MAX };
     let key = Some(vec![1; 32]);
     let seen = Request::DeviceSeen { id, key: RecordKey([1; 32]), location: LocationId([1; 32]) };
@@ -253,7 +261,7 @@ fn largest() -> Vec<(Request, Reply)> {
             Request::GetTunnelNodes { tags: vec![LookupTag([1; 16]); MAX_TAGS], after },
             Reply::TunnelNodes(full()),
         ),
-        (Request::TunnelRequest(tunnel), Reply::TunnelOpened { candidates: candidates(MAX_CANDIDATES) }),
+        (Request::TunnelRequest(tunnel), opened),
         (Request::Ping, Reply::Reping { observed }),
         (Request::GetDevices { after, range: LONG }, Reply::Devices(full())),
         (Request::GetHead { domain: Some(Domain(u32::MAX)) }, Reply::Head(record(LARGEST_HEAD))),
@@ -368,9 +376,10 @@ fn every_request_fits_into_a_datagram() {
     }
 }
 
-/// Rule 3.7: a TunnelRequest with everything in it goes together with the introduction of a member, whose record has at
-/// most 241 bytes, and with a cookie; with a relay, if it has two candidates less; through a forwarder, if it has eight. A
-/// Store of a full record does not, and needs a receiver that knows the sender.
+/// Rules 3.7 and 7.29: a TunnelRequest goes together with the introduction of a member, whose record has at most 241 bytes, and with a
+/// cookie: with all candidates; with a relay, if it has two less; with a hello as well, if it has eight; through a forwarder
+/// with eight, or with a hello, if its plaintext is short enough. A Store of a full record does not, and needs a receiver that
+/// knows the sender.
 #[test]
 fn a_full_tunnel_request_fits_beside_an_introduction() {
     let statement = KeyStatement {
@@ -382,17 +391,24 @@ fn a_full_tunnel_request_fits_beside_an_introduction() {
     };
     let introduction = Introduction { record: vec![0; 241], statement }.to_bytes().len();
     let size = |request: &Request| LONG_HEADER + introduction + 16 + request.encode().len();
-    let tunnel = |count, relay| {
-        size(&Request::TunnelRequest(TunnelRequest {
+    let request = |count, relay, hello: Option<usize>| {
+        Request::TunnelRequest(TunnelRequest {
             id: SessionId([1; 16]),
             device: DeviceId([2; 32]),
             service: "s".repeat(MAX_NAME),
             candidates: candidates(count),
             relay,
-        }))
+            hello: hello.map(|size| vec![3; size].into()),
+        })
     };
+    let tunnel = |count, relay| size(&request(count, relay, None));
     let relayed = (tunnel(MAX_CANDIDATES - 2, Some(NODE)), tunnel(8, Some(NODE)));
     assert_eq!((introduction, tunnel(MAX_CANDIDATES, None), relayed), (391, 1_171, (1_160, 910)));
+    let prepared = size(&request(8, Some(NODE), Some(MAX_HELLO)));
+    assert!(prepared + crate::packet::COOKIE_SIZE <= MAX_DATAGRAM, "{prepared}");
+    let room = MAX_FORWARDED - LONG_HEADER - introduction - crate::packet::COOKIE_SIZE - 16;
+    assert_eq!(room, MAX_STRANGERS_REQUEST);
+    assert!(request(0, Some(NODE), Some(218)).encode().len() <= MAX_STRANGERS_REQUEST);
     assert!(tunnel(MAX_CANDIDATES, None) + crate::packet::COOKIE_SIZE <= MAX_DATAGRAM);
     assert!(relayed.0 + crate::packet::COOKIE_SIZE <= MAX_DATAGRAM);
     assert!(relayed.1 + crate::packet::COOKIE_SIZE <= MAX_FORWARDED);
@@ -521,7 +537,7 @@ fn unknown_kinds_of_candidates_are_left_out() {
     });
     let reply = Reply::decode(&frame(number::TUNNEL_REQUEST + 1, &body.finish()));
     let ethernet = Candidate { kind: CandidateKind::Ethernet, transport: Transport::Udp, ..known };
-    assert_eq!(reply, Ok(Reply::TunnelOpened { candidates: vec![ethernet, known] }));
+    assert_eq!(reply, Ok(Reply::TunnelOpened { candidates: vec![ethernet, known], flight: None }));
 }
 
 /// Rule 2.5: an IPv4 address has one form, though sockets know two.
@@ -566,8 +582,10 @@ fn lists_beyond_their_limits_are_refused() {
     );
     let page = Page { records: vec![Bytes::new(); MAX_LIST + 1], more: false };
     assert_eq!(Reply::decode(&Reply::Devices(page).encode()), Err(Malformed::Type(1).into()));
-    let many = Reply::TunnelOpened { candidates: candidates(MAX_CANDIDATES + 1) };
+    let many = Reply::TunnelOpened { candidates: candidates(MAX_CANDIDATES + 1), flight: None };
     assert_eq!(Reply::decode(&many.encode()), Err(Malformed::Type(1).into()));
+    let long = Reply::TunnelOpened { candidates: vec![], flight: Some(vec![1; MAX_FLIGHT + 1].into()) };
+    assert_eq!(Reply::decode(&long.encode()), Err(Malformed::Type(2).into()));
 }
 
 /// Writes the body of a command and reads it.

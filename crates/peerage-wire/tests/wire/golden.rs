@@ -437,6 +437,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         service: "ipp".to_owned(),
         candidates: candidates(),
         relay: None,
+        hello: None,
     };
     let key = RecordKey([0x15; 32]);
     let [from, to] = range_ends();
@@ -497,7 +498,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("no_node", Reply::Node(None)),
         ("node_info", Reply::NodeInfo(Some(node_info().0.bytes().clone()))),
         ("tunnel_nodes", Reply::TunnelNodes(page(&[node_info().0], false))),
-        ("tunnel_opened", Reply::TunnelOpened { candidates: candidates() }),
+        ("tunnel_opened", Reply::TunnelOpened { candidates: candidates(), flight: None }),
         ("reping", Reply::Reping { observed }),
         ("devices", Reply::Devices(page(&[device_record()], false))),
         ("head", Reply::Head(Some(head().0.bytes().clone()))),
@@ -534,17 +535,22 @@ fn passing() -> (Named<Request>, Named<Reply>) {
         service: "ipp".to_owned(),
         candidates: candidates(),
         relay: Some(node_id()),
+        hello: None,
     };
+    let prepared = TunnelRequest { hello: Some(Bytes::from_static(&[0x1a; 9])), ..relayed.clone() };
+    let flight = Some(Bytes::from_static(&[0x1b; 11]));
     let (inner, token) = (Bytes::from_static(&[0x17; 40]), Bytes::from_static(&[0x18; 24]));
     let observed = "198.51.100.7:40000".parse().unwrap();
     let forward = Forward { observed, inner: inner.clone(), token: token.clone() };
     let requests = vec![
         ("tunnel_request_with_relay", Request::TunnelRequest(relayed)),
+        ("tunnel_request_with_hello", Request::TunnelRequest(prepared)),
         ("forwarded_tunnel_request", Request::ForwardedTunnelRequest { to: node_id(), inner: inner.clone() }),
         ("forward", Request::Forward(forward)),
         ("relay_join", Request::RelayJoin { link: LinkId([0x19; 16]), peer: node_id() }),
     ];
     let replies = vec![
+        ("tunnel_opened_with_flight", Reply::TunnelOpened { candidates: candidates(), flight }),
         ("forwarded_tunnel_opened", Reply::ForwardedTunnelOpened(Some(inner.clone()))),
         ("forwarded_to_nobody", Reply::ForwardedTunnelOpened(None)),
         ("forwarded", Reply::Forwarded { token, inner }),

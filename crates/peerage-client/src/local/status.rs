@@ -1,0 +1,198 @@
+//! The node as a whole.
+
+use crate::shared::Role;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
+
+use super::SuperNode;
+
+/// The node as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who the node is.
+    pub node: NodeIdentity,
+    /// Whether it is part of the network now.
+    pub state: NodeState,
+    /// The operators that it knows.
+    pub operators: Vec<Operator>,
+    /// What it knows about the time.
+    pub clock: Clock,
+    /// Where its interfaces are.
+    pub locations: Vec<Location>,
+    /// The operator's latest statement about the domain; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
+    /// The super-nodes and operators through which it can be asked; empty unless it serves devices.
+    pub attachments: Vec<Attachment>,
+    /// How many devices of the domain it knows.
+    pub devices: u64,
+    /// The names of the devices that it serves to others.
+    pub serves: Vec<String>,
+    /// How many tunnels are open here, at either end.
+    pub tunnels: u64,
+    /// The addresses on which it listens for messages (UDP) and tunnels (TCP).
+    pub listen: Vec<SocketAddr>,
+    /// The addresses that it was told to give to others, if any.
+    #[serde(default)]
+    pub advertised: Vec<SocketAddr>,
+    /// When its records end.
+    pub records: Records,
+    /// What it lends to the network, and has given.
+    #[serde(default)]
+    pub super_node: SuperNode,
+    /// Datagrams that were dropped, counted by reason.
+    pub discards: BTreeMap<String, u64>,
+    /// What somebody should look at, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIdentity {
+    /// Its id.
+    pub id: String,
+    /// The number of its domain.
+    pub domain: u32,
+    /// The name of its domain, if the operator told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain_name: Option<String>,
+    /// The name that its owner gave it.
+    pub name: String,
+    /// The roles that it has now.
+    pub roles: Vec<Role>,
+    /// The version of the program.
+    pub version: String,
+}
+
+/// Whether a node is part of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum NodeState {
+    /// Nobody answers; what is known and unexpired is still used.
+    Offline,
+    /// It looks for operators and super-nodes, renews its record, or learns the time.
+    Joining,
+    /// It has had a valid answer lately.
+    Online,
+    /// A state that this version of the client does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Offline => "offline",
+            Self::Joining => "joining",
+            Self::Online => "online",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// An operator that a node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operator {
+    /// Its node id.
+    pub id: String,
+    /// The address used last, or the first known.
+    pub address: SocketAddr,
+    /// How long ago it last answered; absent if not since this node started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_answer_ms_ago: Option<u64>,
+    /// The latest round-trip time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<u64>,
+}
+
+/// What a node knows about the time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// What must be added to this computer's clock to get the network's time; may be negative.
+    pub offset_ms: i64,
+    /// The id of the node that the offset was learned from; absent while it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned_from: Option<String>,
+}
+
+/// Where one interface of a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// The name that the system gives the interface.
+    pub interface: String,
+    /// What kind of interface it is.
+    pub kind: InterfaceKind,
+    /// The MAC address of its gateway; absent if there is none, and then there is no location either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_mac: Option<String>,
+    /// The prefix of the network, as in `192.168.1.0/24`.
+    pub prefix: String,
+    /// The first 16 hexadecimal digits of the location's keyed hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+}
+
+/// What kind of interface a location belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum InterfaceKind {
+    /// A cable.
+    Ethernet,
+    /// Wireless LAN.
+    Wifi,
+    /// A virtual private network.
+    Vpn,
+    /// A bridge or an interface of virtual machines or containers.
+    Virtual,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+impl fmt::Display for InterfaceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ethernet => "Ethernet",
+            Self::Wifi => "Wi-Fi",
+            Self::Vpn => "VPN",
+            Self::Virtual => "virtual",
+            Self::Other => "other",
+        })
+    }
+}
+
+/// The operator's latest signed statement about the domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// How old it is by the network's time; above 60,000 a revocation may not be known here yet.
+    pub age_ms: u64,
+    /// Its number.
+    pub sequence: u64,
+    /// The number of the domain's key epoch.
+    pub epoch: u64,
+    /// How many revocations it counts.
+    pub revocations: u64,
+}
+
+/// The standing contact with a node through which this one can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The id of the super-node or operator.
+    pub node: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Since when.
+    pub since_at_ms: u64,
+}
+
+/// When the records of a node end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// When the operator's statement that it is a member ends, unless renewed before.
+    pub node_expires_at_ms: u64,
+    /// When its announced addresses end; absent if it announces none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info_expires_at_ms: Option<u64>,
+}

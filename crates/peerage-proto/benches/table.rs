@@ -65,7 +65,7 @@ fn time<T>(times: u32, mut run: impl FnMut() -> T) -> Duration {
     reason = "a reconciliation that gives nothing makes two kinds of requests"
 )]
 fn reconcile(records: &mut Records, other: &Records) -> u32 {
-    let mut run = Reconciliation::new(&[Table::EndDevice], Segment::ALL, false);
+    let mut run = Reconciliation::new(&[Table::EndDevice], Segment::ALL, 0);
     let mut requests = 0;
     while let Some((id, request)) = run.poll(records, NOW) {
         requests += 1;

@@ -43,9 +43,10 @@ const INITIAL_PATIENCE: u32 = 512;
 /// Requests that a genuine difference is worth: at most one for each level, and one to fetch it.
 const PATIENCE_FOR_NEWS: u32 = 8;
 
-/// Most records that are stored with the other in one reconciliation. A fellow that lacks more fetches them itself; more would let
-/// a liar, who lacks everything for ever, draw the whole table again and again, fewer would spread more slowly what was lost.
-pub const MAX_GIFTS: u32 = 1_024;
+/// Most records that are stored with one counterpart in an hour. They make up for a few pushes that were lost; a fellow that lacks
+/// more fetches them itself, within ten minutes. More would let a liar, who lacks everything for ever, draw more than some 230 kB
+/// an hour; fewer would spread more slowly what was lost.
+pub const MAX_GIFTS: u32 = 256;
 
 /// Records of one domain for which there was no room after which the rest of the domain is left out. More fetches what is thrown
 /// away; fewer gives up where something is about to expire.
@@ -169,7 +170,8 @@ pub struct Reconciliation {
     todo: Vec<Todo>,
     asked: BTreeMap<StepId, Asked>,
     next_id: u32,
-    gives: bool,
+    /// How many records may yet be stored with the other.
+    gifts: u32,
     patience: u32,
     failures: u32,
     is_liar: bool,
@@ -180,9 +182,9 @@ pub struct Reconciliation {
 }
 
 impl Reconciliation {
-    /// Begins one over what belongs to a segment, which both must hold. `gives` says whether the counterpart takes what it lacks:
-    /// a fellow holder does, an operator has its own ledger.
-    pub fn new(tables: &[Table], segment: Segment, gives: bool) -> Self {
+    /// Begins one over what belongs to a segment, which both must hold. At most so many `gifts` are stored with the counterpart
+    /// because it lacks them: none with an operator, who has its own ledger.
+    pub fn new(tables: &[Table], segment: Segment, gifts: u32) -> Self {
         // The last is asked first: who is to be believed comes before what they signed.
         let todo = tables.iter().rev().map(|table| {
             let (from, to) = stretch(*table, segment);
@@ -192,7 +194,7 @@ impl Reconciliation {
             todo: todo.collect(),
             asked: BTreeMap::new(),
             next_id: 0,
-            gives,
+            gifts,
             patience: INITIAL_PATIENCE,
             failures: 0,
             is_liar: false,
@@ -361,15 +363,14 @@ impl Reconciliation {
 
     /// Takes the first valid record of a stretch and leaves the rest for later.
     fn give(&mut self, stretch: Stretch, records: &Records, time: UnixTime) -> Option<Bytes> {
-        if !self.gives {
-            return None;
-        }
         let mut held = records.within(stretch.table, stretch.from, stretch.to);
         let (at, record) = held.find(|(_, record)| record.is_valid_at(time))?;
-        if self.tally.given >= MAX_GIFTS {
-            (self.gives, self.is_cut_short) = (false, true);
+        let Some(left) = self.gifts.checked_sub(1) else {
+            // Whoever is given nothing at all is not expected to have what is held here.
+            self.is_cut_short |= self.tally.given > 0;
             return None;
-        }
+        };
+        self.gifts = left;
         if let Some(from) = at.successor().filter(|from| *from <= stretch.to) {
             self.push(Todo::Give(Stretch { from, ..stretch }));
         }
@@ -475,7 +476,7 @@ impl Reconciliation {
         self.failures = self.failures.saturating_add(1);
         // Whoever has no room is silent about gifts, and may still answer.
         if matches!(asked, Asked::Gift) {
-            self.gives = false;
+            self.gifts = 0;
         }
         if self.failures >= MAX_FAILURES {
             self.give_up();

@@ -60,7 +60,7 @@ impl Node {
         let Some(state) = part.catch_up.clone() else { return };
         let segment = part.segment;
         // What this node has and the other lacks can wait for a regular comparison.
-        let compare = |tables: &[Table]| Work::Compare(Box::new(Reconciliation::new(tables, segment, false)));
+        let compare = |tables: &[Table]| Work::Compare(Box::new(Reconciliation::new(tables, segment, 0)));
         let (with, work) = match state.stage {
             Stage::Trust => (self.next_operator(&BTreeSet::new(), now), compare(&TRUST_TABLES)),
             Stage::Signed => (self.source(&state.tried, now), compare(&RECONCILED)),

@@ -16,7 +16,7 @@ use super::catch_up::Stage;
 use super::part::overlap;
 use super::{Errand, Server};
 use crate::node::Node;
-use crate::reconcile::{Ended, RECONCILED, Reconciliation, StepId};
+use crate::reconcile::{Ended, MAX_GIFTS, RECONCILED, Reconciliation, StepId};
 use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 
@@ -38,6 +38,12 @@ const LIAR_TIME: Duration = Duration::from_secs(3_600);
 
 /// Most liars that are remembered; a part of the table has tens of holders at the most.
 const MAX_LIARS: usize = 64;
+
+/// Within how long one counterpart is given [`MAX_GIFTS`] records because it lacks them.
+const GIFT_TIME: Duration = Duration::from_secs(3_600);
+
+/// Most counterparts of whom it is remembered what they were given; one more than that is given nothing.
+const MAX_GIVEN: usize = 64;
 
 /// Names a session, never used twice in the life of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +101,8 @@ pub(super) struct Sync {
     next_at: Instant,
     rounds: u32,
     liars: BTreeMap<NodeId, Instant>,
+    /// Who was given how many records, and since when that is counted.
+    given: BTreeMap<NodeId, (Instant, u32)>,
     looked_into: BTreeMap<Domain, Instant>,
     /// Set while no operator has confirmed since catching up that it was all: how long until one is asked again.
     unchecked: Option<Duration>,
@@ -107,6 +115,7 @@ impl Sync {
             next_at: now,
             rounds: 0,
             liars: BTreeMap::new(),
+            given: BTreeMap::new(),
             looked_into: BTreeMap::new(),
             unchecked: None,
         }
@@ -118,11 +127,12 @@ impl Sync {
         self.next_at = now;
     }
 
-    pub(super) fn sizes(&self) -> [TableSize; 2] {
+    pub(super) fn sizes(&self) -> [TableSize; 3] {
         [
             // Besides those that look into something there may be a comparison.
             TableSize::new("sessions between holders", self.sessions.len(), MAX_SESSIONS + 1),
             TableSize::new("holders not believed", self.liars.len(), MAX_LIARS),
+            TableSize::new("holders that were given records", self.given.len(), MAX_GIVEN),
         ]
     }
 
@@ -146,6 +156,23 @@ impl Sync {
 
     fn is_liar(&self, node: &NodeId, now: Instant) -> bool {
         self.liars.get(node).is_some_and(|at| now - *at < LIAR_TIME)
+    }
+
+    /// Returns how many records a counterpart may still be given.
+    fn gifts(&mut self, to: &NodeId, now: Instant) -> u32 {
+        self.given.retain(|_, (since, _)| now - *since < GIFT_TIME);
+        match self.given.get(to) {
+            Some((_, given)) => MAX_GIFTS.saturating_sub(*given),
+            None if self.given.len() < MAX_GIVEN => MAX_GIFTS,
+            None => 0,
+        }
+    }
+
+    fn note_given(&mut self, to: NodeId, count: u32, now: Instant) {
+        if count > 0 && (self.given.len() < MAX_GIVEN || self.given.contains_key(&to)) {
+            let (_, given) = self.given.entry(to).or_insert((now, 0));
+            *given = given.saturating_add(count);
+        }
     }
 
     fn note_liar(&mut self, node: NodeId, now: Instant) {
@@ -229,8 +256,10 @@ impl Node {
         let fellow = self.fellows(segment, now).first().copied();
         let chosen = if with_operator { operator.or(fellow) } else { fellow.or(operator) };
         let Some((server, range)) = chosen else { return };
-        let gives = !self.trust.is_operator(&server.node);
-        let work = Reconciliation::new(&RECONCILED, range, gives);
+        let is_fellow = !self.trust.is_operator(&server.node);
+        let part = self.hold.part.as_mut().filter(|_| is_fellow);
+        let gifts = part.map_or(0, |part| part.sync.gifts(&server.node, now.mono));
+        let work = Reconciliation::new(&RECONCILED, range, gifts);
         self.begin_session(server, Goal::Regular, Work::Compare(Box::new(work)));
     }
 
@@ -251,7 +280,7 @@ impl Node {
         let fellow = self.fellows(range, now).first().map(|(server, _)| *server);
         let operator = operator.filter(|_| !self.hold.operators_silent || fellow.is_none());
         let Some(server) = operator.or(fellow) else { return };
-        let work = Reconciliation::new(&RECONCILED, range, false);
+        let work = Reconciliation::new(&RECONCILED, range, 0);
         self.begin_session(server, Goal::Domain(domain), Work::Compare(Box::new(work)));
     }
 
@@ -286,6 +315,9 @@ impl Node {
         for (id, ended) in over.collect::<Vec<_>>() {
             let Some(part) = &mut self.hold.part else { return };
             let Some(session) = part.sync.sessions.remove(&id) else { continue };
+            if let Work::Compare(work) = &session.work {
+                part.sync.note_given(session.with.node, work.tally().given, now.mono);
+            }
             if ended == Ended::Liar {
                 part.sync.note_liar(session.with.node, now.mono);
                 self.servers.mark(session.with.node, now.mono);

@@ -250,3 +250,34 @@ fn a_node_that_is_lent_later_is_given_a_part_too() {
     assert!(serves_all(&mut world, site), "{:?}", state(&mut world, site));
     assert_eq!(world.map().first().map(|(node, _)| node.domain), Some(DOMAIN));
 }
+
+/// Rule 6.6: whoever holds its own place needs one other holder, not two.
+#[test]
+fn a_super_node_is_one_of_the_two_holders_that_acknowledge_its_own_announcement() {
+    let mut world = World::new(14);
+    let site = world.join_with(SITE, lan("192.168.1.10", 1), 0, |config| {
+        config.super_role = SuperConfig { on: true, ..SuperConfig::default() };
+    });
+    world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(SECOND);
+    let via = world.host(site).id;
+    world.put_device(printer(via));
+    for n in 1..=3 {
+        world.add_lender(n);
+    }
+    world.run(400 * SECOND);
+    assert!(serves_all(&mut world, site));
+    assert!(!world.operator.segment_map()[0].stands_in);
+    for n in 1..=2 {
+        world.hosts.remove(&lender_address(n));
+    }
+    world.restart(site);
+    world.run(60 * SECOND);
+    let now = world.now;
+    assert!(world.host(site).node.status(now).announced, "two hold it");
+    world.hosts.remove(&lender_address(3));
+    world.restart(site);
+    world.run(60 * SECOND);
+    let now = world.now;
+    assert!(!world.host(site).node.status(now).announced, "nobody but itself holds it");
+}

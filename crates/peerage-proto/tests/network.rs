@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use peerage_proto::node::{Answer, Command, Event, Failure, Way};
+use peerage_proto::operator;
 use peerage_wire::frame::Code;
 use peerage_wire::id::DeviceId;
 use support::{Decision, PRINTER, SITE, USER, World, device, found, lan, office, printer};
@@ -293,4 +294,31 @@ fn a_revoked_node_learns_why_nobody_answers_when_it_asks_for_its_renewal() {
     assert_eq!(world.host(user).events.iter().filter(|event| **event == Event::Revoked).count(), 1);
     let now = world.now;
     assert!(world.host(user).node.status(now).revoked);
+}
+
+/// Rules 3.11 and 3.12: a node whose clock is an hour ahead leaves; whoever has recorded that cannot have it leave again an hour
+/// later, when it may have joined anew.
+#[test]
+fn a_farewell_by_a_clock_that_is_ahead_cannot_be_repeated_when_its_time_has_come() {
+    let (mut world, _, _) = office(30);
+    let hour = Duration::from_secs(3_600);
+    world.operator_up = false;
+    let node = world.join_with("45.10.0.9:7400", lan("192.168.9.10", 9), 3_600_000, |_| {});
+    world.run(Duration::from_secs(30));
+    world.operator_up = true;
+    let before = world.log.len();
+    let task = world.command(node, Command::Leave);
+    assert_eq!(world.await_answer(node, task), Answer::Left { confirmed: true });
+    let left = |world: &World| {
+        world.told.iter().filter(|output| matches!(output, operator::Output::Left { .. })).count()
+    };
+    assert_eq!(left(&world), 1);
+    let recorded: Vec<_> = world.log[before..].iter().filter(|flight| flight.from == node).cloned().collect();
+    world.hosts.remove(&node);
+    world.run(hour);
+    for flight in recorded {
+        world.inject(flight.from, flight.to, &flight.payload);
+    }
+    world.run(Duration::from_secs(5));
+    assert_eq!(left(&world), 1, "it was executed once more");
 }

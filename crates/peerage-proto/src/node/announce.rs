@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use peerage_wire::id::{LocationId, NodeId};
+use peerage_wire::id::{LocationId, NodeId, Segment};
 use peerage_wire::limits::MAX_VERSION_AHEAD;
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::record::{Draft, Header, NodeInfoPrivate, NodeInfoPublic, Record, Table};
@@ -190,29 +190,32 @@ impl Node {
         if !ok {
             return self.announce_again(now);
         }
-        self.hold_own_info(&record, now);
-        let holders = self.places_of(&record, now);
-        let places = holders
-            .iter()
-            .map(|servers| (servers.iter().map(|server| server.node).collect(), BTreeSet::new()));
+        // A holder of its own places has it as safely as any other.
+        let is_held = self.hold_own_info(&record, now);
         let mut storing =
-            Storing { version: record.header().version, places: places.collect(), open: BTreeSet::new() };
-        for server in holders.into_iter().flatten() {
-            // One Store serves all the places that it holds.
-            if storing.open.insert(server.node) {
-                let purpose = Purpose::Announce(storing.version);
-                self.ask(server, &Request::Store(record.bytes().clone()), purpose, now);
+            Storing { version: record.header().version, places: Vec::new(), open: BTreeSet::new() };
+        for (stretch, servers) in self.places_of(&record, now) {
+            let me = (is_held && self.holds_place(stretch.from)).then_some(self.me.id);
+            let holders = servers.iter().map(|server| server.node).chain(me).collect();
+            storing.places.push((holders, me.into_iter().collect()));
+            for server in servers {
+                // One Store serves all the places that it holds.
+                if storing.open.insert(server.node) {
+                    let purpose = Purpose::Announce(storing.version);
+                    self.ask(server, &Request::Store(record.bytes().clone()), purpose, now);
+                }
             }
         }
         self.serving.announcing.storing = Some(storing);
+        self.review_storing(now);
     }
 
     /// Returns the holders of each stretch in which a place of a NodeInfo lies: of its node's id, and of each tag.
-    fn places_of(&mut self, record: &Record, now: Now) -> Vec<Vec<Server>> {
+    fn places_of(&mut self, record: &Record, now: Now) -> Vec<(Segment, Vec<Server>)> {
         let domain = self.me.id.domain;
         let places = NodeInfoPublic::read(record).map(|body| body.placements(domain)).unwrap_or_default();
         let stretches: BTreeSet<_> = places.into_iter().map(|place| self.segment_of(place)).collect();
-        stretches.iter().map(|stretch| self.holders(stretch, now)).collect()
+        stretches.into_iter().map(|stretch| (stretch, self.holders(&stretch, now))).collect()
     }
 
     pub(super) fn announced(&mut self, version: u64, by: NodeId, reply: &Reply, now: Now) {
@@ -277,7 +280,7 @@ impl Node {
         let holders = self.places_of(&record, now);
         let told = self.serving.announcing.storing.iter().flat_map(|storing| &storing.places);
         let told: BTreeSet<NodeId> = told.flat_map(|(holders, _)| holders.iter().copied()).collect();
-        if holders.iter().flatten().any(|server| !told.contains(&server.node)) {
+        if holders.iter().flat_map(|(_, servers)| servers).any(|server| !told.contains(&server.node)) {
             let at = now.mono.after(self.jittered(ANNOUNCE_PAUSE));
             self.announce_at(at);
         }

@@ -96,6 +96,8 @@ enum Purpose {
     Path(TaskId),
     /// Having a leg joined.
     Leg(LegId),
+    /// Having the time confirmed before leaving.
+    BeforeLeave(TaskId, Server),
     /// Leaving.
     Leave(TaskId),
     /// What a super-node does.
@@ -391,6 +393,7 @@ impl Node {
             Purpose::Survey(task) => self.survey_answered(task, request, true, now),
             Purpose::Path(task) => self.path_answered(task, from, reply, now),
             Purpose::Leg(leg) => self.leg_answered(leg, &reply),
+            Purpose::BeforeLeave(task, server) => self.take_leave(task, server, now),
             Purpose::Leave(task) => self.answer(task, Answer::Left { confirmed: true }),
             Purpose::Hold(errand) => self.hold_answered(errand, from, reply, now),
         }
@@ -407,7 +410,9 @@ impl Node {
             Purpose::Survey(task) => self.survey_answered(task, request, false, now),
             Purpose::Path(task) => self.path_failed(task, request, now),
             Purpose::Leg(leg) => self.leg_unanswered(leg),
-            Purpose::Leave(task) => self.answer(task, Answer::Left { confirmed: false }),
+            Purpose::BeforeLeave(task, _) | Purpose::Leave(task) => {
+                self.answer(task, Answer::Left { confirmed: false });
+            }
             Purpose::Hold(errand) => self.hold_unanswered(errand, to, now),
         }
     }
@@ -479,6 +484,16 @@ impl Node {
         let Some(server) = self.shuffled_operators(now).into_iter().next() else {
             return self.answer(task, Answer::Left { confirmed: false });
         };
+        // By a clock that is ahead it would be refused now, and whoever has recorded it could have it executed once its time
+        // has come, against a node that has joined again meanwhile.
+        if self.endpoint.clock().is_learned() {
+            self.take_leave(task, server, now);
+        } else {
+            self.ask(server, &Request::Ping, Purpose::BeforeLeave(task, server), now);
+        }
+    }
+
+    fn take_leave(&mut self, task: TaskId, server: Server, now: Now) {
         let request = Request::Leave(self.command_id());
         self.ask(server, &request, Purpose::Leave(task), now);
     }

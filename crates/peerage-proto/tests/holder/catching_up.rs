@@ -234,6 +234,60 @@ fn a_holder_that_lies_without_end_costs_little() {
     assert!(later <= 5 * 700, "{later} requests in fifty minutes");
 }
 
+/// Rule 6.54: whoever lacks everything for ever, and thanks for all that it is given, does not draw the table again and again.
+#[test]
+fn a_holder_that_lacks_everything_for_ever_is_given_a_bounded_part_of_it_an_hour() {
+    static GIVEN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let given = || GIVEN.load(std::sync::atomic::Ordering::Relaxed);
+    let mut world = World::new(50);
+    world.register(RED, 0..1_500);
+    lying_fellow(&mut world, |request, _| match request {
+        Request::Reconcile { .. } => Some(Reply::Reconciled(Reconciled::Entries(Vec::new()))),
+        Request::Store(bytes) => {
+            let header = *peerage_wire::record::UnverifiedRecord::parse(bytes).ok()?.header();
+            if header.table == Table::EndDevice {
+                GIVEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            Some(Reply::Stored { table: header.table, key: header.key, version: header.version })
+        }
+        _ => None,
+    });
+    world.holder(1, LENDERS[0], Segment::ALL);
+    world.run(3_500 * SECOND);
+    assert!((1..=256).contains(&given()), "{} records in an hour", given());
+    world.run(7_200 * SECOND);
+    assert!((257..=3 * 256 + 256).contains(&given()), "{} records in three hours", given());
+}
+
+/// Rules 2.7 and 6.55: the clocks were an hour ahead, that of the operator first, until somebody set it right.
+#[test]
+fn what_was_announced_while_the_clocks_were_ahead_gives_way_when_they_are_right() {
+    let mut world = World::new(51);
+    let hour = Duration::from_secs(3_600);
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    let member = world.member("192.0.2.7:7400", RED);
+    let node = world.actors[&member].record.clone();
+    world.push(holder, &[node]);
+    world.run(30 * SECOND);
+    world.now.unix = world.now.unix.after(hour);
+    world.run(60 * SECOND);
+    let ahead = world.info(member, &[]);
+    assert!(world.ask(member, holder, &Request::Store(ahead.bytes().clone())).is_some());
+    world.run(330 * SECOND);
+    world.now.unix = world.now.unix.before(hour);
+    world.run(60 * SECOND);
+    let info = world.info(member, &[]);
+    assert!(info.header().version < ahead.header().version);
+    let stored = world.ask(member, holder, &Request::Store(info.bytes().clone()));
+    assert!(matches!(stored, Some(Reply::Stored { version, .. }) if version == info.header().version));
+    // And what it holds about itself, at its next announcement.
+    world.run(400 * SECOND);
+    let (id, latest) = (world.holders[&holder].id, world.now.unix.after(Duration::from_secs(120)));
+    let own = world.holders[&holder].node.held_record(Table::NodeInfo, id.domain, id.record_key());
+    let made = own.map(|record| record.header().made_at());
+    assert!(made.is_some_and(|made| made <= latest), "its own is of {made:?} at {:?}", world.now.unix);
+}
+
 /// Cuts every stretch into parts that are full of records that nobody has.
 fn invented(from: PlaceKey, to: PlaceKey, rng: &mut ChaCha20Rng) -> Reconciled {
     let (low, high) = (from.place.0, to.place.0);

@@ -124,6 +124,37 @@ fn handing_over_ends_after_a_minute_even_if_nobody_answers() {
     assert_eq!(world.holders[&holder].answers.get(&idle), Some(&Answer::SuperOff { handed_over: true }));
 }
 
+/// Rule 6.51: an owner who lends his computer again while it hands over keeps it a super-node; whoever waits for the end of the
+/// handover hears at once that there is none.
+#[test]
+fn lending_again_while_it_hands_over_answers_whoever_waits() {
+    let mut world = World::new(14);
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    let task = world.command(holder, Command::SuperOff);
+    world.run(5 * SECOND);
+    assert_eq!(world.status(holder).state, SuperState::HandingOver);
+    world.input(holder, Input::SuperRole(SuperConfig { on: true, ..SuperConfig::default() }));
+    assert_eq!(world.holders[&holder].answers.get(&task), Some(&Answer::SuperOff { handed_over: false }));
+    assert_eq!(world.status(holder).state, serving(Segment::ALL));
+    world.run(120 * SECOND);
+    assert_eq!(world.status(holder).state, serving(Segment::ALL));
+    assert!(!world.operator.submissions.last().unwrap().1.leaving);
+}
+
+/// Rule 6.51: who leaves its domain is not kept by what is lent meanwhile.
+#[test]
+fn lending_more_does_not_keep_a_node_that_leaves() {
+    let mut world = World::new(15);
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    let task = world.command(holder, Command::Leave);
+    world.run(5 * SECOND);
+    world.input(holder, Input::SuperRole(SuperConfig { on: true, ..SuperConfig::default() }));
+    let id = world.holders[&holder].id;
+    world.operator.states.insert(id, SuperNodeState::HandedOver);
+    world.run(10 * SECOND);
+    assert_eq!(world.holders[&holder].answers.get(&task), Some(&Answer::Left { confirmed: true }));
+}
+
 /// Rule 6.51: the same before the node leaves its domain.
 #[test]
 fn leaving_hands_over_first() {

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use peerage_wire::id::{Domain, NodeId, RecordKey};
+use peerage_wire::limits::MAX_VERSION_AHEAD;
 use peerage_wire::record::{
     NodeInfoPublic, Record, RevocationBody, RevocationKind, SuperNodeBody, Table, UnverifiedRecord, subject,
 };
@@ -101,6 +102,7 @@ impl Node {
 
     /// Takes a verified record into the part of the table that is held.
     pub(super) fn keep_held(&mut self, record: Record, now: Now) -> Inserted {
+        self.forget_from_future(&record, now);
         let time = self.hold_time(now);
         let Some(part) = &mut self.hold.part else { return Inserted::Full };
         let offered = part.records.offer(record.clone(), time);
@@ -117,6 +119,18 @@ impl Node {
             self.held_changed(&record, now);
         }
         offered.outcome
+    }
+
+    /// Forgets an announcement that was taken while the clocks were ahead, once its node makes another one: it would not give way to
+    /// that, and nobody would take it from here (Rule 2.7).
+    fn forget_from_future(&mut self, record: &Record, now: Now) {
+        let (table, domain, key) = record.header().id();
+        let (time, part) = (self.endpoint.judging_time(now), self.hold.part.as_mut());
+        let (Some(time), Some(part), Table::NodeInfo) = (time, part, table) else { return };
+        let latest = time.after(MAX_VERSION_AHEAD).as_millis();
+        if part.records.get(table, domain, key).is_some_and(|held| held.header().version > latest) {
+            part.records.remove(table, domain, key);
+        }
     }
 
     /// Draws the consequences of a record that is new.
@@ -216,10 +230,9 @@ impl Node {
         record.map_or_else(|| self.endpoint.peer(node).copied(), Trust::member)
     }
 
-    /// Takes the own announcement: whoever holds a place does so for itself too.
-    pub(in crate::node) fn hold_own_info(&mut self, record: &Record, now: Now) {
-        if self.hold.part.as_ref().is_some_and(|part| part.belongs(record)) {
-            self.keep_held(record.clone(), now);
-        }
+    /// Takes the own announcement: whoever holds a place does so for itself too. Returns whether it is held now.
+    pub(in crate::node) fn hold_own_info(&mut self, record: &Record, now: Now) -> bool {
+        let is_mine = self.hold.part.as_ref().is_some_and(|part| part.belongs(record));
+        is_mine && matches!(self.keep_held(record.clone(), now), Inserted::New | Inserted::Same)
     }
 }

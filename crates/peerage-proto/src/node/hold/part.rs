@@ -133,6 +133,11 @@ impl Node {
         self.hold.part.is_some()
     }
 
+    /// Returns whether a place is in the range that this node holds now, not only until others know better.
+    pub(in crate::node) fn holds_place(&self, place: PlacementKey) -> bool {
+        self.hold.part.as_ref().is_some_and(|part| part.segment.contains(place))
+    }
+
     /// Returns where the operator has found that a super-node is reached; none if this is none.
     pub(in crate::node) fn held_addresses(&self) -> Vec<SocketAddr> {
         let (id, part) = (self.me.id, self.hold.part.as_ref());

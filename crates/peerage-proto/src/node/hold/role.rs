@@ -151,9 +151,14 @@ impl Role {
 impl Node {
     /// The owner lends more, less, or nothing.
     pub(in crate::node) fn super_role(&mut self, config: SuperConfig, now: Now) {
-        self.hold.role.config = config;
-        self.hold.role.is_stopped = false;
-        self.hold.role.answer = None;
+        let role = &mut self.hold.role;
+        role.config = config;
+        role.answer = None;
+        // Whoever leaves its domain does so whatever it lends meanwhile.
+        role.is_stopped = role.waiting.iter().any(|waiting| matches!(waiting, Waiting::Leave(_)));
+        if role.is_lent() {
+            self.handover_revoked();
+        }
         self.limit_part(now);
     }
 
@@ -386,6 +391,16 @@ impl Node {
     pub(super) fn end_handover(&mut self, handed_over: bool, now: Now) {
         self.give_up_part(now);
         self.handover_ended(handed_over, now);
+    }
+
+    /// The owner lends the computer again: tells whoever waited for the end of the handover that there is none.
+    fn handover_revoked(&mut self) {
+        for waiting in std::mem::take(&mut self.hold.role.waiting) {
+            match waiting {
+                Waiting::Off(task) => self.answer(task, Answer::SuperOff { handed_over: false }),
+                Waiting::Leave(_) => self.hold.role.waiting.push(waiting),
+            }
+        }
     }
 
     /// Nothing is held any more: tells whoever waited for that.

@@ -5,6 +5,7 @@
 //! - [`netns`]: computers and cables; translators and firewalls.
 //! - [`topology`]: the Internet, public hosts, sites, hosts.
 //! - [`device`]: a real IPP printer, a real camera, addresses by DHCP, a small device of our own.
+//! - [`mapping`]: asks a router for a port.
 //! - [`probe`]: measures what a NAT does.
 //! - [`capture`]: tells whether something readable crossed a network.
 //! - [`flow`]: numbered bytes in both directions; tells what was lost and when nothing moved.
@@ -15,6 +16,7 @@
 pub mod capture;
 pub mod device;
 pub mod flow;
+pub mod mapping;
 pub mod netns;
 pub mod probe;
 pub mod scenario;
@@ -33,6 +35,7 @@ pub const PACKAGES: &[&str] = &[
     "dnsmasq-base",
     "hostname",
     "iproute2",
+    "miniupnpd-nftables",
     "mount",
     "nftables",
     "udhcpc",

@@ -3,12 +3,14 @@
 //! Addresses: public host number *k* is `45.0.k.2`, the router of site number *i* `45.1.i.2` on its outer side. They
 //! look global, because documentation and private prefixes would be left out by software that tells them apart. A LAN
 //! is `192.168.1.0/24` unless told otherwise, at every site, with the router at `.1` and the hosts from `.10` on.
+//!
+//! With IPv6, if asked for: `2a01:0:k::2`, `2a02:0:i::2`, and in the LAN `2a03:0:i::/64` with the same host numbers.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -23,6 +25,19 @@ const FIRST_HOST: u8 = 10;
 
 /// Hosts of one LAN, at most; the numbers from 200 on are left to address pools of tests.
 const MAX_HOSTS: u8 = 190;
+
+/// Turns a computer into a router.
+const FORWARD: &str =
+    "echo 1 > /proc/sys/net/ipv4/ip_forward\necho 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";
+
+/// The first two bytes of the addresses of IPv6 of public hosts.
+const PUBLIC_IPV6: u16 = 0x2a01;
+
+/// The same of routers on their outer side.
+const OUTER_IPV6: u16 = 0x2a02;
+
+/// The same of LANs.
+const LAN_IPV6: u16 = 0x2a03;
 
 /// The interfaces of the computer that [`Site::wire`] returns, for [`crate::wire::Wire`].
 pub const WIRE: [&str; 2] = ["net", "site"];
@@ -43,7 +58,7 @@ impl Lab {
     pub fn new() -> Result<Self> {
         let sandbox = Arc::new(Sandbox::new()?);
         let core = Arc::new(Machine::new(&sandbox, "core")?);
-        core.script("echo 1 > /proc/sys/net/ipv4/ip_forward\n")?;
+        core.script(FORWARD)?;
         Ok(Self { core, public_hosts: AtomicU8::new(0), sites: AtomicU8::new(0) })
     }
 
@@ -88,6 +103,18 @@ impl Lab {
         Ok(Host::new(machine, address(2), address(1), vec![Arc::clone(&self.core)]))
     }
 
+    /// Gives a public host an address of IPv6, too.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the host is not a public one.
+    pub fn add_ipv6(&self, host: &Host) -> Result<Ipv6Addr> {
+        let [_, _, index, _] = host.address().octets();
+        let (gateway, own) = (ipv6(PUBLIC_IPV6, index, 1), ipv6(PUBLIC_IPV6, index, 2));
+        self.core.script(&format!("ip addr add {gateway}/64 dev pub-{}\n", host.name()))?;
+        host.set_ipv6(own, gateway)?;
+        Ok(own)
+    }
+
     /// Adds a LAN behind a router.
     ///
     /// # Errors
@@ -107,8 +134,22 @@ impl Lab {
         if config.nat == Nat::None {
             self.core.script(&format!("ip route add {}/24 via {public_address}\n", config.lan))?;
         }
+        let has_ipv6 = config.has_ipv6;
         let upstream = vec![Arc::clone(&self.core)];
-        Ok(Site { wire, ..Site::new(config, machine, public_address, gateway, upstream)? })
+        let site = Site { wire, ..Site::new(config, machine, public_address, gateway, upstream)? };
+        if !has_ipv6 {
+            return Ok(site);
+        }
+        let [gateway, outer] = [1, 2].map(|number| ipv6(OUTER_IPV6, index, number));
+        self.core.script(&format!(
+            "ip addr add {gateway}/64 dev {port}\nip route add {}/64 via {outer}\n",
+            ipv6(LAN_IPV6, index, 0)
+        ))?;
+        site.machine.script(&format!(
+            "ip addr add {outer}/64 dev wan\nip route add default via {gateway}\nip addr add {}/64 dev lan\n",
+            ipv6(LAN_IPV6, index, 1)
+        ))?;
+        Ok(Site { ipv6: Some(index), ..site })
     }
 
     /// Puts a computer between the core and a router that shall carry the frames of both.
@@ -135,6 +176,11 @@ fn address(lan: Ipv4Addr, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(first, second, third, host)
 }
 
+/// Returns an address of network number `index` of this kind.
+fn ipv6(kind: u16, index: u8, host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(kind, 0, index.into(), 0, 0, 0, 0, host.into())
+}
+
 /// What a site is like.
 #[derive(Debug, Clone)]
 pub struct SiteConfig {
@@ -143,6 +189,7 @@ pub struct SiteConfig {
     egress: Egress,
     lan: Ipv4Addr,
     is_wired: bool,
+    has_ipv6: bool,
 }
 
 impl SiteConfig {
@@ -150,7 +197,14 @@ impl SiteConfig {
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         let lan = Ipv4Addr::new(192, 168, 1, 0);
-        Self { name: name.into(), nat: Nat::Masquerade, egress: Egress::Open, lan, is_wired: false }
+        Self {
+            name: name.into(),
+            nat: Nat::Masquerade,
+            egress: Egress::Open,
+            lan,
+            is_wired: false,
+            has_ipv6: false,
+        }
     }
 
     /// Sets what the router does with addresses.
@@ -169,6 +223,13 @@ impl SiteConfig {
     #[must_use]
     pub fn lan(self, lan: Ipv4Addr) -> Self {
         Self { lan: address(lan, 0), ..self }
+    }
+
+    /// Gives router and hosts addresses of IPv6, too, behind a firewall that lets in nothing that nobody asked for. Only for
+    /// sites right at the Internet.
+    #[must_use]
+    pub fn with_ipv6(self) -> Self {
+        Self { has_ipv6: true, ..self }
     }
 
     /// Puts a computer between the Internet and the router; nothing passes until that runs a [`crate::wire::Wire`]. Only
@@ -190,6 +251,8 @@ pub struct Site {
     upstream: Vec<Arc<Machine>>,
     hosts: AtomicU8,
     wire: Option<Machine>,
+    /// The number of its networks of IPv6, if it has them.
+    ipv6: Option<u8>,
 }
 
 impl Site {
@@ -201,7 +264,7 @@ impl Site {
         wan_gateway: Ipv4Addr,
         upstream: Vec<Arc<Machine>>,
     ) -> Result<Self> {
-        let SiteConfig { name, nat, egress, lan, is_wired: _ } = config;
+        let SiteConfig { name, nat, egress, lan, is_wired: _, has_ipv6: _ } = config;
         let gateway = address(lan, 1);
         machine.script(&format!(
             "ip link add lan type bridge mcast_snooping 0\nip link set lan up\nip addr add {gateway}/24 dev lan\n\
@@ -210,7 +273,17 @@ impl Site {
         let router = Router { nat, egress, public_address, lan: format!("{lan}/24") };
         router.install(&machine)?;
         let machine = Arc::new(machine);
-        Ok(Self { name, lan, gateway, router, machine, upstream, hosts: AtomicU8::new(0), wire: None })
+        Ok(Self {
+            name,
+            lan,
+            gateway,
+            router,
+            machine,
+            upstream,
+            hosts: AtomicU8::new(0),
+            wire: None,
+            ipv6: None,
+        })
     }
 
     /// Returns the router as a computer, to run a DHCP server on it or to look at its tables.
@@ -251,6 +324,10 @@ impl Site {
         let address = self.next_address()?;
         let host = self.plug(name, None)?;
         host.set_address(address)?;
+        if let Some(index) = self.ipv6 {
+            let [_, _, _, number] = address.octets();
+            host.set_ipv6(ipv6(LAN_IPV6, index, number), ipv6(LAN_IPV6, index, 1))?;
+        }
         Ok(host)
     }
 
@@ -336,19 +413,33 @@ pub struct Host {
     machine: Machine,
     address: Mutex<Ipv4Addr>,
     gateway: Mutex<Ipv4Addr>,
+    ipv6: OnceLock<Ipv6Addr>,
     /// Kept so that the host stays connected when the site or the lab is dropped before it.
     _upstream: Vec<Arc<Machine>>,
 }
 
 impl Host {
     fn new(machine: Machine, address: Ipv4Addr, gateway: Ipv4Addr, upstream: Vec<Arc<Machine>>) -> Self {
-        Self { machine, address: Mutex::new(address), gateway: Mutex::new(gateway), _upstream: upstream }
+        let (address, gateway, ipv6) = (Mutex::new(address), Mutex::new(gateway), OnceLock::new());
+        Self { machine, address, gateway, ipv6, _upstream: upstream }
     }
 
     /// Returns the IPv4 address, `0.0.0.0` while it has none.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         *self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the global IPv6 address, if the host has one.
+    #[must_use]
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.ipv6.get().copied()
+    }
+
+    fn set_ipv6(&self, own: Ipv6Addr, gateway: Ipv6Addr) -> Result<()> {
+        self.machine
+            .script(&format!("ip addr add {own}/64 dev eth0\nip route add default via {gateway}\n"))?;
+        self.ipv6.set(own).map_err(|old| anyhow::anyhow!("{} has the address {old} already", self.name()))
     }
 
     /// Returns the second address of a public host, in the same network.

@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Starts a sample device whose web page is at this port.
 fn device(host: &Host, port: u16) -> Result<Process> {
-    let web = format!("0.0.0.0:{port}");
+    let web = format!("[::]:{port}");
     let mut device = host.command(AGENT).args(["device", &web, "0.0.0.0:0"]).spawn()?;
     device.wait_for_line("it served", TIMEOUT, |line| line.starts_with("ready").then_some(()))?;
     Ok(device)
@@ -228,4 +228,37 @@ fn a_killed_owner_takes_its_lab_along() {
     owner.kill().unwrap();
     owner.wait().unwrap();
     assert!(ends(&format!("sleep 100000; : {mark}")));
+}
+
+#[test]
+fn a_site_with_ipv6_gets_out_and_lets_nobody_in_whom_it_did_not_call() {
+    let lab = Lab::new().unwrap();
+    let server = lab.public_host("server").unwrap();
+    let outside = lab.add_ipv6(&server).unwrap();
+    let only = lab.site(SiteConfig::new("v6only").with_ipv6().egress(Egress::Ipv6Only)).unwrap();
+    let both = lab.site(SiteConfig::new("both").with_ipv6()).unwrap();
+    let hosts = [only.host("pc").unwrap(), both.host("pc").unwrap()];
+    let _devices: Vec<_> = hosts.iter().chain([&server]).map(|host| device(host, 80).unwrap()).collect();
+    for host in &hosts {
+        let inside = format!("[{}]", host.ipv6().unwrap());
+        assert!(fetches(host, format!("[{outside}]"), 80).unwrap(), "{}", host.name());
+        assert!(!fetches(&server, &inside, 80).unwrap(), "{}", host.name());
+        assert!(fetches(host, &inside, 80).unwrap(), "{}", host.name());
+    }
+    assert!(!fetches(&hosts[0], server.address(), 80).unwrap());
+    assert!(fetches(&hosts[1], server.address(), 80).unwrap());
+}
+
+#[test]
+fn a_site_with_web_ports_only_reaches_those_and_nothing_else() {
+    let lab = Lab::new().unwrap();
+    let server = lab.public_host("server").unwrap();
+    let host = lab.site(SiteConfig::new("hotel").egress(Egress::WebOnly)).unwrap().host("pc").unwrap();
+    let _devices = [80, 443, 4242].map(|port| device(&server, port).unwrap());
+    let reached = [80, 443, 4242].map(|port| fetches(&host, server.address(), port).unwrap());
+    assert_eq!(reached, [true, true, false]);
+    let (first, second) = (server.address().to_string(), server.second_address().to_string());
+    let mut stun = server.command(AGENT).args(["nat-server", &first, &second]).spawn().unwrap();
+    stun.wait_for_line("it served", TIMEOUT, |line| (line == "ready").then_some(())).unwrap();
+    assert!(!host.command(AGENT).args(["nat-probe", &first, &second]).run(TIMEOUT).unwrap().status.success());
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use peerage_lab::device::{MappingDaemon, MappingProtocol};
 use peerage_lab::netns::Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
 use peerage_lab::netns::{Behaviour, Nat, PortAssignment, Translation};
 use peerage_lab::probe::Report;
@@ -126,4 +127,59 @@ fn behind_a_carriers_translator_the_less_permissive_behaviour_of_both_is_seen() 
 
     let (report, _) = measure_behind(Some(Nat::EIM_EIF), Nat::EIM_ADF).unwrap();
     assert_eq!((report.mapping, report.filtering), (EndpointIndependent, AddressDependent));
+}
+
+#[test]
+fn customers_of_one_carrier_reach_each_other_only_if_it_turns_packets_round() {
+    let carrier = Translation::new(EndpointIndependent, AddressAndPortDependent);
+    for nat in [carrier, carrier.hairpinning()] {
+        // The customer's own router lets everybody in, so that what is seen is the carrier's.
+        let (report, _) = measure_behind(Some(Nat::Translation(nat)), Nat::EIM_EIF).unwrap();
+        assert_eq!(report.hairpins, nat.hairpinning, "{report:?}");
+        assert_eq!(report.mapping, EndpointIndependent, "{report:?}");
+    }
+}
+
+#[test]
+fn a_mapping_is_gone_when_its_lifetime_has_passed() {
+    let lab = Lab::new().unwrap();
+    let public = lab.public_host("stun").unwrap();
+    let (first, second) = (public.address().to_string(), public.second_address().to_string());
+    let nat = Translation::new(EndpointIndependent, EndpointIndependent).lifetime(Duration::from_secs(1));
+    let site = lab.site(SiteConfig::new("home").nat(Nat::Translation(nat))).unwrap();
+    let host = site.host("pc").unwrap();
+    let mut server = public.command(AGENT).args(["nat-server", &first, &second]).spawn().unwrap();
+    server.wait_for_line("it served", TIMEOUT, |line| (line == "ready").then_some(())).unwrap();
+    host.command(AGENT).args(["nat-probe", &first, &second]).output(TIMEOUT).unwrap();
+    // Well before the 30 s and 120 s of the kernel: this gives up after ten.
+    site.router().wait_until("! conntrack -L -p udp 2>/dev/null | grep -q .").unwrap();
+    for list in ["map ip nat external", "map ip nat internal"] {
+        site.router().wait_until(&format!("! nft list {list} | grep -q elements")).unwrap();
+    }
+}
+
+#[test]
+fn a_router_maps_a_port_for_whom_asks_by_its_protocol_and_no_other() {
+    let lab = Lab::new().unwrap();
+    let stranger = lab.public_host("stranger").unwrap();
+    for (name, protocol) in MappingProtocol::ALL {
+        let site = lab.site(SiteConfig::new(name).nat(Nat::SYMMETRIC)).unwrap();
+        let _daemon = MappingDaemon::start(&lab, &site, protocol).unwrap();
+        let host = site.host("pc").unwrap();
+        let mut device = host.command(AGENT).args(["device", "0.0.0.0:8080", "0.0.0.0:0"]).spawn().unwrap();
+        device.wait_for_line("it served", TIMEOUT, |line| line.starts_with("ready").then_some(())).unwrap();
+        let fetches = || {
+            let from = format!("{}:8080", site.public_address());
+            stranger.command(AGENT).args(["fetch", &from, "1000"]).run(TIMEOUT).unwrap().status.success()
+        };
+        let gateway = site.gateway().to_string();
+        let asks = |name: &str| host.command(AGENT).args(["map-port", name, &gateway]).run(TIMEOUT).unwrap();
+        for (other, _) in MappingProtocol::ALL.iter().filter(|(other, _)| *other != name) {
+            assert!(!asks(other).status.success(), "{other} on a router with {name}");
+        }
+        assert!(!fetches(), "{name}");
+        let granted = asks(name);
+        assert_eq!(granted.stdout.trim(), "8080", "{name}: {granted:?}");
+        assert!(fetches(), "{name}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What the tests run on simulated hosts, always with two arguments:
 //! `nat-server ADDRESS ADDRESS`, `nat-probe ADDRESS ADDRESS`, `device WEB RAW`, `fetch ENDPOINT MILLISECONDS`;
-//! `door SOCKET ENDPOINT`, `capture NEEDLES -`, which ends with its input;
+//! `map-port PROTOCOL GATEWAY`, for port 8080; `door SOCKET ENDPOINT`, `capture NEEDLES -`, which ends with its input;
 //! `flow-device ENDPOINT -`, `flow ENDPOINT COUNT`, that many flows until its input ends, `first-byte ENDPOINT COUNT`,
 //! `watch URL -`, until its input ends; `wire INTERFACE INTERFACE`, with a manner on each line of its input;
 //! and outside of them `hold-lab MARK -`, a lab with one process inside, to be killed, and `try-lab - -`, which makes
@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use peerage_lab::device::{MappingProtocol, SampleDevice};
 use peerage_lab::flow::{self, Flow};
 use peerage_lab::netns::{self, Nat};
 use peerage_lab::watch::Watch;
 use peerage_lab::wire::{Manner, Wire};
-use peerage_lab::{Lab, SiteConfig, capture, device::SampleDevice, probe};
+use peerage_lab::{Lab, SiteConfig, capture, mapping, probe};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +30,11 @@ fn main() -> Result<()> {
             server.run()
         }
         "nat-probe" => say(&probe::measure(first.parse()?, second.parse()?)?.to_json().to_string()),
+        "map-port" => {
+            let find = |(name, _): &&(&str, _)| name == first;
+            let (_, protocol) = MappingProtocol::ALL.iter().find(find).context("no such protocol")?;
+            say(&mapping::ask(*protocol, second.parse()?, 8080)?.to_string())
+        }
         "device" => {
             let device = SampleDevice::start(first.parse()?, second.parse()?)?;
             say(&format!("ready web={} raw={}", device.web(), device.raw()))?;
@@ -96,16 +102,20 @@ fn fetch(from: SocketAddr, timeout: Duration) -> Result<String> {
 /// Bytes that each direction of a single flow carries in a second; many share it.
 const RATE: u64 = 1 << 20;
 
-/// Keeps up flows until the input ends, then ends them in order and tells what came of each.
+/// Keeps up flows until the input ends; tells how many microseconds the first byte of any took, and when all flow. Then ends them in order and tells what came of each.
 fn flows(to: SocketAddr, count: u64) -> Result<()> {
     let rate = RATE / count.max(1);
     let flowing = Arc::new(AtomicU64::new(0));
     let mut flows = Vec::new();
     for number in 0..count {
         let id = u64::from(std::process::id()) << 32 | number;
-        let flowing = Arc::clone(&flowing);
+        let (flowing, began_at) = (Arc::clone(&flowing), Instant::now());
         let note = move || {
-            if flowing.fetch_add(1, Ordering::Relaxed) + 1 == count {
+            let number = flowing.fetch_add(1, Ordering::Relaxed) + 1;
+            if number == 1 {
+                _ = say(&format!("first {}", began_at.elapsed().as_micros()));
+            }
+            if number == count {
                 _ = say("flows");
             }
         };

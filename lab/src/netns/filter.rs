@@ -16,6 +16,8 @@ pub enum Egress {
     NoUdp,
     /// TCP to ports 80 and 443 alone; the rest is rejected.
     WebOnly,
+    /// IPv6 alone; of IPv4 it is told that there is no way.
+    Ipv6Only,
     /// None.
     Closed,
 }
@@ -26,6 +28,7 @@ impl Egress {
             Self::Open => "accept",
             Self::NoUdp => "meta l4proto udp drop\n  accept",
             Self::WebOnly => "tcp dport { 80, 443 } accept\n  reject",
+            Self::Ipv6Only => "meta nfproto ipv4 reject\n  accept",
             Self::Closed => "drop",
         }
     }
@@ -79,7 +82,9 @@ impl Router {
     /// # Errors
     /// When the kernel rejects a rule.
     pub fn install(&self, machine: &Machine) -> Result<()> {
-        let mut sysctls = String::from("echo 1 > /proc/sys/net/ipv4/ip_forward\n");
+        let mut sysctls = String::from(
+            "echo 1 > /proc/sys/net/ipv4/ip_forward\necho 1 > /proc/sys/net/ipv6/conf/all/forwarding\n",
+        );
         if let Some(lifetime) = self.nat.kernel_lifetime() {
             for file in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
                 sysctls.push_str(&format!(
@@ -112,7 +117,11 @@ impl Router {
     /// What nobody asked for is dropped on the outer side, not rejected and not accepted: an answer, or a socket of
     /// the router, would leave a connection entry that holds the port which a host inside is about to use.
     fn firewall(&self) -> String {
-        let inbound = if self.nat == Nat::None { "iifname \"wan\" oifname \"lan\" accept" } else { "" };
+        let inbound = if self.nat == Nat::None {
+            "meta nfproto ipv4 iifname \"wan\" oifname \"lan\" accept"
+        } else {
+            ""
+        };
         format!(
             "table inet filter {{\n \
              chain input {{\n  type filter hook input priority filter; policy accept;\n  \

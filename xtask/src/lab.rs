@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
 use peerage_lab::device::CAMERA_PACKAGES;
-use peerage_lab::scenario::{self, Crowd, Extent, Profile, Programs, Reach, Report, Size};
+use peerage_lab::scenario::{self, Crowd, Extent, Profile, Programs, Reach, Report, Selection, Size};
 
 use crate::{packages, run::say};
 
@@ -14,6 +14,7 @@ usage: cargo xtask lab print [--relayed] [--json] [--release]
        cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
        cargo xtask lab survival [--quick | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
+       cargo xtask lab matrix [--quick | --pair USER,NODE] [--json] [--release]
        cargo xtask lab camera [--json] [--release]
        cargo xtask lab round-trips [--json] [--release]";
 
@@ -61,6 +62,19 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
         ("camera", []) => Box::new(scenario::camera),
         ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
         ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),
+        ("matrix", options) => {
+            let selection = match options {
+                [] => Selection::All,
+                ["--quick"] => Selection::Quick,
+                ["--pair", pair] => {
+                    let (user, node) =
+                        pair.split_once(',').with_context(|| format!("{pair} is no pair\n{USAGE}"))?;
+                    Selection::Pair(user.to_owned(), node.to_owned())
+                }
+                _ => bail!("unknown options: {}\n{USAGE}", options.join(" ")),
+            };
+            Box::new(move |programs, say| scenario::matrix(programs, &selection, say))
+        }
         ("round-trips", []) => Box::new(scenario::round_trips),
         ("survival", ["--quick"]) => {
             Box::new(|programs, say| scenario::survival(programs, Extent::Quick, None, say))

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::village::{Cast, Player};
+use super::player::Player;
+use super::village::Cast;
 use crate::flow::{End, unix_ms};
 use crate::netns::Process;
 
@@ -68,7 +69,8 @@ pub(super) fn end(cast: &mut Cast<'_>, flows: &mut [Process], since: u64) -> Res
     Ok(passed)
 }
 
-fn read(line: &str) -> Option<End> {
+/// Reads what an end of a flow tells.
+pub(super) fn read(line: &str) -> Option<End> {
     End::from_json(&serde_json::from_str(line).ok()?)
 }
 

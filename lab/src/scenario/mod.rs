@@ -3,6 +3,8 @@
 mod binary;
 mod camera;
 mod flowing;
+mod matrix;
+mod player;
 mod print;
 mod program;
 mod round_trips;
@@ -13,6 +15,7 @@ mod village;
 
 pub use binary::{Profile, Programs};
 pub use camera::camera;
+pub use matrix::{Selection, matrix};
 pub use print::{Reach, print};
 pub use program::{Daemon, Peerage};
 pub use round_trips::round_trips;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::netns::{MachineCommand, Process};
 use crate::topology::{Host, Lab};
@@ -88,20 +88,51 @@ impl<'a> Peerage<'a> {
         Ok(Daemon { process, first })
     }
 
-    /// Returns the ways that the tunnels of this host's node take, as its local API tells.
+    /// Returns the tunnels of this host's node with the ways that they take, as its local API tells.
     ///
     /// # Errors
     /// When the API does not answer as it should.
     pub fn tunnels(&self) -> Result<Value> {
+        self.request("GET", "/v1/tunnels", &Value::Null)
+    }
+
+    /// Opens a local port that leads to a service of a device, without the time that starting a program takes.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub fn open_tunnel(&self, device: &str, service: &str) -> Result<Value> {
+        self.request("POST", "/v1/tunnels", &json!({ "device": device, "service": service }))
+    }
+
+    /// Closes what [`Peerage::open_tunnel`] returned.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub fn close_tunnel(&self, tunnel: &Value) -> Result<()> {
+        let id = tunnel.get("id").and_then(Value::as_str).context("the tunnel has no id")?;
+        self.request("DELETE", &format!("/v1/tunnels/{id}"), &Value::Null).map(drop)
+    }
+
+    /// Asks the node's local API; a body of `null` is none.
+    fn request(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
         let socket = self.data_outside.join("api.sock");
         let mut stream =
             UnixStream::connect(&socket).with_context(|| format!("cannot reach {}", socket.display()))?;
         stream.set_read_timeout(Some(COMMAND_TIMEOUT))?;
-        stream.write_all(b"GET /v1/tunnels HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("not HTTP: {answer}"))?;
-        ensure!(head.starts_with("HTTP/1.1 200 "), "the local API answered\n{answer}");
+        ensure!(head.starts_with("HTTP/1.1 2"), "the local API answered to {method} {path}\n{answer}");
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
         serde_json::from_str(body).with_context(|| format!("the local API answered\n{answer}"))
     }
 }

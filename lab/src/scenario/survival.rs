@@ -94,15 +94,18 @@ fn play(
     outcomes: &mut Vec<Outcome>,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
+    let mut result = Ok(());
     for (more, events) in events::ACTS {
         let is_chosen = |event: &&events::Event| {
             (extent == Extent::Whole || event.is_quick) && only.is_none_or(|only| event.name.contains(only))
         };
         let chosen: Vec<_> = events.iter().filter(is_chosen).collect();
         if !chosen.is_empty() {
-            play_act(programs, more, &chosen, outcomes, say)?;
+            // What ends badly is told at the end, and hides nothing of the next.
+            result = result.and(play_act(programs, more, &chosen, outcomes, say));
         }
     }
+    result?;
     ensure!(!outcomes.is_empty(), "there is no such event");
     Ok(())
 }

@@ -3,20 +3,17 @@
 //! are super-nodes on the Internet, which then relay in the operator's place, and more users.
 
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::binary::Programs;
-use super::program::{Daemon, Peerage};
+use super::player::{self, Player, RELAY_PORT, wait_until};
+use super::program::Daemon;
 use crate::netns::Process;
 use crate::topology::{Host, Lab, Site, SiteConfig, WIRE};
 use crate::wire::Manner;
-
-/// The port of the operator and of super-nodes, for messages by UDP and for HTTPS and relays by TCP.
-const RELAY_PORT: u16 = 4240;
 
 /// The ports that the office's router forwards to its two nodes.
 const FORWARDED_PORTS: [u16; 2] = [4242, 4243];
@@ -32,9 +29,6 @@ const DEVICE_HOST: u8 = 50;
 
 /// How long a step before the story itself may take.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// How often it is looked whether something has come about.
-const INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many computers there are beside those that are always there.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,72 +117,6 @@ pub(super) struct Cast<'a> {
     wires: [Process; 2],
 }
 
-/// A computer with the program.
-pub(super) struct Player<'a> {
-    peerage: Peerage<'a>,
-    run: Vec<String>,
-    pub(super) daemon: Option<Daemon>,
-    /// What earlier processes wrote.
-    log: String,
-}
-
-impl<'a> Player<'a> {
-    fn new(stage: &'a Stage, programs: &Programs, host: &'a Host, run: &[&str]) -> Result<Self> {
-        let peerage = Peerage::new(&stage.lab, &programs.peerage, host)?;
-        let run = run.iter().copied().map(str::to_owned).collect();
-        Ok(Self { peerage, run, daemon: None, log: String::new() })
-    }
-
-    /// Starts what runs here, for the first time or again.
-    pub(super) fn start(&mut self) -> Result<()> {
-        let run: Vec<&str> = self.run.iter().map(String::as_str).collect();
-        self.daemon = Some(self.peerage.start(&run, "ready")?);
-        Ok(())
-    }
-
-    /// Joins a domain with a token of the operator's, under the host's name, and starts.
-    fn join(&mut self, operator: &Peerage<'_>, domain: &str, roles: &str) -> Result<()> {
-        let token = operator.call(&["token", "add", "--domain", domain, "--role", roles])?;
-        let token = token.get("token").and_then(Value::as_str).context("no token")?;
-        self.peerage.call(&["join", token, "--name", self.peerage.host().name()])?;
-        self.start()
-    }
-
-    /// Opens a local port that leads to a service; returns its address, and the process that holds it.
-    pub(super) fn connect(&self, service: &str) -> Result<(String, Daemon)> {
-        let daemon = self.peerage.start(&["connect", service, "--listen", "127.0.0.1:0"], "listening")?;
-        let local = daemon.first().get("local").and_then(Value::as_str).context("no local address")?;
-        Ok((local.to_owned(), daemon))
-    }
-
-    /// Returns the kind of the way that its oldest tunnel takes, and its far end, as the node tells.
-    pub(super) fn path(&self) -> Result<(String, String)> {
-        let tunnels = self.peerage.tunnels()?;
-        let path = tunnels.get(0).and_then(|tunnel| tunnel.get("path"));
-        let text = |name| path.and_then(|path| path.get(name)).and_then(Value::as_str).unwrap_or("none");
-        Ok((text("kind").to_owned(), text("remote").to_owned()))
-    }
-
-    pub(super) fn process(&mut self) -> Result<&mut Process> {
-        Ok(self.daemon.as_mut().context("it does not run")?.process())
-    }
-
-    /// Ends it as a power failure would.
-    pub(super) fn kill(&mut self) -> Result<()> {
-        let mut daemon = self.daemon.take().context("it does not run")?;
-        ensure!(daemon.process().is_running(), "{} had ended by itself", daemon.process().name());
-        daemon.process().kill()?;
-        self.log.push_str(&daemon.process().stderr());
-        Ok(())
-    }
-
-    /// Returns all that it wrote.
-    fn log(&mut self) -> String {
-        let last = self.daemon.as_mut().map(|daemon| daemon.process().stderr());
-        format!("{}{}", self.log, last.unwrap_or_default())
-    }
-}
-
 impl<'a> Cast<'a> {
     /// Starts everything, up to where the user's node knows a way to the device.
     pub(super) fn start(stage: &'a Stage, programs: &Programs) -> Result<Self> {
@@ -197,7 +125,7 @@ impl<'a> Cast<'a> {
         let mut device = stage.device.command(&programs.agent).args(["flow-device", &listen, "-"]).spawn()?;
         device.wait_for_line("it served", PATIENCE, |line| (line == "ready").then_some(()))?;
 
-        let player = |host, run: &[&str]| Player::new(stage, programs, host, run);
+        let player = |host, run: &[&str]| Player::new(&stage.lab, programs, host, run);
         let mut operator = player(&stage.operator, &["operator", "run"])?;
         let listen = format!("{}:{RELAY_PORT}", stage.operator.address());
         operator.peerage.call(&["operator", "init", "--listen", &listen])?;
@@ -218,30 +146,10 @@ impl<'a> Cast<'a> {
         let agent = programs.agent.clone();
         let mut cast =
             Self { stage, agent, operator, lenders, nodes, user, more_users, tunnel: None, device, wires };
-        cast.lend()?;
+        player::lend(&cast.operator, &mut cast.lenders)?;
         cast.join()?;
         cast.add_device("device", DEVICE_MAC, &format!("raw={DEVICE_PORT}"))?;
         Ok(cast)
-    }
-
-    /// Has the lenders join and become super-nodes, and waits until they do the operator's work.
-    fn lend(&mut self) -> Result<()> {
-        if self.lenders.is_empty() {
-            return Ok(());
-        }
-        for lender in &mut self.lenders {
-            // Each of an organisation of its own, since nobody's own super-node counts for him.
-            let domain = lender.peerage.host().name();
-            self.operator.peerage.call(&["domain", "add", domain])?;
-            lender.join(&self.operator.peerage, domain, "user,super")?;
-            lender.peerage.call(&["super", "on"])?;
-        }
-        wait_until("the super-nodes carry the table", || {
-            let map = self.operator.peerage.call(&["segment", "map"])?;
-            let segments = map.get("segments").and_then(Value::as_array).context("no segments")?;
-            let is_carried = |segment: &Value| segment.get("stands_in") == Some(&json!(false));
-            Ok(if segments.iter().all(is_carried) { Ok(()) } else { Err(map) })
-        })
     }
 
     fn join(&mut self) -> Result<()> {
@@ -371,14 +279,4 @@ fn start_wire(site: &Site, programs: &Programs) -> Result<Process> {
     let mut wire = machine.command(&programs.agent).arg("wire").args(WIRE).spawn()?;
     wire.wait_for_line("it carried", PATIENCE, |line| (line == "ready").then_some(()))?;
     Ok(wire)
-}
-
-/// Tries until `look` finds it so; it returns instead what it has found.
-pub(super) fn wait_until(what: &str, mut look: impl FnMut() -> Result<Result<(), Value>>) -> Result<()> {
-    let began_at = Instant::now();
-    while let Err(instead) = look()? {
-        ensure!(began_at.elapsed() < PATIENCE, "after {PATIENCE:?} it is not so that {what}, but {instead}");
-        thread::sleep(INTERVAL);
-    }
-    Ok(())
 }

@@ -106,6 +106,7 @@ fn frozen_user(cast: &mut Cast<'_>) -> Result<Passed> {
 }
 
 fn frozen_node(cast: &mut Cast<'_>) -> Result<Passed> {
+    cast.wait_for_path("direct")?;
     let serving = cast.serving()?;
     while_flowing(cast, 1, |cast| {
         let node = cast.nodes.get_mut(serving).context("no such node")?.process()?;
@@ -217,6 +218,7 @@ fn bad_line(cast: &mut Cast<'_>, manner: Manner, allowance_ms: u64) -> Result<Pa
 /// The node dies that the tunnel leads to: its connections are gone, as they would be if the device died, but new ones
 /// go through the other node.
 fn node_dies(cast: &mut Cast<'_>) -> Result<Passed> {
+    cast.wait_for_path("direct")?;
     let mut flow = flowing::start(cast, 1)?;
     let serving = cast.serving()?;
     cast.nodes.get_mut(serving).context("no such node")?.kill()?;

@@ -1,0 +1,279 @@
+//! Every pair of networks between a user and a tunnel-node: is the path direct wherever theory allows it?
+//!
+//! All networks are parts of one Internet with an operator and three super-nodes. For each pair a tunnel is opened, numbered bytes flow
+//! through it both ways, and it is watched which path they take. Where theory allows a direct path it has some seconds to come about;
+//! where not, the relay must do. What is theory is told by `theory` alone.
+
+mod places;
+mod theory;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::Report;
+use super::binary::Programs;
+use super::flowing;
+use super::player::Player;
+use crate::flow::End;
+use crate::netns::Process;
+use places::{Cast, Ends, Stage};
+use theory::{Pair, QUICK};
+
+/// How long a direct path may take to come about, where it is possible.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it is watched that none comes about, where it is not.
+const RELAYED_TIME: Duration = Duration::from_secs(3);
+
+/// How often it is looked which path is taken; half of it is added to what is measured.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long a user's node may take to know a way to a device.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often that is looked for.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a tunnel may take to carry its first byte, and to carry its last.
+const FLOW_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which pairs are played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// All.
+    All,
+    /// A few that stand for all.
+    Quick,
+    /// The one with the user's side first.
+    Pair(String, String),
+}
+
+impl Selection {
+    fn pairs(&self) -> Vec<Pair> {
+        let is = |pair: &Pair, user: &str, node: &str| pair.user.name == user && pair.node.name == node;
+        let is_chosen = |pair: &Pair| match self {
+            Self::All => true,
+            Self::Quick => QUICK.iter().any(|[user, node]| is(pair, user, node)),
+            Self::Pair(user, node) => is(pair, user, node),
+        };
+        theory::pairs().into_iter().filter(is_chosen).collect()
+    }
+}
+
+/// Plays the pairs with these programs and tells `progress` about each.
+pub fn matrix(programs: &Programs, selection: &Selection, progress: &mut dyn FnMut(&str)) -> Report {
+    let mut report = Report::default();
+    let began_at = Instant::now();
+    let mut say = |text: &str| progress(&format!("{:7.2} s  {text}", began_at.elapsed().as_secs_f64()));
+    let mut outcomes = Vec::new();
+    let result = play(programs, &selection.pairs(), &mut outcomes, &mut say);
+    let count = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
+    let failed = count(Outcome::is_failed);
+    let against_theory = count(|outcome| outcome.is_relayed() && outcome.pair.is_direct_possible());
+    report.note("pairs", outcomes.len());
+    report.note("direct", count(Outcome::is_direct));
+    report.note("relayed", count(Outcome::is_relayed));
+    report.note("failed", failed);
+    report.note("against_theory", against_theory);
+    report.note("beyond_theory", count(|outcome| outcome.is_direct() && !outcome.pair.is_direct_possible()));
+    report.note("results", outcomes.iter().map(Outcome::to_json).collect::<Vec<_>>());
+    report.error = match result {
+        Ok(()) if failed + against_theory == 0 => None,
+        Ok(()) => Some(anyhow::anyhow!(
+            "{failed} pairs failed, and {against_theory} were relayed although a direct path is possible"
+        )),
+        Err(error) => Some(error),
+    };
+    report
+}
+
+/// What came of a pair.
+#[derive(Debug)]
+struct Outcome {
+    pair: Pair,
+    result: Result<Passed>,
+}
+
+/// What a tunnel did.
+#[derive(Debug)]
+struct Passed {
+    /// The kind of the last path, and its far end.
+    path: (String, String),
+    /// From the wish for a tunnel until a byte came back from the device.
+    first_byte_ms: f64,
+    /// From the wish for a tunnel until the path was direct.
+    direct_ms: Option<f64>,
+}
+
+impl Outcome {
+    fn is_failed(&self) -> bool {
+        self.result.is_err()
+    }
+
+    fn is_relayed(&self) -> bool {
+        self.result.as_ref().is_ok_and(|passed| passed.direct_ms.is_none())
+    }
+
+    fn is_direct(&self) -> bool {
+        self.result.as_ref().is_ok_and(|passed| passed.direct_ms.is_some())
+    }
+
+    fn to_json(&self) -> Value {
+        let possible = self.pair.is_direct_possible();
+        let (user, node) = (self.pair.user.name, self.pair.node.name);
+        match &self.result {
+            Ok(Passed { path: (kind, remote), first_byte_ms, direct_ms }) => json!({
+                "user": user, "node": node, "possible": possible, "path": kind, "remote": remote,
+                "first_byte_ms": first_byte_ms, "direct_ms": direct_ms,
+            }),
+            Err(error) => {
+                json!({ "user": user, "node": node, "possible": possible, "error": format!("{error:#}") })
+            }
+        }
+    }
+}
+
+fn play(
+    programs: &Programs,
+    pairs: &[Pair],
+    outcomes: &mut Vec<Outcome>,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    ensure!(!pairs.is_empty(), "there is no such pair");
+    say("building the networks");
+    let (stage, ends) = Stage::build(pairs)?;
+    say(&format!("starting an operator, three super-nodes and {} nodes", stage.places.len()));
+    let mut cast = Cast::start(&stage, programs)?;
+    for (pair, ends) in pairs.iter().zip(ends) {
+        let result = play_pair(programs, &stage, &mut cast, (pair, ends));
+        let outcome = Outcome { pair: *pair, result };
+        say(&outcome.to_json().to_string());
+        outcomes.push(outcome);
+    }
+    if outcomes.iter().any(Outcome::is_failed) {
+        say(&cast.logs());
+    }
+    Ok(())
+}
+
+fn play_pair(
+    programs: &Programs,
+    stage: &Stage,
+    cast: &mut Cast<'_>,
+    (pair, ends): (&Pair, Ends),
+) -> Result<Passed> {
+    for end in [ends.user, ends.node] {
+        let (player, error) = cast.nodes.get(end).context("there is no such node")?;
+        if let Some(error) = error {
+            bail!("{} does not run: {error}", player.peerage.host().name());
+        }
+    }
+    let (user, _) = cast.nodes.get(ends.user).context("there is no such user")?;
+    let device =
+        stage.places.get(ends.node).and_then(|place| place.device()).context("there is no device")?;
+    find(user, device)?;
+    let asked_at = Instant::now();
+    let tunnel = user.peerage.open_tunnel(device, "raw")?;
+    let opened_ms = milliseconds(asked_at);
+    let local = tunnel.get("local").and_then(Value::as_str).context("the tunnel has no address")?;
+    let watching = Watching::of(user, device, asked_at, pair.is_direct_possible());
+    let (flow, watched) = thread::scope(|scope| {
+        let watched = scope.spawn(|| watching.watch());
+        (start(programs, user, local), watched.join())
+    });
+    let (mut flow, first_ms) = flow?;
+    let (path, direct_ms) = watched.map_err(|_| anyhow::anyhow!("watching panicked"))??;
+    let device = cast.devices.get_mut(ends.node).and_then(Option::as_mut).context("the device is off")?;
+    compare(&mut flow, device)?;
+    user.peerage.close_tunnel(&tunnel)?;
+    // Between the tunnel and the application's connection a program had to be started, which counts for nothing.
+    Ok(Passed { path, first_byte_ms: tenths(opened_ms + first_ms), direct_ms: direct_ms.map(tenths) })
+}
+
+/// Begins to send numbered bytes both ways; returns how long the first one took.
+fn start(programs: &Programs, user: &Player<'_>, local: &str) -> Result<(Process, f64)> {
+    let mut flow = user.peerage.host().command(&programs.agent).args(["flow", local, "1"]).spawn()?;
+    let first_ms = flow.wait_for_line("the first byte came", FLOW_TIMEOUT, |line| {
+        line.strip_prefix("first ")?.parse::<f64>().ok().map(|microseconds| microseconds / 1_000.0)
+    })?;
+    Ok((flow, first_ms))
+}
+
+/// Somebody who looks which way a tunnel takes.
+struct Watching<'a> {
+    user: &'a Player<'a>,
+    device: &'a str,
+    asked_at: Instant,
+    until: Instant,
+}
+
+impl<'a> Watching<'a> {
+    fn of(user: &'a Player<'a>, device: &'a str, asked_at: Instant, is_direct_possible: bool) -> Self {
+        let time = if is_direct_possible { DIRECT_TIMEOUT } else { RELAYED_TIME };
+        Self { user, device, asked_at, until: asked_at + time }
+    }
+
+    /// Returns the kind and the far end of the way, and when it was direct, once it is or will not be any more.
+    fn watch(&self) -> Result<((String, String), Option<f64>)> {
+        loop {
+            let path = path(self.user, self.device)?;
+            if !["relayed", "none"].contains(&path.0.as_str()) {
+                return Ok((path, Some(milliseconds(self.asked_at))));
+            }
+            if Instant::now() > self.until {
+                return Ok((path, None));
+            }
+            thread::sleep(INTERVAL);
+        }
+    }
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1_000.0
+}
+
+fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// Waits until a user's node knows a way to the device, so that what is measured is free of look-ups.
+fn find(user: &Player<'_>, device: &str) -> Result<()> {
+    let began_at = Instant::now();
+    loop {
+        let devices = user.peerage.call(&["devices", "--refresh"])?;
+        let mut listed = devices.as_array().into_iter().flatten();
+        let found = listed.find(|one| one.get("name") == Some(&json!(device)));
+        if found.and_then(|device| device.get("state")) == Some(&json!("reachable")) {
+            return Ok(());
+        }
+        ensure!(began_at.elapsed() < LOOKUP_TIMEOUT, "the user's node knows no way to {device}: {found:?}");
+        thread::sleep(LOOKUP_INTERVAL);
+    }
+}
+
+/// Returns the kind and the far end of the way that the tunnel to a device takes.
+fn path(user: &Player<'_>, device: &str) -> Result<(String, String)> {
+    let tunnels = user.peerage.tunnels()?;
+    let mut tunnels = tunnels.as_array().into_iter().flatten();
+    let tunnel = tunnels.find(|tunnel| tunnel.get("device") == Some(&json!(device)));
+    let path = tunnel.and_then(|tunnel| tunnel.get("path"));
+    let text = |name| path.and_then(|path| path.get(name)).and_then(Value::as_str).unwrap_or("none");
+    Ok((text("kind").to_owned(), text("remote").to_owned()))
+}
+
+/// Ends the flow, and makes sure that every byte came.
+fn compare(flow: &mut Process, device: &mut Process) -> Result<()> {
+    flow.feed(&[]);
+    let client: End = flow.wait_for_line("all had come", FLOW_TIMEOUT, flowing::read)?;
+    let find = |line: &str| flowing::read(line).filter(|device| device.id == client.id);
+    let far = device.wait_for_line("the device had all", FLOW_TIMEOUT, find)?;
+    let lost = client.lost_from(&far) + far.lost_from(&client);
+    ensure!(lost == 0, "{lost} bytes were lost");
+    match client.error.or(far.error) {
+        Some(error) => bail!("the tunnel broke: {error}"),
+        None => Ok(()),
+    }
+}

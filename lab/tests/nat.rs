@@ -162,7 +162,8 @@ fn a_mapping_is_gone_when_its_lifetime_has_passed() {
 fn a_router_maps_a_port_for_whom_asks_by_its_protocol_and_no_other() {
     let lab = Lab::new().unwrap();
     let stranger = lab.public_host("stranger").unwrap();
-    for (name, protocol) in MappingProtocol::ALL {
+    for protocol in MappingProtocol::ALL {
+        let name = protocol.name();
         let site = lab.site(SiteConfig::new(name).nat(Nat::SYMMETRIC)).unwrap();
         let _daemon = MappingDaemon::start(&lab, &site, protocol).unwrap();
         let host = site.host("pc").unwrap();
@@ -174,12 +175,12 @@ fn a_router_maps_a_port_for_whom_asks_by_its_protocol_and_no_other() {
         };
         let gateway = site.gateway().to_string();
         let asks = |name: &str| host.command(AGENT).args(["map-port", name, &gateway]).run(TIMEOUT).unwrap();
-        for (other, _) in MappingProtocol::ALL.iter().filter(|(other, _)| *other != name) {
-            assert!(!asks(other).status.success(), "{other} on a router with {name}");
+        for other in MappingProtocol::ALL.into_iter().filter(|other| *other != protocol) {
+            assert!(!asks(other.name()).status.success(), "{other:?} on a router with {name}");
         }
-        assert!(!fetches(), "{name}");
+        assert_eq!((fetches(), MappingDaemon::given(&site).unwrap()), (false, 0), "{name}");
         let granted = asks(name);
         assert_eq!(granted.stdout.trim(), "8080", "{name}: {granted:?}");
-        assert!(fetches(), "{name}");
+        assert_eq!((fetches(), MappingDaemon::given(&site).unwrap()), (true, 1), "{name}");
     }
 }

@@ -10,9 +10,4 @@ fn twenty_tunnels_of_two_users_through_one_relay_lose_nothing() {
     assert!(report.is_ok(), "{:?}\n{}", report.error(), log.join("\n"));
     assert_eq!(report.fact("tunnels"), Some(&20.into()));
     assert_eq!(report.fact("lost"), Some(&0.into()));
-    assert!(
-        report.fact("bytes").and_then(|bytes| bytes.as_u64()) > Some(1_000_000),
-        "{:#}",
-        report.to_json()
-    );
 }

@@ -31,9 +31,9 @@ fn main() -> Result<()> {
         }
         "nat-probe" => say(&probe::measure(first.parse()?, second.parse()?)?.to_json().to_string()),
         "map-port" => {
-            let find = |(name, _): &&(&str, _)| name == first;
-            let (_, protocol) = MappingProtocol::ALL.iter().find(find).context("no such protocol")?;
-            say(&mapping::ask(*protocol, second.parse()?, 8080)?.to_string())
+            let mut all = MappingProtocol::ALL.into_iter();
+            let protocol = all.find(|protocol| protocol.name() == first).context("no such protocol")?;
+            say(&mapping::ask(protocol, second.parse()?, 8080)?.to_string())
         }
         "device" => {
             let device = SampleDevice::start(first.parse()?, second.parse()?)?;

@@ -19,9 +19,18 @@ pub enum MappingProtocol {
 }
 
 impl MappingProtocol {
-    /// All of them, with short names.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("upnp", Self::Upnp), ("nat-pmp", Self::NatPmp), ("pcp", Self::Pcp)];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Upnp, Self::NatPmp, Self::Pcp];
+
+    /// Returns the protocol's short name, as nodes use it, too.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Upnp => "upnp",
+            Self::NatPmp => "nat-pmp",
+            Self::Pcp => "pcp",
+        }
+    }
 
     /// Returns the rules that let in the requests of this protocol alone.
     ///
@@ -50,7 +59,7 @@ table inet mapping {
 /// The daemon on a site's router; it stops when this value is dropped.
 #[derive(Debug)]
 pub struct MappingDaemon {
-    process: Process,
+    _process: Process,
 }
 
 impl MappingDaemon {
@@ -101,12 +110,15 @@ impl MappingDaemon {
             process.stdout(),
             process.stderr()
         );
-        Ok(Self { process })
+        Ok(Self { _process: process })
     }
 
-    /// Returns what the daemon told of what it did.
-    #[must_use]
-    pub fn log(&self) -> String {
-        format!("{}{}", self.process.stdout(), self.process.stderr())
+    /// Returns how many ports a site's router has given away.
+    ///
+    /// # Errors
+    /// When its rules cannot be read.
+    pub fn given(site: &Site) -> Result<usize> {
+        let rules = site.router().script("nft list chain inet mapping prerouting_miniupnpd\n")?;
+        Ok(rules.lines().filter(|line| line.contains("dnat")).count())
     }
 }

@@ -22,7 +22,7 @@ pub fn true_time(at: Instant) -> Now {
 }
 
 /// The clocks of a computer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     /// When the monotonic clock showed zero, in true time; sleeping without counting moves it.
     pub zero: Instant,

@@ -326,6 +326,7 @@ impl World {
 
     fn sample(&mut self) {
         self.chatter();
+        self.lose_memory();
         self.note_contacts();
         self.note_apart();
         self.check(|checker, world| checker.sample(world));

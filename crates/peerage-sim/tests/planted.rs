@@ -218,3 +218,13 @@ fn held_badly(planted: Bug) -> Option<String> {
 fn a_super_node_that_can_read_what_it_holds_is_caught() {
     assert!(held_badly(Bug::LeavesOpen).is_some_and(|what| what.contains("can read")));
 }
+
+#[test]
+fn a_super_node_that_forgets_what_it_has_acknowledged_is_caught() {
+    // What it has not been seen to hold, but has acknowledged.
+    let told = held_badly(Bug::LosesMemory(Duration::ZERO));
+    assert!(told.as_ref().is_some_and(|what| what.contains("was told it has")), "{told:?}");
+    // What it has been seen to hold.
+    let told = held_badly(Bug::LosesMemory(Duration::from_secs(120)));
+    assert!(told.as_ref().is_some_and(|what| what.contains("has lost")), "{told:?}");
+}

@@ -170,6 +170,13 @@ impl Node {
         draft.sign(self.endpoint.identity(), self.trust.network(), self.endpoint.crypto()).ok()
     }
 
+    /// Returns the version of the own NodeInfo that was announced last, and who has acknowledged it so far.
+    pub fn acknowledged(&self) -> Option<(u64, BTreeSet<NodeId>)> {
+        let storing = self.serving.announcing.storing.as_ref()?;
+        let by = storing.places.iter().flat_map(|(_, acknowledged)| acknowledged);
+        Some((storing.version, by.copied().collect()))
+    }
+
     /// Returns the own locations at which a served device is.
     pub(super) fn served_locations(&self) -> Vec<LocationId> {
         let at = |location: &LocationId| {

@@ -1,107 +1,141 @@
 //! Super-nodes keep what they have taken, have in the end all that they should have, and read nothing of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use peerage_proto::node::{Change, SuperState};
-use peerage_wire::id::{Domain, PlacementKey, RecordKey, Segment};
+use peerage_wire::id::{Domain, RecordKey, Segment};
 use peerage_wire::record::{NodeInfoPublic, Record, Table};
-use peerage_wire::time::UnixTime;
+use peerage_wire::time::{Instant, UnixTime};
 
 use super::{Fact, Invariant};
-use crate::host::{Host, true_time};
+use crate::host::{Clock, Host, true_time};
 use crate::ledger::Membership;
 use crate::world::World;
 
-/// A computer in one of its runs, and in one of its terms as a super-node.
-type Term = (usize, u32, u32);
+/// How old an acknowledgement can be when it arrives: what was asked is asked again for some seconds.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
 
-/// An announcement, and the super-nodes that were seen to hold it, each with the part of the table that it held then.
-#[derive(Debug)]
-struct Announced {
-    version: u64,
-    expires: UnixTime,
-    places: Vec<PlacementKey>,
-    holders: BTreeMap<Term, Segment>,
+/// What a super-node is for as long as it keeps what it has taken: in one run, in one term with one part of the table, its date left
+/// alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    boot: u32,
+    term: u32,
+    segment: Segment,
+    clock: Clock,
+}
+
+/// A super-node as it was seen last.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    standing: Standing,
+    since: Instant,
+    /// What it adds to its clock, if it has learned that.
+    offset_millis: Option<i64>,
+}
+
+impl Holder {
+    fn look(index: usize, world: &World, before: Option<&Self>) -> Option<Self> {
+        let host = world.hosts.get(index).filter(|host| host.terms > 0)?;
+        let status = host.node.as_ref()?.status(host.now(world.now()));
+        let SuperState::Serving { from, to } = status.super_role.state else { return None };
+        let segment = Segment { from, to };
+        let standing = Standing { boot: host.boot, term: host.terms, segment, clock: host.clock };
+        let since = before.filter(|before| before.standing == standing).map(|before| before.since);
+        let since = since.unwrap_or_else(|| world.now());
+        Some(Self { standing, since, offset_millis: status.clock_offset_millis })
+    }
+
+    /// Returns the latest time that it can have judged by; none if it cannot judge.
+    fn judging_time(&self, before: &Self, now: Instant) -> Option<UnixTime> {
+        let unix = self.standing.clock.now(now).unix;
+        let offset = self.offset_millis.into_iter().chain(before.offset_millis).max()?;
+        Some(unix.shifted(offset))
+    }
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Holders {
-    announced: BTreeMap<usize, Announced>,
+    holders: BTreeMap<usize, Holder>,
+    /// Version and expiry of what somebody announced (the first) and a super-node (the second) was seen to hold at a place of its
+    /// part.
+    held: BTreeMap<(usize, usize), (u64, UnixTime)>,
+    /// Who has acknowledged which version of somebody's announcement.
+    acknowledged: BTreeMap<usize, (u64, BTreeSet<usize>)>,
 }
 
-fn segment_of(host: &Host, world: &World) -> Option<Segment> {
-    let role = host.node.as_ref()?.status(host.now(world.now())).super_role;
-    let SuperState::Serving { from, to } = role.state else { return None };
-    Some(Segment { from, to })
+fn held_by<'a>(host: &'a Host, owner: &Host) -> Option<&'a Record> {
+    host.node.as_ref()?.held_record(Table::NodeInfo, owner.domain, owner.id.record_key())
 }
 
-fn places_of(record: &Record) -> Vec<PlacementKey> {
+fn has_place_in(record: &Record, segment: &Segment) -> bool {
     let header = record.header();
     let tags = NodeInfoPublic::read(record).map(|body| body.placements(header.domain)).unwrap_or_default();
-    tags.into_iter().chain([header.placement()]).collect()
+    tags.into_iter().chain([header.placement()]).any(|place| segment.contains(place))
 }
 
 impl Holders {
-    /// What a super-node took of somebody's announcement it does not lose before that expires, unless it stops or its part changes.
+    /// What a super-node has taken or acknowledged of somebody's announcement it does not lose before that expires by its clock,
+    /// unless it stops, its part changes, or somebody is no member any more.
     fn check_kept(&mut self, world: &World) -> Option<String> {
-        let time = true_time(world.now()).unix;
-        for (index, announced) in &self.announced {
-            let Some(owner) = world.hosts.get(*index).filter(|_| announced.expires > time) else { continue };
+        let seen = |index: usize| Some((index, Holder::look(index, world, self.holders.get(&index))?));
+        let holders: BTreeMap<_, _> = (0..world.hosts.len()).filter_map(seen).collect();
+        let before = std::mem::replace(&mut self.holders, holders);
+        let was_held = std::mem::take(&mut self.held);
+        if self.holders.is_empty() {
+            self.acknowledged.clear();
+            return None;
+        }
+        for (index, owner) in world.hosts.iter().enumerate() {
             if !world.ledger.member(&owner.id).is_some_and(Membership::is_valid) {
                 continue;
             }
-            let (table, domain, key) = (Table::NodeInfo, owner.domain, owner.id.record_key());
-            for ((holder, boot, term), segment) in &announced.holders {
-                let is_same = |host: &&Host| (host.boot, host.terms) == (*boot, *term);
-                let Some(host) = world.hosts.get(*holder).filter(is_same) else { continue };
-                let is_same = segment_of(host, world) == Some(*segment);
-                let held = host.node.as_ref().and_then(|node| node.held_record(table, domain, key));
-                let version = held.map_or(0, |record| record.header().version);
-                // Who has a wrong date may think that it has expired.
-                if is_same && host.clock.error_millis.abs() < 5_000 && version < announced.version {
-                    let at = announced.places.len();
+            let acknowledged = self.newly_acknowledged(index, world);
+            for (at, holder) in &self.holders {
+                let Some(host) = world.hosts.get(*at) else { continue };
+                let record = held_by(host, owner);
+                let version = record.map_or(0, |record| record.header().version);
+                if acknowledged.as_ref().is_some_and(|(least, by)| version < *least && by.contains(at)) {
                     return Some(format!(
-                        "computer {holder} has lost what computer {index} announced at {at} places"
+                        "computer {at} has forgotten what computer {index} was told it has"
                     ));
+                }
+                let same = before.get(at).filter(|before| before.standing == holder.standing);
+                let kept = was_held.get(&(index, *at)).zip(same);
+                let is_lost = kept.is_some_and(|((least, expires), before)| {
+                    let time = holder.judging_time(before, world.now());
+                    version < *least && time.is_none_or(|time| *expires > time)
+                });
+                if is_lost {
+                    return Some(format!("computer {at} has lost what computer {index} announced"));
+                }
+                let kept = record.filter(|record| has_place_in(record, &holder.standing.segment));
+                if let Some(header) = kept.map(Record::header) {
+                    self.held.insert((index, *at), (header.version, header.expires));
                 }
             }
         }
         None
     }
 
-    fn look(&mut self, world: &World) {
-        let members = world.hosts.iter().enumerate();
-        let serving: Vec<_> = members
-            .clone()
-            .filter_map(|(index, host)| Some((index, host, segment_of(host, world)?)))
-            .filter(|(_, host, _)| host.is_awake())
-            .collect();
-        if serving.is_empty() {
-            self.announced.clear();
-            return;
+    /// Returns which version of a computer's announcement was acknowledged since the last look, by which super-nodes that still
+    /// are what they were then.
+    fn newly_acknowledged(&mut self, index: usize, world: &World) -> Option<(u64, BTreeSet<usize>)> {
+        let (version, by) = world.hosts.get(index)?.node.as_ref()?.acknowledged()?;
+        let has = |at: &&usize| world.hosts.get(**at).is_some_and(|host| by.contains(&host.id));
+        let (seen_version, seen) = self.acknowledged.entry(index).or_default();
+        if *seen_version != version {
+            (*seen_version, *seen) = (version, BTreeSet::new());
         }
-        for (index, owner) in members {
-            let (table, domain, key) = (Table::NodeInfo, owner.domain, owner.id.record_key());
-            let is_valid = world.ledger.member(&owner.id).is_some_and(Membership::is_valid);
-            let Some(record) = owner.node.as_ref().and_then(|node| node.record(table, domain, key)) else {
-                continue;
-            };
-            let (version, expires) = (record.header().version, record.header().expires);
-            let holds = |host: &Host| {
-                let held = host.node.as_ref().and_then(|node| node.held_record(table, domain, key));
-                held.is_some_and(|record| record.header().version >= version)
-            };
-            let places = places_of(record);
-            let holders = serving
-                .iter()
-                .filter(|(_, host, segment)| {
-                    places.iter().any(|place| segment.contains(*place)) && holds(host)
-                })
-                .map(|(holder, host, segment)| ((*holder, host.boot, host.terms), *segment));
-            let holders = if is_valid { holders.collect() } else { BTreeMap::new() };
-            self.announced.insert(index, Announced { version, expires, places, holders });
-        }
+        let new: Vec<_> = self.holders.keys().filter(has).copied().filter(|at| seen.insert(*at)).collect();
+        let earliest = world.setup().sample_interval + ACKNOWLEDGED_WITHIN;
+        let is_same = |at: &usize| {
+            let holder = self.holders.get(at);
+            holder.is_some_and(|holder| world.now() - holder.since >= earliest)
+        };
+        Some((version, new.into_iter().filter(is_same).collect()))
     }
 
     /// Whoever is in the segment map holds all that belongs there.
@@ -110,8 +144,9 @@ impl Holders {
         for (index, host) in world.hosts.iter().enumerate() {
             let Some(segment) = world.ledger.segment(&host.id, time) else { continue };
             let Some(node) = host.node.as_ref().filter(|_| host.lends) else { continue };
-            if segment_of(host, world) != Some(segment) || !node.is_caught_up() {
-                let role = node.status(host.now(world.now())).super_role;
+            let role = node.status(host.now(world.now())).super_role;
+            let serves = role.state == SuperState::Serving { from: segment.from, to: segment.to };
+            if !serves || !node.is_caught_up() {
                 return Some(format!("computer {index} should serve {segment:?}, but {role:?}"));
             }
             let belongs = |record: &&Record| {
@@ -172,9 +207,7 @@ impl Invariant for Holders {
     }
 
     fn sample(&mut self, world: &World) -> Option<String> {
-        let lost = self.check_kept(world);
-        self.look(world);
-        lost
+        self.check_kept(world)
     }
 
     fn conclude(&mut self, world: &World) -> Option<String> {

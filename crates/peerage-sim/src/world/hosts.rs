@@ -434,6 +434,25 @@ impl World {
         host.shell.open(to, &Open { session, device, service }, app, at);
     }
 
+    /// A planted bug: nodes begin anew from their disks, although their computers run on.
+    pub(super) fn lose_memory(&mut self) {
+        let Some(Bug::LosesMemory(from)) = self.setup.planted else { return };
+        if self.now - Instant::default() < from {
+            return;
+        }
+        for index in 0..self.hosts.len() {
+            let Some(host) = self.hosts.get_mut(index) else { return };
+            let (boot, terms, clock) = (host.boot, host.terms, host.clock);
+            if !host.lends || host.node.take().is_none() {
+                continue;
+            }
+            self.start_host(index);
+            if let Some(host) = self.hosts.get_mut(index) {
+                (host.boot, host.terms, host.clock) = (boot, terms, clock);
+            }
+        }
+    }
+
     /// A planted bug: everybody says something, to nobody's use.
     pub(super) fn chatter(&mut self) {
         let operator = self.operators.first().map(|operator| operator.identity.address);

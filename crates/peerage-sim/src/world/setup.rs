@@ -53,6 +53,8 @@ pub enum Bug {
     LeavesOpen,
     /// A liar is told what belongs to another domain.
     Betrays,
+    /// From then on, computers lose what they hold in memory whenever the invariants look.
+    LosesMemory(Duration),
 }
 
 /// A site of a setup.

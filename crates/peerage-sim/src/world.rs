@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use peerage_proto::link::bundle::Dial;
 use peerage_proto::node::{Event, TaskId, TunnelId};
 use peerage_proto::operator::{Assignment, CheckId};
 use peerage_proto::{node, operator};
@@ -102,23 +103,82 @@ pub struct Errand {
 enum Due {
     Host(usize),
     Operator(usize),
-    Arrive { from_site: Option<usize>, from: SocketAddr, to: SocketAddr, lan: Option<usize>, payload: Bytes },
-    Input { host: usize, boot: u32, input: Box<node::Input> },
-    Written { host: usize, boot: u32, task: TaskId },
-    Noted { operator: usize, boot: u32, id: CommandId, ok: bool },
-    Checked { operator: usize, boot: u32, task: CheckId, ok: bool },
-    Assign { map_version: u64, changes: Vec<Assignment> },
-    Renew { host: usize, boot: u32 },
-    Dial { host: usize, boot: u32, peer: NodeId, candidates: Vec<SocketAddr>, next: usize },
-    Chunk { carrier: CarrierId, towards: usize },
-    Lost { carrier: CarrierId, end: usize },
-    Connected { host: usize, boot: u32, tunnel: TunnelId, address: SocketAddr },
-    Group { host: usize, site: usize, from: SocketAddr, payload: Bytes },
-    Liar { host: usize, boot: u32 },
+    Arrive {
+        from_site: Option<usize>,
+        from: SocketAddr,
+        to: SocketAddr,
+        lan: Option<usize>,
+        payload: Bytes,
+    },
+    Input {
+        host: usize,
+        boot: u32,
+        input: Box<node::Input>,
+    },
+    Written {
+        host: usize,
+        boot: u32,
+        task: TaskId,
+    },
+    Noted {
+        operator: usize,
+        boot: u32,
+        id: CommandId,
+        ok: bool,
+    },
+    Checked {
+        operator: usize,
+        boot: u32,
+        task: CheckId,
+        ok: bool,
+    },
+    Assign {
+        map_version: u64,
+        changes: Vec<Assignment>,
+    },
+    Renew {
+        host: usize,
+        boot: u32,
+    },
+    Dial {
+        host: usize,
+        boot: u32,
+        peer: NodeId,
+        dial: Option<Dial>,
+        candidates: Vec<SocketAddr>,
+        next: usize,
+    },
+    Chunk {
+        carrier: CarrierId,
+        towards: usize,
+    },
+    Lost {
+        carrier: CarrierId,
+        end: usize,
+    },
+    Connected {
+        host: usize,
+        boot: u32,
+        tunnel: TunnelId,
+        address: SocketAddr,
+    },
+    Group {
+        host: usize,
+        site: usize,
+        from: SocketAddr,
+        payload: Bytes,
+    },
+    Liar {
+        host: usize,
+        boot: u32,
+    },
     OperatorGone(usize),
     Upkeep,
     Try(ErrandId),
-    Wake { host: usize, boot: u32 },
+    Wake {
+        host: usize,
+        boot: u32,
+    },
     Operation(Operation),
     Sample,
 }
@@ -287,8 +347,8 @@ impl World {
             Due::Checked { operator, boot, task, ok } => self.checked(operator, boot, task, ok),
             Due::Assign { map_version, changes } => self.assign(map_version, &changes),
             Due::Renew { host, boot } => self.renew(host, boot),
-            Due::Dial { host, boot, peer, candidates, next } => {
-                self.dial((host, boot), peer, candidates, next);
+            Due::Dial { host, boot, peer, dial, candidates, next } => {
+                self.dial((host, boot), (peer, dial), candidates, next);
             }
             Due::Chunk { carrier, towards } => self.chunk(carrier, towards),
             Due::Lost { carrier, end } => self.carrier_lost(carrier, end),

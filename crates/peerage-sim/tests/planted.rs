@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use peerage_sim::app::{Pace, Script};
+use peerage_sim::app::{End, Pace, Script};
 use peerage_sim::invariants::{Holders, Limits};
 use peerage_sim::liar::Manner;
 use peerage_sim::network::{Lan, Multicast, Quality};
@@ -164,11 +164,16 @@ fn life(planted: Option<sessions::Bug>) -> Option<&'static str> {
     let steps = [
         (10, open),
         (20, open),
+        (25, Step::Open(Script { breaks: Some((End::Device, 20_000)), ..SCRIPT })),
         (30, Step::OpenWithLiar(SCRIPT)),
+        (200, Step::OpenWithLiar(SCRIPT)),
+        (400, Step::OpenWithLiar(SCRIPT)),
         (900, Step::Cut(0)),
         (950, Step::Reset(0)),
     ];
-    (0..60).find_map(|seed| {
+    // Which frame a liar alters is drawn.
+    let lives = if planted.is_some() { 60 } else { 10 };
+    (0..lives).find_map(|seed| {
         let steps = steps.iter().map(|(at, step)| (Duration::from_millis(*at), *step)).collect();
         let life = Life {
             seed,
@@ -194,6 +199,7 @@ fn what_is_planted_among_sessions_by_themselves_is_caught() {
     assert_eq!(life(Some(Bug::PromisesMore)), Some("memory within its limit"));
     assert_eq!(life(Some(Bug::TrustsAnybody)), Some("a session is its peer's alone"));
     assert_eq!(life(Some(Bug::IgnoresTimeouts)), Some("timers advance"));
+    assert_eq!(life(Some(Bug::MistakesReasons)), Some("both ends agree"));
 }
 
 #[test]

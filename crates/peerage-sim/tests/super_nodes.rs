@@ -265,7 +265,7 @@ fn a_revoked_member_is_shut_out_within_a_minute_although_super_nodes_stand_betwe
     world.run(Duration::from_secs(5));
     let open = |world: &World| {
         let tunnels = world.hosts[0].shell.tunnels();
-        tunnels.filter(|(_, tunnel)| matches!(tunnel.session.state(), State::Open)).count()
+        tunnels.filter(|(_, tunnel)| matches!(tunnel.state, State::Open)).count()
     };
     assert_eq!(open(&world), 1);
     do_now(&mut world, Operation::Revoke { host: 1 });

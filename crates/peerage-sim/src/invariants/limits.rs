@@ -67,9 +67,10 @@ impl Invariant for Limits {
                 return Some(format!("computer {index} has a link with {streams} streams"));
             }
             let mut per_peer: BTreeMap<_, usize> = BTreeMap::new();
-            let served = host.shell.tunnels().filter(|(_, tunnel)| {
-                tunnel.end == End::Device && matches!(tunnel.session.state(), State::Open)
-            });
+            let served = host
+                .shell
+                .tunnels()
+                .filter(|(_, tunnel)| tunnel.end == End::Device && matches!(tunnel.state, State::Open));
             for (_, tunnel) in served {
                 *per_peer.entry(tunnel.peer).or_default() += 1;
             }

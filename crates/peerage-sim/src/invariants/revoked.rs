@@ -24,7 +24,7 @@ impl Invariant for Revoked {
         for (index, host) in world.hosts.iter().enumerate() {
             let Some(contact) = host.in_contact_since else { continue };
             for (_, tunnel) in host.shell.tunnels() {
-                let is_open = matches!(tunnel.session.state(), State::Open);
+                let is_open = matches!(tunnel.state, State::Open);
                 let revoked_at = world.ledger.member(&tunnel.peer).and_then(|member| member.revoked_at);
                 // A revoked user-node may well go on believing; the tunnel-node must not.
                 let own_revoked = world.ledger.member(&host.id).is_some_and(|own| own.revoked_at.is_some());

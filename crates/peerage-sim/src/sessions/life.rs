@@ -20,6 +20,8 @@ pub enum Bug {
     PromisesMore,
     /// A time-out changes nothing.
     IgnoresTimeouts,
+    /// Who is told that a tunnel was broken off mistakes the reason.
+    MistakesReasons,
 }
 
 /// Something that happens. Connections are counted from the newest, tunnels are those of the user to the honest tunnel-node.
@@ -49,8 +51,13 @@ pub enum Step {
         /// Towards which end.
         towards: usize,
     },
-    /// The user moves its tunnels to a new connection, while the old one stands.
+    /// The user would reach the tunnel-node another way now: its tunnels move to a new connection, while the old one stands.
     Move,
+    /// From then on, new connections are made directly, or over a relay.
+    Path {
+        /// Whether the direct path works.
+        is_direct: bool,
+    },
     /// A computer has slept: both ends doubt their connections.
     Doubt,
 }
@@ -140,7 +147,7 @@ fn draw_script(chance: &mut Chance) -> Script {
 fn draw_step(chance: &mut Chance) -> Step {
     let carrier = chance.index(3);
     let towards = chance.index(2);
-    match chance.below(10) {
+    match chance.below(12) {
         0..=2 => Step::Cut(carrier),
         3 => Step::Reset(carrier),
         4 | 5 => {
@@ -149,6 +156,7 @@ fn draw_step(chance: &mut Chance) -> Step {
         }
         6 => Step::HalfClose { carrier, towards },
         7 | 8 => Step::Move,
+        9 | 10 => Step::Path { is_direct: chance.happens(500) },
         _ => Step::Doubt,
     }
 }

@@ -1,18 +1,22 @@
 //! The computers of a life, the connections between them, and what is looked at while it goes on.
 
-use std::collections::{BTreeMap, VecDeque};
+mod checks;
+mod wires;
+
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_proto::link::Side;
+use peerage_proto::link::bundle::Dial;
 use peerage_proto::node::TunnelId;
-use peerage_proto::session::{self, CARRIERLESS_LIFETIME, Session, WINDOW_MIN};
+use peerage_proto::session::{self, CARRIERLESS_LIFETIME, Session};
 use peerage_wire::frame::Code;
 use peerage_wire::id::{DeviceId, Domain, NodeId, SessionId};
 use peerage_wire::open::Open;
 use peerage_wire::time::Instant;
 
+use self::wires::Wire;
 use super::life::{Bug, Liar, Life, Step};
 use super::start;
 use super::tamper::Tamper;
@@ -31,9 +35,6 @@ const LIAR: usize = 2;
 
 /// Within which time after the last fault every session must be over.
 const OVER_WITHIN: Duration = Duration::from_secs(300);
-
-/// How long bytes wait on a connection that carries nothing before they are tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// Most things that happen in one life; more is a machine that does not come to rest.
 const MAX_EVENTS: u64 = 2_000_000;
@@ -63,30 +64,11 @@ pub struct Report {
 enum Due {
     Chunk { carrier: CarrierId, towards: usize },
     Lost { carrier: CarrierId, end: usize },
-    Dialled { from: usize, to: usize, moves: bool },
+    Dialled { from: usize, to: usize, dial: Option<Dial>, fails: bool },
     Granted { shell: usize, tunnel: TunnelId, session: SessionId },
     Wake(usize),
     Step(Step),
     Calm,
-}
-
-#[derive(Debug, Default)]
-struct Pipe {
-    chunks: VecDeque<Bytes>,
-    last_at: Instant,
-    stalled_until: Instant,
-    is_dead: bool,
-}
-
-#[derive(Debug)]
-struct Wire {
-    /// Who dialled, and who answered.
-    ends: [usize; 2],
-    /// Towards the first, towards the second.
-    pipes: [Pipe; 2],
-    delay: Duration,
-    is_cut: bool,
-    has_noticed: [bool; 2],
 }
 
 #[derive(Debug)]
@@ -101,8 +83,10 @@ struct Town {
     wires: BTreeMap<CarrierId, Wire>,
     model: Model,
     bytes_check: invariants::Bytes,
-    /// Sessions with the liar: what it says in them is its own affair.
-    with_liar: std::collections::BTreeSet<SessionId>,
+    /// Between whom each session is. What the liar says in its own is its own affair.
+    parties: BTreeMap<SessionId, [usize; 2]>,
+    /// Whether the user reaches others without a relay.
+    is_direct: bool,
     tamper: Tamper,
     is_calm: bool,
     /// Of the planted bug: a session that is kept.
@@ -116,15 +100,19 @@ fn node(index: usize) -> NodeId {
     NodeId { domain: Domain(7), hash: [byte; 32] }
 }
 
+/// A planted bug: a liar that says that it is the user is believed without a proof. Returns whom a computer says it is.
+fn claimed(index: usize, planted: Option<Bug>) -> usize {
+    if index == LIAR && planted == Some(Bug::TrustsAnybody) { USER } else { index }
+}
+
 /// Runs a life to its end.
 pub fn run(life: &Life) -> Report {
     let mut town = Town::new(life.clone());
     town.live();
-    let Town { mut report, trace, model, tamper, with_liar, .. } = town;
-    let honest = |(id, _): &(&SessionId, &Tunnel)| !with_liar.contains(*id);
-    report.complete =
-        model.tunnels().filter(honest).filter(|(_, tunnel)| tunnel.is_complete()).count() as u64;
-    report.lies = tamper.lies;
+    let honest = town.honest().filter(|(_, tunnel)| tunnel.is_complete());
+    let (complete, moves) = (honest.count() as u64, town.shells.iter().map(Shell::moves).sum());
+    let Town { mut report, trace, tamper, .. } = town;
+    (report.complete, report.moves, report.lies) = (complete, moves, tamper.lies);
     report.trace = trace.hash();
     report
 }
@@ -132,9 +120,8 @@ pub fn run(life: &Life) -> Report {
 impl Town {
     fn new(life: Life) -> Self {
         let shell = |index: usize| {
-            let mut shell = Shell::with_memory(node(index), 0, (life.max_window, life.budget));
-            shell.trusts_anybody = life.planted == Some(Bug::TrustsAnybody);
-            shell
+            let id = node(claimed(index, life.planted));
+            Shell::with_memory(id, 0, (life.max_window, life.budget))
         };
         let count = if life.liar.is_some() { 3 } else { 2 };
         let (seed, now) = (life.seed, start());
@@ -148,7 +135,8 @@ impl Town {
             wires: BTreeMap::new(),
             model: Model::default(),
             bytes_check: invariants::Bytes::default(),
-            with_liar: std::collections::BTreeSet::new(),
+            parties: BTreeMap::new(),
+            is_direct: true,
             tamper: Tamper::new(seed),
             is_calm: false,
             kept: None,
@@ -192,7 +180,7 @@ impl Town {
                 was_asked = true;
                 self.check_complete();
             }
-            let is_over = self.is_calm && self.shells.iter().all(|shell| shell.tunnels().next().is_none());
+            let is_over = self.is_calm && self.shells.iter().all(Shell::is_idle);
             let Some(entry) = self.queue.first_entry().filter(|_| !is_over) else { break };
             if entry.key().0 > end {
                 break;
@@ -215,55 +203,11 @@ impl Town {
         match due {
             Due::Chunk { carrier, towards } => self.chunk(carrier, towards),
             Due::Lost { carrier, end } => self.lost(carrier, end),
-            Due::Dialled { from, to, moves } => self.connect(from, to, moves),
+            Due::Dialled { from, to, dial, fails } => self.dialled((from, to), dial, fails),
             Due::Granted { shell, tunnel, session } => self.grant(shell, tunnel, session),
             Due::Wake(shell) => self.wake(shell),
             Due::Step(step) => self.step(step),
             Due::Calm => self.calm(),
-        }
-    }
-
-    // ---- what is looked at ------------------------------------------------------------------
-
-    fn check_tables(&mut self) {
-        let spare = if self.life.planted == Some(Bug::PromisesMore) { 0 } else { 3 * WINDOW_MIN };
-        for index in 0..self.shells.len() {
-            let Some(shell) = self.shells.get(index) else { continue };
-            let sessions = shell.tunnels().count() as u64;
-            let (used, budget) = shell.budget();
-            // A receive window and a send buffer of two windows are each session's own.
-            if used > budget.saturating_add(sessions.saturating_add(1).saturating_mul(spare)) {
-                self.fail("memory within its limit", format!("computer {index} promises {used} bytes"));
-            } else if let Some(session) = shell.stolen() {
-                self.fail("a session is its peer's alone", format!("computer {index}: {session:?}"));
-            }
-        }
-    }
-
-    fn check_complete(&mut self) {
-        let honest = |(id, _): &(&SessionId, &Tunnel)| !self.with_liar.contains(*id);
-        let broken = self.model.tunnels().filter(honest).find(|(_, tunnel)| {
-            let ends = End::BOTH.map(|end| tunnel.end(end));
-            let is_complete = tunnel.is_complete() && ends == [Some(session::End::Complete); 2];
-            // The first connection may break before the other end has heard of the tunnel.
-            let was_refused = !tunnel.was_opened && ends[0].is_some_and(|end| end.code().is_some());
-            !is_complete && !was_refused && !tunnel.is_excused
-        });
-        if let Some((session, tunnel)) = broken {
-            let what = format!("{session:?} ended as {:?} without a reason: {tunnel:?}", tunnel.ends);
-            self.fail("sessions come to their end", what);
-        }
-    }
-
-    fn check_memory(&mut self) {
-        for index in 0..self.shells.len() {
-            let Some(shell) = self.shells.get(index) else { continue };
-            let (left, used) = (shell.tunnels().count(), shell.budget().0);
-            if left > 0 && index != LIAR {
-                self.fail("sessions come to their end", format!("computer {index} keeps {left} sessions"));
-            } else if left == 0 && used > 0 {
-                self.fail("memory is given back", format!("computer {index} keeps {used} bytes"));
-            }
         }
     }
 
@@ -306,13 +250,7 @@ impl Town {
         match want {
             Want::Send(carrier, bytes) => self.write(carrier, index, &bytes),
             Want::Close(carrier) => self.close(carrier, index),
-            Want::Dial(peer, _) => {
-                let to = (0..self.shells.len()).find(|other| node(*other) == peer);
-                let span = self.draw_delay() * 4;
-                if let Some(to) = to.filter(|_| self.life.planted != Some(Bug::NeverRedials)) {
-                    self.schedule_in(span, Due::Dialled { from: index, to, moves: false });
-                }
-            }
+            Want::Dial(peer, _, dial) => self.dial(index, peer, dial),
             Want::Deed(session, end, deed) => self.deed(session, end, &deed),
             Want::Asked(tunnel, _, open) => {
                 self.model.asked(open.session, index);
@@ -320,7 +258,12 @@ impl Town {
                 self.schedule_in(span, Due::Granted { shell: index, tunnel, session: open.session });
             }
             Want::Opened(session) => self.model.opened(session),
-            Want::Ended(session, end, how) => self.model.end(session, end, how),
+            Want::Ended(session, end, how) => {
+                let is_mistaken = self.life.planted == Some(Bug::MistakesReasons)
+                    && matches!(how, session::End::ResetByPeer(_));
+                let how = if is_mistaken { session::End::ResetByPeer(Code::Expired) } else { how };
+                self.model.end(session, end, how);
+            }
             Want::Tell(_) => {}
         }
     }
@@ -332,7 +275,7 @@ impl Town {
         let doubles = self.life.planted == Some(Bug::DoublesBytes) && matches!(deed, Deed::Read(_));
         for _ in 0..if doubles { 2 } else { 1 } {
             self.model.act(session, end, deed);
-            if self.with_liar.contains(&session) {
+            if self.is_with_liar(&session) {
                 continue;
             }
             if let Some(what) = self.bytes_check.check((session, end), deed, &self.model) {
@@ -358,10 +301,9 @@ impl Town {
         let session = SessionId(self.chance.bytes());
         let device = DeviceId(self.chance.bytes());
         self.report.sessions += 1;
-        let lies = from == LIAR || to == LIAR;
-        if lies {
-            self.with_liar.insert(session);
-        } else {
+        self.parties.insert(session, [from, to]);
+        let lies = self.is_with_liar(&session);
+        if !lies {
             self.tamper.others.push(session);
         }
         let tunnel = Tunnel {
@@ -385,124 +327,6 @@ impl Town {
         self.drain(from);
     }
 
-    // ---- connections ------------------------------------------------------------------------
-
-    fn draw_delay(&mut self) -> Duration {
-        let (least, most) = self.life.delay;
-        least + self.chance.duration(most.saturating_sub(least))
-    }
-
-    fn connect(&mut self, from: usize, to: usize, moves: bool) {
-        // In the end the liar is off, and nobody answers.
-        if self.is_calm && [from, to].contains(&LIAR) {
-            let now = self.now;
-            if let Some(shell) = self.shells.get_mut(from) {
-                shell.dial_failed(node(to), now);
-            }
-            return self.drain(from);
-        }
-        let (now, delay) = (self.now, self.draw_delay());
-        self.order += 1;
-        let id = CarrierId(self.order);
-        let pipe = || Pipe { last_at: now, ..Pipe::default() };
-        let pipes = [pipe(), pipe()];
-        let wire = Wire { ends: [from, to], pipes, delay, is_cut: false, has_noticed: [false; 2] };
-        self.wires.insert(id, wire);
-        for (index, peer, side) in [(from, to, Side::Client), (to, from, Side::Server)] {
-            if let Some(shell) = self.shells.get_mut(index) {
-                shell.connected(id, node(peer), side, now);
-            }
-        }
-        if moves && let Some(shell) = self.shells.get_mut(from) {
-            self.report.moves += shell.move_to(id, now);
-        }
-        self.drain(to);
-        self.drain(from);
-    }
-
-    fn write(&mut self, id: CarrierId, index: usize, bytes: &Bytes) {
-        let mut rest = if index == LIAR { self.tamper.alter(bytes) } else { bytes.clone() };
-        // What a liar makes up does not count as sent by its honest machine, what it withholds does.
-        if index == LIAR
-            && let Some(shell) = self.shells.get_mut(index)
-        {
-            shell.delivered(id, bytes.len().saturating_sub(rest.len()));
-        }
-        let Some(wire) = self.wires.get(&id).filter(|wire| !wire.is_cut) else { return };
-        let (delay, towards) = (wire.delay, usize::from(wire.ends[0] == index));
-        while !rest.is_empty() {
-            let longest = if self.chance.happens(100) { 40 } else { 20_000 };
-            let length = usize::try_from(self.chance.between(1, longest)).unwrap_or(1).min(rest.len());
-            let chunk = rest.split_to(length);
-            let late = self.chance.duration(delay / 4);
-            let now = self.now;
-            let Some(pipe) = self.wires.get_mut(&id).and_then(|wire| wire.pipes.get_mut(towards)) else {
-                return;
-            };
-            pipe.chunks.push_back(chunk);
-            pipe.last_at = pipe.last_at.max(now.after(delay + late));
-            let at = pipe.last_at;
-            self.schedule(at, Due::Chunk { carrier: id, towards });
-        }
-    }
-
-    fn chunk(&mut self, id: CarrierId, towards: usize) {
-        let now = self.now;
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        let [Some(near), Some(far)] = [1 - towards, towards].map(|end| wire.ends.get(end).copied()) else {
-            return;
-        };
-        let Some(pipe) = wire.pipes.get_mut(towards) else { return };
-        if pipe.is_dead {
-            pipe.chunks.clear();
-            return;
-        }
-        if pipe.stalled_until > now {
-            let at = pipe.stalled_until.max(now.after(TRY_AGAIN));
-            return self.schedule(at, Due::Chunk { carrier: id, towards });
-        }
-        let Some(bytes) = pipe.chunks.pop_front() else { return };
-        self.trace.note(now, 2, far as u64, &bytes);
-        if let Some(shell) = self.shells.get_mut(near) {
-            shell.delivered(id, bytes.len());
-        }
-        if let Some(shell) = self.shells.get_mut(far) {
-            shell.received(id, &bytes, now);
-        }
-        self.drain(far);
-        if let Some(shell) = self.shells.get_mut(near) {
-            shell.pump(now);
-        }
-        self.drain(near);
-    }
-
-    /// An end closes: the other notices after what was sent.
-    fn close(&mut self, id: CarrierId, index: usize) {
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        let near = usize::from(wire.ends[0] != index);
-        if let Some(noticed) = wire.has_noticed.get_mut(near) {
-            *noticed = true;
-        }
-        let at = wire.pipes.get(1 - near).map_or(self.now, |pipe| pipe.last_at);
-        self.schedule(at.after(Duration::from_micros(1)), Due::Lost { carrier: id, end: 1 - near });
-    }
-
-    fn lost(&mut self, id: CarrierId, end: usize) {
-        let now = self.now;
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        let Some(index) = wire.ends.get(end).copied() else { return };
-        let was_noticed =
-            wire.has_noticed.get_mut(end).is_some_and(|noticed| std::mem::replace(noticed, true));
-        if wire.has_noticed == [true; 2] {
-            self.wires.remove(&id);
-        }
-        if !was_noticed && let Some(shell) = self.shells.get_mut(index) {
-            shell.lost(id, now);
-            self.report.cuts += 1;
-        }
-        self.drain(index);
-    }
-
     // ---- steps ------------------------------------------------------------------------------
 
     fn step(&mut self, step: Step) {
@@ -523,9 +347,13 @@ impl Town {
             Step::HalfClose { carrier, towards } => {
                 self.disturb(carrier, towards, |pipe| pipe.is_dead = true)
             }
+            Step::Path { is_direct } => self.is_direct = is_direct,
             Step::Move => {
-                let span = self.draw_delay() * 4;
-                self.schedule_in(span, Due::Dialled { from: USER, to: SERVER, moves: true });
+                let now = self.now;
+                if let Some(shell) = self.shells.get_mut(USER) {
+                    shell.replace(node(SERVER), now);
+                }
+                self.drain(USER);
             }
             Step::Doubt => {
                 let now = self.now;
@@ -537,42 +365,9 @@ impl Town {
         }
     }
 
-    /// Returns a connection, counted from the newest.
-    fn nth(&self, carrier: usize) -> Option<CarrierId> {
-        self.wires.iter().rev().filter(|(_, wire)| !wire.is_cut).map(|(id, _)| *id).nth(carrier)
-    }
-
-    fn disturb(&mut self, carrier: usize, towards: usize, how: impl Fn(&mut Pipe)) {
-        let Some(wire) = self.nth(carrier).and_then(|id| self.wires.get_mut(&id)) else { return };
-        self.report.cuts += 1;
-        for (_, pipe) in wire.pipes.iter_mut().enumerate().filter(|(end, _)| towards == 2 || *end == towards)
-        {
-            how(pipe);
-        }
-    }
-
-    /// Cuts a connection: of what is under way, some arrives, up to any byte.
-    fn cut(&mut self, carrier: usize, noticed_within: Duration) {
-        let Some(id) = self.nth(carrier) else { return };
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        wire.is_cut = true;
-        for pipe in &mut wire.pipes {
-            let left = self.chance.index(pipe.chunks.len().saturating_add(1));
-            pipe.chunks.truncate(left);
-            if let Some(last) = pipe.chunks.back_mut() {
-                let bytes = self.chance.index(last.len()).saturating_add(1);
-                last.truncate(bytes);
-            }
-        }
-        for end in 0..2 {
-            let delay = self.chance.duration(noticed_within);
-            self.schedule_in(delay, Due::Lost { carrier: id, end });
-        }
-    }
-
     /// Ends all faults; the liar is switched off, its connections are reset.
     fn calm(&mut self) {
-        self.is_calm = true;
+        (self.is_calm, self.is_direct) = (true, true);
         for wire in self.wires.values_mut() {
             for pipe in &mut wire.pipes {
                 pipe.stalled_until = Instant::default();

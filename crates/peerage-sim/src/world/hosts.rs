@@ -214,6 +214,7 @@ impl World {
     // ---- outputs ----------------------------------------------------------------------------
 
     fn output(&mut self, index: usize, output: Output) {
+        let now = self.now;
         let Some(host) = self.hosts.get_mut(index) else { return };
         let (inner, boot) = (host.inner, host.boot);
         match output {
@@ -244,8 +245,10 @@ impl World {
             Output::CloseTunnel { tunnel, code } => self.node_closes(index, tunnel, code),
             Output::Answer { task, answer } => self.answered(index, task, answer),
             Output::Renew => self.schedule_in(RENEWAL, Due::Renew { host: index, boot }),
-            // Heads do not travel on simulated links.
-            Output::HeadChanged(_) => {}
+            Output::HeadChanged(record) => {
+                let at = host.clock.now(now).mono;
+                host.shell.send_head(&record, at);
+            }
             // Nobody takes legs here yet.
             Output::OwnLeg { leg, order: LegOrder::Dial(_) } => {
                 self.later(index, HANDSHAKE, Input::OwnLeg { leg, news: LegNews::Closed });

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_proto::link::Side;
+use peerage_proto::link::bundle::{Dial, PathKind};
 use peerage_proto::node::TunnelId;
 use peerage_wire::frame::Code;
 use peerage_wire::id::NodeId;
@@ -59,9 +60,9 @@ impl World {
             Want::Tell(input) => self.host_input(index, *input),
             Want::Send(carrier, bytes) => self.write(carrier, index, &bytes),
             Want::Close(carrier) => self.close_carrier(carrier, index),
-            Want::Dial(peer, candidates) => {
+            Want::Dial(peer, candidates, dial) => {
                 let boot = self.hosts.get(index).map_or(0, |host| host.boot);
-                self.dial((index, boot), peer, candidates, 0);
+                self.dial((index, boot), (peer, dial), candidates, 0);
             }
             Want::Deed(session, end, deed) => self.deed(index, session, end, deed),
             Want::Asked(tunnel, peer, open) => {
@@ -122,7 +123,7 @@ impl World {
         let at = host.now(now).mono;
         let Some(entry) = host.shell.tunnel(tunnel) else { return };
         let (session, peer, device, service) =
-            (entry.session.id(), entry.peer, entry.device, entry.service.clone());
+            (entry.session, entry.peer, entry.device, entry.service.clone());
         let Some(address) = address else {
             host.shell.close_tunnel(tunnel, Code::DeviceUnreachable, at);
             return self.drain_host(index);
@@ -141,7 +142,7 @@ impl World {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(index) else { return };
         let at = host.now(now).mono;
-        let session = host.shell.tunnel(tunnel).map(|tunnel| tunnel.session.id());
+        let session = host.shell.tunnel(tunnel).map(|tunnel| tunnel.session);
         if let Some(session) = session {
             let errand = self.model.tunnel(&session).map(|tunnel| tunnel.errand);
             self.model.excuse(|tunnel| Some(tunnel.errand) == errand);
@@ -155,7 +156,7 @@ impl World {
     pub(super) fn dial(
         &mut self,
         (index, boot): (usize, u32),
-        peer: NodeId,
+        (peer, dial): (NodeId, Option<Dial>),
         candidates: Vec<SocketAddr>,
         next: usize,
     ) {
@@ -166,25 +167,25 @@ impl World {
         };
         let (site, at) = (host.site, host.now(now).mono);
         if let Some(until) = host.asleep_until {
-            return self.schedule(until, Due::Dial { host: index, boot, peer, candidates, next });
+            return self.schedule(until, Due::Dial { host: index, boot, peer, dial, candidates, next });
         }
         let Some(candidate) = candidates.get(next).copied() else {
-            host.shell.dial_failed(peer, at);
+            host.shell.dial_failed(peer, dial, at);
             return self.drain_host(index);
         };
         let next = next.saturating_add(1);
         let Some(other) = self.answering(site, candidate) else {
             return self
-                .schedule_in(CONNECT_TIMEOUT, Due::Dial { host: index, boot, peer, candidates, next });
+                .schedule_in(CONNECT_TIMEOUT, Due::Dial { host: index, boot, peer, dial, candidates, next });
         };
         let far = self.hosts.get(other).map_or(site, |host| host.site);
         // TCP's and TLS's handshakes: two round trips.
         let span: Duration = (0..4).map(|_| self.network.latency(site, far)).sum();
         if self.hosts.get(other).map(|host| host.id) != Some(peer) {
             // Somebody else answers: TLS proves another key.
-            return self.schedule_in(span, Due::Dial { host: index, boot, peer, candidates, next });
+            return self.schedule_in(span, Due::Dial { host: index, boot, peer, dial, candidates, next });
         }
-        self.connect((index, boot), other, span);
+        self.connect((index, boot, dial), other, span);
     }
 
     /// Returns the computer that takes connections at an address, seen from a site.
@@ -197,7 +198,7 @@ impl World {
     }
 
     /// Both ends have a connection after `span`; the first bytes take that long.
-    fn connect(&mut self, (index, boot): (usize, u32), other: usize, span: Duration) {
+    fn connect(&mut self, (index, boot, dial): (usize, u32, Option<Dial>), other: usize, span: Duration) {
         let id = CarrierId(self.new_id());
         let now = self.now;
         let other_boot = self.hosts.get(other).map_or(0, |host| host.boot);
@@ -211,10 +212,12 @@ impl World {
         self.carriers.insert(id, carrier);
         let ids = [index, other].map(|host| self.hosts.get(host).map(|host| host.id));
         let [Some(client), Some(server)] = ids else { return };
-        for (host, peer, side) in [(index, server, Side::Client), (other, client, Side::Server)] {
+        for (host, peer, side, dial) in
+            [(index, server, Side::Client, dial), (other, client, Side::Server, None)]
+        {
             if let Some(host) = self.hosts.get_mut(host) {
                 let at = host.now(now).mono;
-                host.shell.connected(id, peer, side, at);
+                host.shell.connected(id, peer, (side, dial, PathKind::Direct), at);
             }
         }
         self.drain_host(other);
@@ -246,7 +249,7 @@ impl World {
         self.errands.insert(id, errand);
         self.open_tunnel(id, (peer, Vec::new()), wanted);
         self.model.excuse(|tunnel| tunnel.errand == id);
-        self.connect((index, boot), target, Duration::from_millis(50));
+        self.connect((index, boot, None), target, Duration::from_millis(50));
     }
 
     // ---- bytes ------------------------------------------------------------------------------

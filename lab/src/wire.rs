@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -30,6 +31,9 @@ const MAX_WAITING: usize = 8_192;
 
 /// Bytes of an Ethernet head.
 const ETHERNET: usize = 14;
+
+/// Bytes of an IPv6 head without extensions.
+const IPV6_HEAD: usize = 40;
 
 /// A packet that leaves this computer, as the kernel marks copies that listeners get.
 const OUTGOING: u8 = 4;
@@ -196,27 +200,50 @@ impl Carrier {
     }
 }
 
-/// Writes the checksum of TCP or UDP into a frame with a whole IPv4 packet; others stay as they are.
+/// Where a packet has what its checksum is made of.
+struct Layout {
+    head_bytes: usize,
+    total_bytes: usize,
+    addresses: Range<usize>,
+    protocol: u8,
+}
+
+impl Layout {
+    /// Reads that of a whole packet; none of a fragment, nor of anything but IP.
+    fn read(ethernet: &[u8], packet: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?));
+        match ethernet {
+            [.., 8, 0] => {
+                let is_whole = word(6)? & 0x3fff == 0;
+                let head_bytes = usize::from(packet.first()? & 15) * 4;
+                let (total_bytes, protocol) = (word(2)?.into(), *packet.get(9)?);
+                is_whole.then_some(Self { head_bytes, total_bytes, addresses: 12..20, protocol })
+            }
+            [.., 0x86, 0xdd] => Some(Self {
+                head_bytes: IPV6_HEAD,
+                total_bytes: IPV6_HEAD + usize::from(word(4)?),
+                addresses: 8..IPV6_HEAD,
+                protocol: *packet.get(6)?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Writes the checksum of TCP or UDP into a frame with a whole IP packet; others stay as they are.
 fn complete(frame: &mut [u8]) -> Option<()> {
     let (head, packet) = frame.split_at_mut_checked(ETHERNET)?;
-    let (&[version_and_words, ..], &[.., 8, 0]) = (&*packet, &*head) else { return None };
-    let head_bytes = usize::from(version_and_words & 15) * 4;
-    let total = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
-    let fragment = u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?) & 0x3fff;
-    let protocol = *packet.get(9)?;
+    let Layout { head_bytes, total_bytes, addresses, protocol } = Layout::read(head, packet)?;
     let at = match protocol {
         6 => 16,
         17 => 6,
         _ => return None,
     };
-    let length = total.checked_sub(head_bytes)?;
-    if fragment != 0 {
-        return None;
-    }
-    let (head, segment) = packet.get_mut(..total)?.split_at_mut_checked(head_bytes)?;
+    let length = total_bytes.checked_sub(head_bytes)?;
+    let (head, segment) = packet.get_mut(..total_bytes)?.split_at_mut_checked(head_bytes)?;
     segment.get_mut(at..at + 2)?.fill(0);
     let pseudo = u64::from(protocol) + length as u64;
-    let sum = sum(segment) + sum(head.get(12..20)?) + pseudo;
+    let sum = sum(segment) + sum(head.get(addresses)?) + pseudo;
     let folded = (0..4).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16));
     let checksum = !u16::try_from(folded).ok()?;
     // Of UDP, zero means that there is none.
@@ -258,5 +285,22 @@ mod tests {
         complete(&mut frame).unwrap();
         assert_eq!(frame, wanted);
         assert!(complete(&mut [0; 20]).is_none());
+    }
+
+    #[test]
+    fn the_checksum_of_ipv6_counts_the_whole_addresses() {
+        // From ::1 to ::2, whose sum was made by hand: 1 + 2 (the addresses) + 17 + 10 (protocol and length) + 1 + 2 + 10 (ports and
+        // length) + 0x6869 ("hi") = 0x6894.
+        let mut frame = vec![0; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 10, 17, 64]);
+        for last in [1, 2] {
+            frame.extend([0; 15]);
+            frame.push(last);
+        }
+        frame.extend([0, 1, 0, 2, 0, 10, 0xaa, 0xbb, b'h', b'i']);
+        let mut wanted = frame.clone();
+        wanted[60..62].copy_from_slice(&(!0x6894_u16).to_be_bytes());
+        complete(&mut frame).unwrap();
+        assert_eq!(frame, wanted);
     }
 }

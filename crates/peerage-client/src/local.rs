@@ -23,12 +23,14 @@ use crate::route::Route;
 mod devices;
 mod events;
 mod lending;
+mod mapping;
 mod status;
 mod tunnels;
 
 pub use devices::{Device, DeviceState, ReachableVia};
 pub use events::{Event, EventDetail};
 pub use lending::{SuperLimits, SuperNode, SuperOff, SuperOn, SuperRange, SuperState};
+pub use mapping::{PortMapping, PortMappingState};
 pub use status::{
     Attachment, Clock, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator, Records, Status,
 };

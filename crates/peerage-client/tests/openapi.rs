@@ -350,6 +350,7 @@ fn status(full: bool) -> local::Status {
         clock: local::Clock { offset_ms: -5, learned_from: full.then(|| "o1".to_owned()) },
         locations: vec![location(full)],
         head: full.then_some(local::Head { age_ms: 1, sequence: 2, epoch: 3, revocations: 4 }),
+        port_mappings: vec![port_mapping(full)],
         attachments: vec![local::Attachment {
             node: "s1".to_owned(),
             address: "[2001:db8::1]:4433".parse().unwrap(),
@@ -418,6 +419,17 @@ fn tunnel(full: bool) -> local::Tunnel {
         connections: 3,
         opened_at_ms: 4,
         privacy: local::Privacy::DeviceVerified,
+    }
+}
+
+fn port_mapping(full: bool) -> local::PortMapping {
+    local::PortMapping {
+        router: "192.168.1.1".parse().unwrap(),
+        state: local::PortMappingState::Held,
+        protocol: full.then(|| "pcp".to_owned()),
+        udp: full.then(|| "198.51.100.7:7000".parse().unwrap()),
+        tcp: full.then(|| "198.51.100.7:7000".parse().unwrap()),
+        why: full.then(|| "the router does not allow it".to_owned()),
     }
 }
 

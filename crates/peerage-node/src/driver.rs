@@ -27,6 +27,7 @@ use crate::data::NodeKeys;
 use crate::enrol::{self, EnrolFailure};
 use crate::lan::{Beacons, FindDevice, Lan, LanChanges, LanError, Presence};
 use crate::link::{LinkEvent, Links, Stream};
+use crate::mapping::Mappings;
 use crate::membership::Membership;
 use crate::relay::{OwnLegEvent, OwnLegs};
 use crate::store::{Batch, Store};
@@ -131,6 +132,8 @@ pub(crate) struct Driver {
     pub(crate) tunnels: Tunnels,
     pub(crate) lan: Lan,
     pub(crate) beacons: Beacons,
+    /// None if the owner forbids that routers are asked.
+    pub(crate) mappings: Option<Mappings>,
     /// Where devices are if the whole network lives on this machine; then no other network is looked at.
     pub(crate) one_machine: Option<BTreeMap<Mac, std::net::IpAddr>>,
     pub(crate) membership: Arc<Membership>,
@@ -169,7 +172,13 @@ impl Driver {
         self.handle(Input::Stopping);
         self.drain();
         self.lent.legs().close_all();
-        self.links.close().await;
+        let (mappings, links) = (self.mappings.take(), self.links);
+        let give_back = async {
+            if let Some(mappings) = mappings {
+                mappings.close().await;
+            }
+        };
+        tokio::join!(links.close(), give_back);
     }
 
     /// Serves until `end` is ready.
@@ -296,6 +305,9 @@ impl Driver {
             own.is_loopback() || interfaces.iter().any(|interface| interface.has_address(own))
         });
         self.beacons.networks(interfaces);
+        if let Some(mappings) = &self.mappings {
+            mappings.networks(interfaces);
+        }
     }
 
     /// Reads the networks anew.
@@ -368,6 +380,11 @@ impl Driver {
                 }
             }
             Output::Renew => self.renew(),
+            Output::MapPorts(is_wanted) => {
+                if let Some(mappings) = &self.mappings {
+                    mappings.want(is_wanted);
+                }
+            }
             Output::Leg(output) => self.lent.legs().apply(output),
             Output::OwnLeg { leg, order } => self.legs.order(leg, order),
             Output::HeadChanged(record) => self.links.send_head(&record),

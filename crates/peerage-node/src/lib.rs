@@ -12,6 +12,7 @@ pub mod lan;
 pub mod lending;
 pub mod link;
 pub mod local_api;
+mod mapping;
 pub mod membership;
 mod places;
 pub mod private;

@@ -28,6 +28,7 @@ use crate::lan::{Beacons, Lan};
 use crate::lending::{self, Lending, TooLittle};
 use crate::link::{LinkConfig, Links};
 use crate::local_api;
+use crate::mapping::Mappings;
 use crate::membership::{Membership, Pending};
 use crate::relay::{Legs, OwnLegs};
 use crate::store::{Contents, NotWritten, Store, StoreError};
@@ -66,6 +67,8 @@ pub struct UpConfig {
     pub circumstances: Circumstances,
     /// How it agrees with others on the LAN which of them serve.
     pub lan: LanConfig,
+    /// Whether routers may be asked to forward the port, where others are to reach this computer.
+    pub port_mapping: bool,
     /// How the administrator calls the place where it stands, if no gateway tells.
     pub place: Option<String>,
     /// Whether the network lives on this machine alone, as a demonstration or a test: only then may loopback be dialled.
@@ -186,7 +189,8 @@ pub async fn run(
     let unfit = circumstances.unfit();
     let watching = fitness::watch(handle.clone(), circumstances, unfit.clone());
     let known = ((vec![local], config.advertise.clone()), (told, config.lending));
-    let shell = Arc::new(Shell::new((handle, dialer), Arc::clone(&membership), known, ending.clone()));
+    let shell =
+        Arc::new(Shell::new((handle.clone(), dialer), Arc::clone(&membership), known, ending.clone()));
     let (on_event, events) = event_queue();
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&shell).relay(events));
@@ -203,6 +207,7 @@ pub async fn run(
         tunnels,
         lan: Lan::new(),
         beacons: Beacons::new(config.lan.port),
+        mappings: mappings(&config, handle, local.port()),
         one_machine: config.one_machine.then_some(config.neighbours),
         membership: Arc::clone(&membership),
         keys: Arc::new(member.keys),
@@ -215,12 +220,7 @@ pub async fn run(
     };
     driver.begin(unfit).await;
     ready(Ready { id, name: membership.name.clone(), listen: vec![local] });
-    let until = async {
-        tokio::select! {
-            () = shutdown => {}
-            _ending = end.wait_for(|is_ending| *is_ending) => {}
-        }
-    };
+    let until = first(shutdown, async { drop(end.wait_for(|is_ending| *is_ending).await) });
     let farewell = || shell.publish(EventDetail::ShuttingDown);
     let inbox = Inbox { requests, link_events, leg_events, leg_news };
     Box::pin(driver.run(inbox, until, farewell)).await;
@@ -248,6 +248,19 @@ fn lend(
     let (legs, leg_news) = Legs::new(lending::caps(&lent), clock.clone());
     let serves_devices = config.tunnel_role && may_serve(member);
     Ok((told, Lent::new(legs, serves_devices, lent), leg_news))
+}
+
+/// Waits until one of both is ready.
+async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        () = one => {}
+        () = other => {}
+    }
+}
+
+/// On one machine there is no router.
+fn mappings(config: &UpConfig, node: NodeHandle, port: u16) -> Option<Mappings> {
+    (config.port_mapping && !config.one_machine).then(|| Mappings::new(node, port))
 }
 
 /// On one machine the rest of it is no part of the network.
@@ -461,6 +474,7 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
         lending: Lending::default(),
         circumstances: Circumstances::FIT,
         lan: LanConfig::default(),
+        port_mapping: false,
         place: None,
         one_machine: false,
         neighbours: BTreeMap::new(),
@@ -505,6 +519,7 @@ fn goodbye_outputs(node: &mut Node, datagrams: &Datagrams, now: Now) -> Option<b
             | Output::ServeTunnel { .. }
             | Output::CloseTunnel { .. }
             | Output::Renew
+            | Output::MapPorts(_)
             | Output::Leg(_)
             | Output::OwnLeg { .. }
             | Output::HeadChanged(_)

@@ -510,6 +510,7 @@ fn status() -> Status {
         clock: Clock { offset_ms: -3_600_000, learned_from: Some("op".to_owned()) },
         locations: Vec::new(),
         head: None,
+        port_mappings: Vec::new(),
         attachments: Vec::new(),
         devices: 1,
         serves: vec!["hp".to_owned()],

@@ -16,6 +16,7 @@ pub mod forward;
 pub mod lan;
 pub mod limiter;
 pub mod link;
+pub mod mapping;
 pub mod node;
 pub mod operator;
 pub mod reconcile;

@@ -4,7 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use peerage_proto::node::{Answer, Command, Event, Failure, Way};
+use peerage_proto::mapping::{Mapping, MappingProtocol, RouterMapping};
+use peerage_proto::node::{Answer, Command, Event, Failure, Input, Way};
 use peerage_proto::operator;
 use peerage_wire::frame::Code;
 use peerage_wire::id::DeviceId;
@@ -289,7 +290,7 @@ fn a_revoked_node_learns_why_nobody_answers_when_it_asks_for_its_renewal() {
     world.revoke(user_id);
     assert_eq!(world.route(user, "hp", None), Answer::Failed(Failure::Offline));
     assert_eq!(world.host(user).renewals, 1);
-    world.input(user, peerage_proto::node::Input::Expelled);
+    world.input(user, Input::Expelled);
     assert_eq!(world.route(user, "hp", None), Answer::Failed(Failure::Revoked));
     assert_eq!(world.host(user).events.iter().filter(|event| **event == Event::Revoked).count(), 1);
     let now = world.now;
@@ -321,4 +322,49 @@ fn a_farewell_by_a_clock_that_is_ahead_cannot_be_repeated_when_its_time_has_come
     }
     world.run(Duration::from_secs(5));
     assert_eq!(left(&world), 1, "it was executed once more");
+}
+
+/// What the router at 192.168.1.1 gives: this address for both transports.
+fn mapped(external: &str) -> Input {
+    let external = external.parse().ok();
+    let mapping = Mapping::Held { protocol: MappingProtocol::Pcp, udp: external, tcp: external };
+    Input::Mapped(vec![RouterMapping { router: [192, 168, 1, 1].into(), mapping }])
+}
+
+fn candidates(world: &mut World, user: std::net::SocketAddr) -> Vec<std::net::SocketAddr> {
+    let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no route") };
+    let Way::Tunnel { candidates, .. } = route.way else { panic!("not through a tunnel") };
+    candidates
+}
+
+/// Rules 6.80 and 6.82: who serves wants its port forwarded, and others dial what the router has given.
+#[test]
+fn a_mapped_port_is_where_others_dial_a_tunnel_node() {
+    let (mut world, site, user) = office(22);
+    assert!(world.host(site).wants_ports);
+    assert!(!world.host(user).wants_ports, "nobody dials a user");
+    let external = "45.10.0.9:17400";
+    world.input(site, mapped(external));
+    world.run(Duration::from_secs(15));
+    assert!(candidates(&mut world, user).contains(&external.parse().unwrap()));
+}
+
+/// Rule 6.82: a router that is itself behind another one gives what nobody outside reaches.
+#[test]
+fn what_a_router_behind_another_gives_is_not_offered() {
+    let (mut world, site, user) = office(23);
+    world.input(site, mapped("100.64.0.9:17400"));
+    world.run(Duration::from_secs(15));
+    assert!(!candidates(&mut world, user).contains(&"100.64.0.9:17400".parse().unwrap()));
+    let now = world.now;
+    assert!(world.host(site).node.status(now).mappings[0].mapping.is_double_nat());
+}
+
+/// Rule 6.80: a door that nobody needs is closed.
+#[test]
+fn a_node_without_devices_wants_no_port() {
+    let (mut world, site, _) = office(24);
+    world.remove_device(&device());
+    world.run(Duration::from_secs(10));
+    assert!(!world.host(site).wants_ports);
 }

@@ -47,6 +47,7 @@ pub(crate) struct NodeConfig {
     pub(crate) advertise: Vec<SocketAddr>,
     #[serde(default)]
     pub(crate) roles: Vec<RoleName>,
+    pub(crate) port_mapping: Option<bool>,
 }
 
 /// For `up`: how nodes on one LAN agree which of them serve.
@@ -196,8 +197,9 @@ mod tests {
         let config = Config::parse(&settings.join("\n")).unwrap();
         let Config { log, log_format, node, lan, super_node, operator, admin } = config;
         assert!(log.is_some() && log_format.is_some() && admin.domain.is_some());
-        let NodeConfig { name, listen, advertise, roles } = node;
+        let NodeConfig { name, listen, advertise, roles, port_mapping } = node;
         assert!(name.is_some() && listen.is_some() && !advertise.is_empty() && !roles.is_empty());
+        assert!(port_mapping.is_some());
         let LanConfig { multicast, port, tunnel_nodes } = lan;
         assert!(multicast.is_some() && port.is_some() && tunnel_nodes.is_some());
         let Lending { on, max_bytes, max_tunnels, max_rate, max_daily } = super_node.lending();

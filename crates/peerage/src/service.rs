@@ -112,6 +112,8 @@ pub(crate) struct NodeOptions {
     pub(crate) circumstances: Circumstances,
     /// How it agrees with others on the LAN which of them serve.
     pub(crate) lan: LanConfig,
+    /// Whether routers may be asked to forward its port.
+    pub(crate) port_mapping: bool,
     /// Set if the whole network lives on this computer, as in the demonstration.
     pub(crate) one_machine: Option<OneMachine>,
 }
@@ -142,7 +144,17 @@ pub(crate) async fn run_node(
     ready: impl FnOnce(NodeReady) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let NodeOptions { data, listen, advertise, roles, lending, circumstances, lan, one_machine } = options;
+    let NodeOptions {
+        data,
+        listen,
+        advertise,
+        roles,
+        lending,
+        circumstances,
+        lan,
+        port_mapping,
+        one_machine,
+    } = options;
     let tunnel_role = roles.as_ref().is_none_or(|roles| roles.contains(&Role::Tunnel));
     // Whoever asks for the role consents to it.
     let consents = roles.is_some_and(|roles| roles.contains(&Role::Super)).then_some(true);
@@ -159,6 +171,7 @@ pub(crate) async fn run_node(
         lending,
         circumstances,
         lan,
+        port_mapping,
         one_machine: on_loopback || place.is_some(),
         place,
         neighbours: neighbours.into_iter().collect(),

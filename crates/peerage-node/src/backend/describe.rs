@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use peerage_client::local::{
     Attachment, Clock, Device, DeviceState, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator,
-    ReachableVia, Records, Status, SuperNode,
+    PortMapping, PortMappingState, ReachableVia, Records, Status, SuperNode,
 };
 use peerage_client::{Protocol, Role, Service};
 use peerage_proto::lan;
+use peerage_proto::mapping::{Mapping, RouterMapping};
 use peerage_proto::node::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status as NodeStatus};
 use peerage_wire::codec;
 use peerage_wire::id::{LocationId, to_hex};
@@ -41,6 +42,7 @@ pub(super) fn status(
             epoch: head.epoch.into(),
             revocations: head.revocations.into(),
         }),
+        port_mappings: status.mappings.iter().map(port_mapping).collect(),
         attachments: attachments(status),
         devices: status.devices.len() as u64,
         serves: status.devices.iter().filter(|d| d.served).map(|d| d.device.name.clone()).collect(),
@@ -134,6 +136,31 @@ fn attachments(status: &NodeStatus) -> Vec<Attachment> {
         })
     };
     standing.filter_map(describe).collect()
+}
+
+fn port_mapping(router: &RouterMapping) -> PortMapping {
+    let mapping = &router.mapping;
+    let state = match mapping {
+        Mapping::Asking => PortMappingState::Asking,
+        Mapping::Silent => PortMappingState::Silent,
+        Mapping::Refused { .. } => PortMappingState::Refused,
+        Mapping::Held { .. } if mapping.is_double_nat() => PortMappingState::DoubleNat,
+        Mapping::Held { .. } => PortMappingState::Held,
+    };
+    let mut out =
+        PortMapping { router: router.router, state, protocol: None, udp: None, tcp: None, why: None };
+    match mapping {
+        Mapping::Asking | Mapping::Silent => {}
+        Mapping::Refused { protocol, why } => {
+            out.protocol = Some(protocol.to_string());
+            out.why = Some(why.clone());
+        }
+        Mapping::Held { protocol, udp, tcp } => {
+            out.protocol = Some(protocol.to_string());
+            (out.udp, out.tcp) = (*udp, *tcp);
+        }
+    }
+    out
 }
 
 fn warnings(status: &NodeStatus) -> Vec<String> {

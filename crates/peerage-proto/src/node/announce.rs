@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use peerage_wire::codec::{Candidate, CandidateKind};
 use peerage_wire::id::{LocationId, NodeId, Segment};
-use peerage_wire::limits::MAX_VERSION_AHEAD;
+use peerage_wire::limits::{MAX_CANDIDATES, MAX_VERSION_AHEAD};
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::record::{Draft, Header, NodeInfoPrivate, NodeInfoPublic, Record, Table};
 use peerage_wire::time::{Instant, Now, UnixTime};
@@ -186,8 +187,13 @@ impl Node {
         self.places.all().filter(at).collect()
     }
 
-    pub(super) fn own_candidates(&self) -> Vec<peerage_wire::codec::Candidate> {
-        candidates(&self.interfaces, &self.advertise, self.port, self.one_machine, self.bound)
+    pub(super) fn own_candidates(&self) -> Vec<Candidate> {
+        let own = candidates(&self.interfaces, &self.advertise, self.port, self.one_machine, self.bound);
+        // Before those of the LAN, which are of no use elsewhere, and which may not all find room.
+        let (configured, hosts): (Vec<_>, Vec<_>) =
+            own.into_iter().partition(|candidate| candidate.kind == CandidateKind::Configured);
+        let all = configured.into_iter().chain(self.mapping.candidates()).chain(hosts);
+        all.take(MAX_CANDIDATES).collect()
     }
 
     /// The announcement is on disk: now it goes to every holder of each of its places.

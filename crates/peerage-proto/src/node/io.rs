@@ -13,6 +13,7 @@ use peerage_wire::time::UnixTime;
 use super::config::SuperConfig;
 use super::legs::{LegNews, LegOrder};
 use crate::lan::Interface;
+use crate::mapping::RouterMapping;
 use crate::relay::{self, LegId};
 
 /// Ties an output to the input that answers it.
@@ -53,6 +54,8 @@ pub enum Input {
     Stopping,
     /// The computer's networks are these now; also the first input after start.
     Networks(Vec<Interface>),
+    /// What came of asking routers to forward ports to this computer, as [`Output::MapPorts`] wants; in place of what was told before.
+    Mapped(Vec<RouterMapping>),
     /// Answers [`Output::Store`]: whether it is on disk now.
     Stored {
         /// Which.
@@ -364,6 +367,8 @@ pub enum Output {
         /// How.
         answer: Answer,
     },
+    /// Ask the routers to forward this node's port to it, or (false) give back what they gave; told by [`Input::Mapped`].
+    MapPorts(bool),
     /// Renew the membership over HTTPS and answer by [`Input::Renewed`] or [`Input::Expelled`].
     Renew,
     /// A newer Head is known: peers on links should have it too (Rule 7.9).

@@ -13,6 +13,7 @@ mod io;
 mod judge;
 mod legs;
 mod lookup;
+mod mapped;
 mod openings;
 mod own;
 mod places;
@@ -56,6 +57,7 @@ pub use status::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Statu
 use elect::Electing;
 use hold::{Errand, Hold};
 use legs::Legs;
+use mapped::PortMapping;
 use openings::Opening;
 use places::Places;
 pub(crate) use places::is_private;
@@ -121,6 +123,7 @@ pub struct Node {
     bound: Option<std::net::IpAddr>,
 
     interfaces: Vec<Interface>,
+    mapping: PortMapping,
     places: Places,
     records: Records,
     devices: BTreeMap<DeviceId, (peerage_wire::id::RecordKey, EndDevice)>,
@@ -176,6 +179,7 @@ impl Node {
             one_machine: config.one_machine,
             bound: config.bound,
             interfaces: Vec::new(),
+            mapping: PortMapping::default(),
             places: Places::default(),
             records: Records::default(),
             devices: BTreeMap::new(),
@@ -257,6 +261,7 @@ impl Node {
             Input::MulticastFailed { interface } => self.multicast_failed(interface, now),
             Input::Stopping => self.stop_standing(now),
             Input::Networks(interfaces) => self.networks_changed(interfaces, now),
+            Input::Mapped(mappings) => self.mapped(mappings, now),
             Input::Stored { task, ok } => self.stored(task, ok, now),
             Input::DeviceFound { task, found } => self.device_found(task, found, now),
             Input::PinProven { task, proof } => self.pin_proven(task, proof, now),
@@ -333,6 +338,7 @@ impl Node {
             }
             self.seek_time(now);
             self.settle_hold(now);
+            self.review_mapping();
             self.advance_openings(now);
             self.advance_routes(now);
             self.advance_elections(now);

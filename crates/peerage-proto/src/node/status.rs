@@ -12,6 +12,7 @@ use super::queries::MAX_QUERIES;
 use super::{MAX_SERVED, MAX_SERVED_PER_PEER, Node, SuperState, Watched};
 use crate::discard::Discards;
 use crate::lan::Interface;
+use crate::mapping::RouterMapping;
 use crate::sizes::TableSize;
 
 /// The state of a node.
@@ -39,6 +40,8 @@ pub struct Status {
     pub locations: Vec<(LocationId, Option<Interface>)>,
     /// The domain's devices.
     pub devices: Vec<DeviceStatus>,
+    /// The routers that were asked to forward ports, and what came of it.
+    pub mappings: Vec<RouterMapping>,
     /// To whom it is attached.
     pub attachments: Vec<AttachmentStatus>,
     /// When its last announcement ends.
@@ -160,6 +163,7 @@ impl Node {
             head: self.head_status(now),
             locations: self.location_status(),
             devices: self.device_status(),
+            mappings: self.mapping.routers().to_vec(),
             attachments: self.attachment_status(now),
             info_expires: self.own_info().map(|record| record.header().expires),
             announced: self.serving.announcing.is_acknowledged,

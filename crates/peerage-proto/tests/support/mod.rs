@@ -66,6 +66,8 @@ pub struct Host {
     /// What it has deleted from its disk.
     pub deleted: BTreeSet<(Table, Domain, RecordKey)>,
     pub renewals: usize,
+    /// Whether the routers are to forward its port.
+    pub wants_ports: bool,
     /// What it was started with, for a restart.
     pub config: node::Config,
     interfaces: Vec<Interface>,
@@ -461,6 +463,7 @@ impl World {
             stored: vec![],
             deleted: BTreeSet::new(),
             renewals: 0,
+            wants_ports: false,
             config,
             interfaces: interfaces.clone(),
             next_task: 1 << 32,
@@ -731,6 +734,10 @@ impl World {
             }
             node::Output::Renew => {
                 host.renewals += 1;
+                return;
+            }
+            node::Output::MapPorts(is_wanted) => {
+                host.wants_ports = is_wanted;
                 return;
             }
             // Nobody in these tests is dialled by legs of others.

@@ -244,6 +244,8 @@ impl World {
             }
             Output::CloseTunnel { tunnel, code } => self.node_closes(index, tunnel, code),
             Output::Answer { task, answer } => self.answered(index, task, answer),
+            // These routers cannot be asked.
+            Output::MapPorts(_) => {}
             Output::Renew => self.schedule_in(RENEWAL, Due::Renew { host: index, boot }),
             Output::HeadChanged(record) => {
                 let at = host.clock.now(now).mono;

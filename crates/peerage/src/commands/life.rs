@@ -98,6 +98,7 @@ pub(crate) async fn up(args: Up, context: Context) -> Result {
         lending: config.super_node.lending(),
         circumstances: config.super_node.circumstances(),
         lan: config.lan.settings(),
+        port_mapping: config.node.port_mapping.unwrap_or(true),
         one_machine: args.one_machine.map(|place| OneMachine { place, neighbours: args.neighbours }),
     };
     let mut signals = EndSignals::catch()?;

@@ -7,6 +7,7 @@ use crate::{
     failure::Result,
     output::{bytes, duration, list, now_ms, pairs, short, table, when, yes_no},
 };
+use peerage_client::local::PortMapping;
 use peerage_client::{
     Client, Service,
     local::{Device, Head, Operator, Status, Tunnel},
@@ -101,6 +102,7 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("clock", clock(status)),
         ("networks", lines(locations)),
         ("attached to", lines(attachments)),
+        ("router", lines(status.port_mappings.iter().map(port_mapping))),
         ("devices", status.devices.to_string()),
         ("serves", list(&status.serves)),
         ("tunnels", status.tunnels.to_string()),
@@ -109,6 +111,14 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("discarded", list(discards)),
         ("warnings", status.warnings.join("\n")),
     ])
+}
+
+fn port_mapping(mapping: &PortMapping) -> String {
+    let protocol = mapping.protocol.as_deref().map_or_else(String::new, |protocol| format!(" by {protocol}"));
+    let ports = [("UDP", mapping.udp), ("TCP", mapping.tcp)].into_iter();
+    let ports = ports.filter_map(|(name, address)| Some(format!(", {name} {}", address?)));
+    let why = mapping.why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+    format!("{} {}{protocol}{}{why}", mapping.router, mapping.state, ports.collect::<String>())
 }
 
 fn operator(operator: &Operator) -> String {

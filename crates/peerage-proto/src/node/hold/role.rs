@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use peerage_wire::codec::Transport;
+use peerage_wire::codec::{Candidate, Transport};
 use peerage_wire::id::{NodeId, Segment};
 use peerage_wire::limits::MAX_ADDRESSES;
 use peerage_wire::message::{Load, Reply, Request, Submission, SuperNodeState};
@@ -191,6 +191,11 @@ impl Node {
     }
 
     /// The networks are others now, and so may be the addresses.
+    /// Returns whether the owner lends this computer to the network, and nothing stands against it.
+    pub(in crate::node) const fn is_lent(&self) -> bool {
+        self.hold.role.is_lent()
+    }
+
     pub(in crate::node) fn readdress_role(&mut self, now: Now) {
         let role = &mut self.hold.role;
         role.observed = None;
@@ -298,7 +303,9 @@ impl Node {
         let is_local = |ip: IpAddr| is_private(ip) || ip.is_loopback();
         let near = is_local(operator.ip());
         let own = self.own_candidates();
-        let hosts = own.iter().filter(|candidate| candidate.transport == Transport::Udp);
+        // A super-node has one port for both.
+        let both = |c: &&Candidate| own.contains(&Candidate { transport: Transport::Tcp, ..**c });
+        let hosts = own.iter().filter(|candidate| candidate.transport == Transport::Udp).filter(both);
         let hosts = hosts.map(|candidate| candidate.address).filter(|own| near || !is_local(own.ip()));
         let seen = self.hold.role.observed.flatten();
         let seen = seen.map(|seen| SocketAddr::new(seen.ip().to_canonical(), self.port));

@@ -1,5 +1,6 @@
 //! The whole chain, with the real program, a real printer and CUPS' own client.
 
+use peerage_lab::device::MappingProtocol;
 use peerage_lab::scenario::{Programs, Reach, print};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_peerage-lab-agent");
@@ -12,6 +13,21 @@ fn a_user_behind_nat_prints_to_an_office_with_the_same_prefix_also_after_the_pri
 #[test]
 fn a_user_behind_nat_prints_to_an_office_where_nobody_has_configured_anything() {
     play(&Programs::with_agent(AGENT).unwrap(), Reach::Relayed);
+}
+
+#[test]
+fn a_user_behind_nat_prints_to_an_office_whose_router_gives_ports_by_pcp() {
+    play(&Programs::with_agent(AGENT).unwrap(), Reach::Mapped(MappingProtocol::Pcp));
+}
+
+#[test]
+fn a_user_behind_nat_prints_to_an_office_whose_router_gives_ports_by_nat_pmp() {
+    play(&Programs::with_agent(AGENT).unwrap(), Reach::Mapped(MappingProtocol::NatPmp));
+}
+
+#[test]
+fn a_user_behind_nat_prints_to_an_office_whose_router_gives_ports_by_upnp() {
+    play(&Programs::with_agent(AGENT).unwrap(), Reach::Mapped(MappingProtocol::Upnp));
 }
 
 fn play(programs: &Programs, reach: Reach) {

@@ -3,14 +3,14 @@
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
-use peerage_lab::device::CAMERA_PACKAGES;
+use peerage_lab::device::{CAMERA_PACKAGES, MappingProtocol};
 use peerage_lab::scenario::{self, Crowd, Extent, Profile, Programs, Reach, Report, Selection, Size};
 
 use crate::{packages, run::say};
 
 /// How the task is called.
 const USAGE: &str = "\
-usage: cargo xtask lab print [--relayed] [--json] [--release]
+usage: cargo xtask lab print [--relayed | --pcp | --nat-pmp | --upnp] [--json] [--release]
        cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
        cargo xtask lab survival [--quick | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
@@ -23,7 +23,8 @@ type Story = Box<dyn Fn(&Programs, &mut dyn FnMut(&str)) -> Report>;
 
 /// Plays the story that `words` name; the report goes to standard output and everything else to standard error.
 ///
-/// With `print --relayed` nothing is configured in the office's router, so that both nodes meet at the operator's relay. With
+/// With `print --relayed` nothing is configured in the office's router, so that both nodes meet at the operator's relay; with `--pcp`,
+/// `--nat-pmp` or `--upnp` the router gives a port to the node that asks. With
 /// `survival` only those events happen whose names contain EVENT. With `super-nodes --small` only what the tests play is
 /// played, with `super-nodes --companies` only the two smaller stories. With `--json` the report is exactly one object, also
 /// when the story failed.
@@ -49,11 +50,18 @@ pub(crate) fn lab(words: &[&str]) -> Result<()> {
     }
 }
 
+fn mapped(protocol: MappingProtocol) -> Story {
+    Box::new(move |programs, say| scenario::print(programs, Reach::Mapped(protocol), say))
+}
+
 /// Returns the story of this name with the options that are its own.
 fn story(name: &str, options: &[&str]) -> Result<Story> {
     Ok(match (name, options) {
         ("print", []) => Box::new(|programs, say| scenario::print(programs, Reach::Forwarded, say)),
         ("print", ["--relayed"]) => Box::new(|programs, say| scenario::print(programs, Reach::Relayed, say)),
+        ("print", ["--pcp"]) => mapped(MappingProtocol::Pcp),
+        ("print", ["--nat-pmp"]) => mapped(MappingProtocol::NatPmp),
+        ("print", ["--upnp"]) => mapped(MappingProtocol::Upnp),
         ("super-nodes", []) => Box::new(|programs, say| scenario::super_nodes(programs, Size::Full, say)),
         ("super-nodes", ["--small"]) => {
             Box::new(|programs, say| scenario::super_nodes(programs, Size::Small, say))

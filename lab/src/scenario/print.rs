@@ -1,7 +1,7 @@
 //! Printing to a printer on another network (scenario A of Ynddal 2016, section 3.1.1).
 //!
-//! An operator is on the Internet. An office, behind NAT, has a printer and a node whose port the router forwards, or does
-//! not: then everything goes through the operator, which stands in for super-nodes as forwarder and relay. A user is behind another NAT, in a LAN with the same prefix, where another computer even has the printer's address.
+//! An operator is on the Internet. An office, behind NAT, has a printer and a node whose port the router forwards, or gives when it is
+//! asked, or neither: then everything goes through the operator, which stands in for super-nodes as forwarder and relay. A user is behind another NAT, in a LAN with the same prefix, where another computer even has the printer's address.
 //! The user prints; then the printer gets another address by DHCP, and the user prints again.
 
 use std::fs;
@@ -15,7 +15,7 @@ use super::Report;
 use super::binary::Programs;
 use super::program::{Daemon, Peerage};
 use crate::capture;
-use crate::device::{self, DhcpServer, Printer};
+use crate::device::{self, DhcpServer, MappingDaemon, MappingProtocol, Printer};
 use crate::netns::Process;
 use crate::topology::{Host, Lab, Site, SiteConfig};
 
@@ -54,6 +54,8 @@ const PRINT_TIMEOUT: Duration = Duration::from_secs(120);
 pub enum Reach {
     /// The office's router forwards a port to it.
     Forwarded,
+    /// Nobody has configured anything, and the office's router gives ports to those who ask.
+    Mapped(MappingProtocol),
     /// Nobody has configured anything: both nodes meet at the operator's relay.
     Relayed,
 }
@@ -90,6 +92,7 @@ struct Stage {
     node: Host,
     printer: Host,
     user: Host,
+    _gateway: Option<MappingDaemon>,
     /// Has the printer's first address in the user's LAN.
     _decoy: Host,
 }
@@ -103,13 +106,17 @@ impl Stage {
         if reach == Reach::Forwarded {
             office.forward(FORWARDED_PORT, &node)?;
         }
+        let gateway = match reach {
+            Reach::Mapped(protocol) => Some(MappingDaemon::start(&lab, &office, protocol)?),
+            Reach::Forwarded | Reach::Relayed => None,
+        };
         let printer = office.plug("printer", Some(PRINTER_MAC))?;
         let user = home.host("user")?;
         let decoy = home.plug("decoy", None)?;
         decoy.set_address(home.address(PRINTER_ADDRESSES[0]))?;
         ensure!(node.address() == user.address(), "the two networks should have the same addresses");
         count_crossing(&lab, &office, &operator, reach)?;
-        Ok(Self { lab, office, operator, node, printer, user, _decoy: decoy })
+        Ok(Self { lab, office, operator, node, printer, user, _gateway: gateway, _decoy: decoy })
     }
 
     /// Returns how many bytes crossed the Internet towards the office, to the forwarded port or from the relay.
@@ -128,7 +135,8 @@ impl Stage {
 
 fn count_crossing(lab: &Lab, office: &Site, operator: &Host, reach: Reach) -> Result<()> {
     let what = match reach {
-        Reach::Forwarded => format!("tcp dport {FORWARDED_PORT}"),
+        // Nobody else wants the port, so the router gives the one that is asked for.
+        Reach::Forwarded | Reach::Mapped(_) => format!("tcp dport {FORWARDED_PORT}"),
         Reach::Relayed => format!("ip saddr {} tcp sport {OPERATOR_PORT}", operator.address()),
     };
     lab.core().load_nft(&format!(
@@ -160,6 +168,9 @@ impl Story<'_> {
         self.start_operator(&stage, &operator)?;
         self.start_nodes(&stage, &operator, &node, &user)?;
         self.find_printer(&user)?;
+        if let Reach::Mapped(protocol) = self.reach {
+            self.find_mapping(&node, protocol)?;
+        }
 
         self.say("opening the tunnel");
         let tunnel = user.start(&["connect", "hp:ipp", "--listen", "127.0.0.1:0"], "listening")?;
@@ -190,6 +201,10 @@ impl Story<'_> {
         self.say("ending all programs in order");
         while let Some(daemon) = self.daemons.pop() {
             daemon.stop()?;
+        }
+        if let Reach::Mapped(_) = self.reach {
+            let left = MappingDaemon::given(&stage.office)?;
+            ensure!(left == 0, "the router still forwards {left} ports after the node has ended");
         }
         self.report.note("total_ms", milliseconds(self.began_at.elapsed()));
         Ok(())
@@ -283,6 +298,28 @@ impl Story<'_> {
             ensure!(
                 began_at.elapsed() < FIND_TIMEOUT,
                 "after {FIND_TIMEOUT:?} the user's node knows: {devices}"
+            );
+            thread::sleep(FIND_INTERVAL);
+        }
+    }
+
+    /// Waits until the office's router has given a port, and the user's node has heard of it.
+    fn find_mapping(&mut self, node: &Peerage<'_>, protocol: MappingProtocol) -> Result<()> {
+        self.say("waiting until the office's router has given a port");
+        let began_at = Instant::now();
+        let held = json!({ "state": "held", "protocol": protocol.name() });
+        loop {
+            let status = node.call(&["status"])?;
+            let mapping = status.pointer("/port_mappings/0").cloned().unwrap_or_default();
+            let is_held = ["state", "protocol"].iter().all(|key| mapping.get(key) == held.get(key));
+            if is_held {
+                self.report.note("mapping", mapping);
+                self.report.note("mapped_ms", milliseconds(began_at.elapsed()));
+                return Ok(());
+            }
+            ensure!(
+                began_at.elapsed() < FIND_TIMEOUT,
+                "after {FIND_TIMEOUT:?} the router has given: {mapping}"
             );
             thread::sleep(FIND_INTERVAL);
         }

@@ -1,6 +1,6 @@
 //! `cargo xtask lab`: plays a story in simulated networks with the real program.
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use peerage_lab::device::{CAMERA_PACKAGES, MappingProtocol};
@@ -14,7 +14,7 @@ usage: cargo xtask lab print [--relayed | --pcp | --nat-pmp | --upnp] [--json] [
        cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
        cargo xtask lab survival [--quick | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
-       cargo xtask lab matrix [--quick | --pair USER,NODE] [--json] [--release]
+       cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
        cargo xtask lab camera [--json] [--release]
        cargo xtask lab round-trips [--json] [--release]";
 
@@ -71,17 +71,8 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
         ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
         ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),
         ("matrix", options) => {
-            let selection = match options {
-                [] => Selection::All,
-                ["--quick"] => Selection::Quick,
-                ["--pair", pair] => {
-                    let (user, node) =
-                        pair.split_once(',').with_context(|| format!("{pair} is no pair\n{USAGE}"))?;
-                    Selection::Pair(user.to_owned(), node.to_owned())
-                }
-                _ => bail!("unknown options: {}\n{USAGE}", options.join(" ")),
-            };
-            Box::new(move |programs, say| scenario::matrix(programs, &selection, say))
+            let (selection, round_trip) = selection(options)?;
+            Box::new(move |programs, say| scenario::matrix(programs, &selection, round_trip, say))
         }
         ("round-trips", []) => Box::new(scenario::round_trips),
         ("survival", ["--quick"]) => {
@@ -93,4 +84,31 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
         }
         _ => bail!("unknown story or option: {name} {}\n{USAGE}", options.join(" ")),
     })
+}
+
+/// Reads which pairs of networks are to be played, and how long a round trip between them takes.
+fn selection(options: &[&str]) -> Result<(Selection, Duration)> {
+    let (mut selection, mut round_trip) = (Selection::All, Duration::ZERO);
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        let mut value = || options.next().with_context(|| format!("{option} needs a value\n{USAGE}"));
+        match *option {
+            "--quick" => selection = Selection::Quick,
+            "--pair" => {
+                let pair = value()?;
+                let (user, node) =
+                    pair.split_once(',').with_context(|| format!("{pair} is no pair\n{USAGE}"))?;
+                selection = Selection::Pair(user.to_owned(), node.to_owned());
+            }
+            "--round-trip" => {
+                let milliseconds = value()?;
+                let number = milliseconds.parse();
+                round_trip = Duration::from_millis(
+                    number.with_context(|| format!("{milliseconds} is no number of milliseconds"))?,
+                );
+            }
+            other => bail!("unknown option: {other}\n{USAGE}"),
+        }
+    }
+    Ok((selection, round_trip))
 }

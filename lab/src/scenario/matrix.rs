@@ -28,6 +28,9 @@ const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it is watched that none comes about, where it is not.
 const RELAYED_TIME: Duration = Duration::from_secs(3);
 
+/// What may come on top of round trips, in milliseconds.
+const MARGIN_MS: f64 = 20.0;
+
 /// How often it is looked which path is taken; half of it is added to what is measured.
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -64,15 +67,28 @@ impl Selection {
 }
 
 /// Plays the pairs with these programs and tells `progress` about each.
-pub fn matrix(programs: &Programs, selection: &Selection, progress: &mut dyn FnMut(&str)) -> Report {
+///
+/// With a `round_trip` that long are those between two sites, and those through a relay; it is rounded to 4 ms.
+pub fn matrix(
+    programs: &Programs,
+    selection: &Selection,
+    round_trip: Duration,
+    progress: &mut dyn FnMut(&str),
+) -> Report {
     let mut report = Report::default();
     let began_at = Instant::now();
     let mut say = |text: &str| progress(&format!("{:7.2} s  {text}", began_at.elapsed().as_secs_f64()));
     let mut outcomes = Vec::new();
-    let result = play(programs, &selection.pairs(), &mut outcomes, &mut say);
+    // Both ends have a line, and a packet goes there and back.
+    let delay = Duration::from_millis(u64::try_from(round_trip.as_millis() / 4).unwrap_or(0));
+    let result = play(programs, (&selection.pairs(), delay), &mut outcomes, &mut say);
     let count = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
     let failed = count(Outcome::is_failed);
     let against_theory = count(|outcome| outcome.is_relayed() && outcome.pair.is_direct_possible());
+    let round_trip_ms = 4.0 * delay.as_secs_f64() * 1_000.0;
+    let is_late = |outcome: &&Outcome| outcome.is_late(round_trip_ms);
+    report.note("round_trip_ms", round_trip_ms);
+    report.note("late", outcomes.iter().filter(is_late).count());
     report.note("pairs", outcomes.len());
     report.note("direct", count(Outcome::is_direct));
     report.note("relayed", count(Outcome::is_relayed));
@@ -121,6 +137,13 @@ impl Outcome {
         self.result.as_ref().is_ok_and(|passed| passed.direct_ms.is_some())
     }
 
+    /// Returns whether the first byte took longer than two round trips, or the direct path longer than three, and the margin.
+    fn is_late(&self, round_trip_ms: f64) -> bool {
+        let Ok(Passed { first_byte_ms, direct_ms, .. }) = self.result else { return false };
+        first_byte_ms > 2.0 * round_trip_ms + MARGIN_MS
+            || direct_ms.is_some_and(|direct_ms| direct_ms > 3.0 * round_trip_ms + MARGIN_MS)
+    }
+
     fn to_json(&self) -> Value {
         let possible = self.pair.is_direct_possible();
         let (user, node) = (self.pair.user.name, self.pair.node.name);
@@ -138,13 +161,13 @@ impl Outcome {
 
 fn play(
     programs: &Programs,
-    pairs: &[Pair],
+    (pairs, delay): (&[Pair], Duration),
     outcomes: &mut Vec<Outcome>,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
     ensure!(!pairs.is_empty(), "there is no such pair");
     say("building the networks");
-    let (stage, ends) = Stage::build(pairs)?;
+    let (stage, ends) = Stage::build(pairs, delay)?;
     say(&format!("starting an operator, three super-nodes and {} nodes", stage.places.len()));
     let mut cast = Cast::start(&stage, programs)?;
     for (pair, ends) in pairs.iter().zip(ends) {

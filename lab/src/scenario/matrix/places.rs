@@ -11,8 +11,9 @@ use super::super::binary::Programs;
 use super::super::player::{self, Player};
 use super::theory::{Pair, Side, Together};
 use crate::device::MappingDaemon;
-use crate::netns::{Nat, Process};
-use crate::topology::{Host, Lab, Site, SiteConfig};
+use crate::netns::{Machine, Nat, Process};
+use crate::topology::{Host, Lab, Site, SiteConfig, WIRE};
+use crate::wire::Manner;
 
 /// The port of the operator and of super-nodes: one that is let out where hardly any is.
 const SERVER_PORT: u16 = 443;
@@ -58,8 +59,8 @@ pub(super) struct Place {
     device: Option<Device>,
     /// Maps ports as long as it lives.
     _mapping: Option<MappingDaemon>,
-    /// Kept, since a site ends with it.
-    _sites: Vec<Site>,
+    /// The sites that are its own, and that end with it.
+    sites: Vec<Site>,
 }
 
 /// What is reached at a tunnel-node's place.
@@ -84,11 +85,13 @@ pub(super) struct Stage {
     operator: Host,
     super_nodes: Vec<Host>,
     pub(super) places: Vec<Place>,
+    /// What a packet takes on each site's line to the Internet, in each direction.
+    delay: Duration,
 }
 
 impl Stage {
-    /// Builds what these pairs need; a side that several pairs have is built once for each role.
-    pub(super) fn build(pairs: &[Pair]) -> Result<(Self, Vec<Ends>)> {
+    /// Builds what these pairs need; a side that several pairs have is built once for each role. Each site's line has this delay.
+    pub(super) fn build(pairs: &[Pair], delay: Duration) -> Result<(Self, Vec<Ends>)> {
         let lab = Lab::new()?;
         let public = |name: &str| {
             let host = lab.public_host(name)?;
@@ -98,7 +101,7 @@ impl Stage {
         let operator = public("operator")?;
         let super_nodes =
             (1..=SUPER_NODES).map(|number| public(&format!("super{number}"))).collect::<Result<_>>()?;
-        let mut stage = Self { lab, operator, super_nodes, places: Vec::new() };
+        let mut stage = Self { lab, operator, super_nodes, places: Vec::new(), delay };
         let ends = pairs.iter().map(|pair| stage.settle(pair)).collect::<Result<_>>()?;
         Ok((stage, ends))
     }
@@ -110,18 +113,17 @@ impl Stage {
                 node: self.settle_apart(Role::Node, pair.node, pair.together)?,
             }),
             Together::SameLan => {
-                let site = self.lab.site(self.config(pair.user, pair.together))?;
+                let site = self.online(Self::config(self.number()?, pair.user, pair.together))?;
                 let user = site.host("user")?;
                 let node = self.device_and_node(&site)?;
                 Ok(self.add_both(pair, [user, node.0], node.1, vec![site]))
             }
             Together::SameCarrier(carrier) => {
                 let carrier = self.carrier(carrier)?;
-                let near = carrier.site(self.config(pair.user, pair.together))?;
+                let near = carrier.site(Self::config(self.number()?, pair.user, pair.together))?;
                 let user = near.host("user")?;
                 // A number is taken with each place, and here with the first of two sites.
-                let far =
-                    carrier.site(SiteConfig::new(format!("f{}", self.places.len())).nat(pair.node.nat))?;
+                let far = carrier.site(SiteConfig::new(format!("f{}", self.number()?)).nat(pair.node.nat))?;
                 let node = self.device_and_node(&far)?;
                 Ok(self.add_both(pair, [user, node.0], node.1, vec![near, far, carrier]))
             }
@@ -137,7 +139,7 @@ impl Stage {
             host,
             device,
             _mapping: None,
-            _sites: sites,
+            sites,
         };
         let ends = Ends { user: self.places.len(), node: self.places.len() + 1 };
         self.places.push(place(Role::User, near, user, None, sites));
@@ -150,10 +152,10 @@ impl Stage {
         if let Some(number) = self.places.iter().position(is) {
             return Ok(number);
         }
-        let config = self.config(side, together);
+        let config = Self::config(self.number()?, side, together);
         let mut sites = Vec::new();
         let site = match side.carrier {
-            None => self.lab.site(config)?,
+            None => self.online(config)?,
             Some(carrier) => {
                 let carrier = self.carrier(carrier)?;
                 let site = carrier.site(config)?;
@@ -171,7 +173,7 @@ impl Stage {
             }
         };
         sites.push(site);
-        self.places.push(Place { role, side, together, host, device, _mapping: mapping, _sites: sites });
+        self.places.push(Place { role, side, together, host, device, _mapping: mapping, sites });
         Ok(self.places.len() - 1)
     }
 
@@ -186,14 +188,35 @@ impl Stage {
     }
 
     fn carrier(&self, nat: Nat) -> Result<Site> {
-        let number = u8::try_from(self.places.len()).context("too many places")?;
+        let number = self.number()?;
         // A part of what RFC 6598 keeps for carriers.
         let lan = Ipv4Addr::new(100, 64, number, 0);
-        self.lab.site(SiteConfig::new(format!("c{number}")).lan(lan).nat(nat))
+        self.online(SiteConfig::new(format!("c{number}")).lan(lan).nat(nat))
     }
 
-    fn config(&self, side: Side, together: Together) -> SiteConfig {
-        let number = u8::try_from(self.places.len()).unwrap_or(u8::MAX);
+    /// Adds a site right at the Internet.
+    fn online(&self, config: SiteConfig) -> Result<Site> {
+        self.lab.site(if self.delay.is_zero() { config } else { config.wired() })
+    }
+
+    /// Returns the number of the next place.
+    fn number(&self) -> Result<u8> {
+        u8::try_from(self.places.len()).context("too many places")
+    }
+
+    /// Has the lines carry, if they are more than cables.
+    fn start_wires(&self, programs: &Programs) -> Result<Vec<Process>> {
+        let wires = self.places.iter().flat_map(|place| &place.sites).filter_map(Site::wire);
+        let start = |machine: &Machine| {
+            let mut wire = machine.command(&programs.agent).arg("wire").args(WIRE).spawn()?;
+            wire.wait_for_line("it carried", PATIENCE, |line| (line == "ready").then_some(()))?;
+            wire.tell(Manner { delay: self.delay, ..Manner::default() }.to_line().as_bytes())?;
+            Ok(wire)
+        };
+        wires.map(start).collect()
+    }
+
+    fn config(number: u8, side: Side, together: Together) -> SiteConfig {
         let lan = match (side.nat, together) {
             (_, Together::EqualPrefixes) => EQUAL_PREFIX,
             (Nat::None, _) => Ipv4Addr::new(45, 77, number, 0),
@@ -212,12 +235,15 @@ pub(super) struct Cast<'a> {
     pub(super) nodes: Vec<(Player<'a>, Option<String>)>,
     /// The devices, in the order of the places.
     pub(super) devices: Vec<Option<Process>>,
+    /// They carry as long as they live.
+    _wires: Vec<Process>,
 }
 
 impl<'a> Cast<'a> {
     /// Starts everything; a node that cannot join or start is noted and left out.
     pub(super) fn start(stage: &'a Stage, programs: &Programs) -> Result<Self> {
         let lab = &stage.lab;
+        let wires = stage.start_wires(programs)?;
         let mut operator = Player::new(lab, programs, &stage.operator, &["operator", "run"])?;
         let [listen, v4, v6] = server_addresses(&stage.operator)?;
         operator.peerage.call(&[
@@ -249,7 +275,7 @@ impl<'a> Cast<'a> {
         let errors = join_all(&operator, &mut players);
         let nodes = players.into_iter().zip(errors).collect();
         let devices = stage.places.iter().map(|place| place.switch_on(programs)).collect::<Result<_>>()?;
-        let cast = Self { operator, super_nodes, nodes, devices };
+        let cast = Self { operator, super_nodes, nodes, devices, _wires: wires };
         cast.register(stage)?;
         Ok(cast)
     }

@@ -477,6 +477,7 @@ fn admin_super_node(full: bool) -> admin::SuperNode {
         last_heard_ms_ago: full.then_some(5),
         load: admin::SuperNodeLoad { relayed_bytes: 1, relayed_tunnels: 2, records: 3, held_bytes: 4 },
         quarantine: full.then_some(quarantine),
+        spied: admin::Spied { visits: 5, evidence: vec!["silent".to_owned()] },
     }
 }
 
@@ -534,5 +535,6 @@ fn admin_node(full: bool) -> admin::Node {
         last_seen_at_ms: full.then_some(3),
         revoked_at_ms: full.then_some(4),
         revocation_reason: full.then_some(admin::RevocationReason::KeyCompromise),
+        spy: full,
     }
 }

@@ -1,7 +1,8 @@
 //! What the operator is told when it is made and when it is started, and what it tells.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use peerage_node::relay::Caps;
 use peerage_wire::id::{NetworkId, NodeId};
@@ -60,6 +61,29 @@ pub struct RunConfig {
     pub certificate: Option<CertificateFiles>,
     /// How much it relays for members who cannot reach each other, while it stands in for super-nodes.
     pub relay: Caps,
+    /// How its spies look at super-nodes.
+    pub spies: SpyConfig,
+}
+
+/// Most addresses from which spies come. An attentive super-node would have to see that many before it knows all.
+pub const MAX_SPY_ADDRESSES: usize = 256;
+
+/// How spies look at super-nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpyConfig {
+    /// The mean time between two visits to one super-node; zero: there are none, and no spies are made. Shorter finds a liar sooner;
+    /// longer is less that a super-node could notice, and costs less.
+    pub interval: Duration,
+    /// From which addresses of this computer they come, at most [`MAX_SPY_ADDRESSES`]; empty: from that of the operator, by which a super-node
+    /// that lies on purpose knows them.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Default for SpyConfig {
+    /// A quarter of an hour: some hundred visits a day, each of them a few datagrams.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(900), addresses: Vec::new() }
+    }
 }
 
 impl RunConfig {
@@ -72,6 +96,7 @@ impl RunConfig {
             admin_listen: None,
             certificate: None,
             relay: Caps::default(),
+            spies: SpyConfig::default(),
         }
     }
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_node::clock::Clock;
 use peerage_node::relay::Legs;
-use peerage_proto::operator::{Assignment, Input, Operator, Output, Port, SegmentStatus, SuperNodeStatus};
+use peerage_proto::operator::{
+    Assignment, Evidence, Input, Operator, Output, Port, SegmentStatus, SuperNodeStatus,
+};
 use peerage_proto::relay;
 use peerage_wire::id::{CommandId, Domain, NodeId};
 use peerage_wire::limits::MAX_DATAGRAM;
@@ -25,8 +27,10 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::check::Checker;
+use crate::date::utc;
 use crate::enrol::Published;
-use crate::ledger::{Change, LedgerError, LedgerHandle, Tx};
+use crate::ledger::{Actor, Change, LedgerError, LedgerHandle, Tx};
+use crate::spy_ports::SpyPorts;
 use peerage_node::http::until_true;
 
 /// Most datagrams that are read before something else has a turn.
@@ -69,6 +73,9 @@ pub(crate) struct Driver {
     pub(crate) socket: UdpSocket,
     /// For what must come from a port that nobody knows.
     pub(crate) probe: UdpSocket,
+    /// The ports of spies, and what arrives there.
+    pub(crate) spies: SpyPorts,
+    pub(crate) spied: mpsc::Receiver<Input>,
     pub(crate) checker: Checker,
     /// Whether the socket is one of IPv6, which also serves IPv4 where the system lets it.
     pub(crate) is_ipv6: bool,
@@ -96,6 +103,7 @@ enum Wake {
     Asked(Ask),
     Done(Option<Input>),
     Leg(relay::Input),
+    Spied(Input),
     Readable(Port),
     Timer,
 }
@@ -111,6 +119,7 @@ impl Driver {
                 Wake::Asked(ask) => self.answer(ask),
                 Wake::Done(Some(input)) => self.machine.handle(input, self.clock.now()),
                 Wake::Leg(input) => self.machine.handle(Input::Leg(input), self.clock.now()),
+                Wake::Spied(input) => self.machine.handle(input, self.clock.now()),
                 Wake::Readable(port) => self.receive(port),
                 Wake::Done(None) | Wake::Timer => {}
             }
@@ -134,6 +143,7 @@ impl Driver {
             },
             Some(ask) = self.asked.recv() => Wake::Asked(ask),
             Some(input) = self.leg_news.recv() => Wake::Leg(input),
+            Some(input) = self.spied.recv() => Wake::Spied(input),
             readable = self.socket.readable() => match readable {
                 Ok(()) => Wake::Readable(Port::Main),
                 Err(_) => Wake::Timer,
@@ -176,6 +186,9 @@ impl Driver {
         self.machine.handle(Input::Committed(change.records), now);
         for (node, on) in change.quarantine {
             self.machine.handle(Input::Quarantine { node, on }, now);
+        }
+        if !change.spies.is_empty() {
+            self.machine.handle(Input::Spies(change.spies), now);
         }
         self.publish(own);
     }
@@ -231,6 +244,13 @@ impl Driver {
     async fn drain(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             match output {
+                Output::Transmit { remote, payload, port: Port::Spy(visit) } => {
+                    if self.spies.send(visit, remote, &payload).await.is_err() {
+                        self.failed_sends += 1;
+                    }
+                }
+                Output::VisitEnded(visit) => self.spies.close(visit),
+                Output::Quarantined { node, evidence } => self.convict(node, &evidence),
                 Output::Transmit { remote, payload, port } => {
                     if self.socket_of(port).send_to(&payload, self.as_seen_by_socket(remote)).await.is_err() {
                         self.failed_sends += 1;
@@ -256,7 +276,8 @@ impl Driver {
 
     const fn socket_of(&self, port: Port) -> &UdpSocket {
         match port {
-            Port::Main => &self.socket,
+            // A visit has its own.
+            Port::Main | Port::Spy(_) => &self.socket,
             Port::Probe => &self.probe,
         }
     }
@@ -304,6 +325,24 @@ impl Driver {
         }
     }
 
+    /// Has the ledger note whom spies have found out. If it cannot, it is found out again.
+    fn convict(&mut self, node: NodeId, evidence: &[Evidence]) {
+        tracing::warn!(%node, "spies have found a super-node out; `peerage super list` shows the evidence");
+        let lines: Vec<_> = evidence.iter().map(evidence_line).collect();
+        let begin = move |tx: &mut Tx<'_>| tx.begin_quarantine(node, &lines.join("\n"), Actor::Operator);
+        match self.ledger.begin(begin) {
+            Ok(answer) => {
+                self.tasks.spawn(async move {
+                    if let Ok(Err(error)) = answer.await {
+                        tracing::error!(%error, "a quarantine cannot be written down");
+                    }
+                    None
+                });
+            }
+            Err(_busy) => tracing::warn!("the ledger is too busy to write down a quarantine"),
+        }
+    }
+
     fn contact(&mut self, node: NodeId, remote: SocketAddr) {
         let now = self.clock.now();
         self.contacts.insert(node, (remote, now.unix));
@@ -325,4 +364,9 @@ impl Driver {
             tracing::debug!("the ledger is too busy to write down who was seen");
         }
     }
+}
+
+/// Writes what a spy has seen as a line for people.
+pub(crate) fn evidence_line(evidence: &Evidence) -> String {
+    format!("{} {evidence}", utc(evidence.at))
 }

@@ -17,14 +17,16 @@ mod admin;
 mod check;
 mod config;
 mod data;
+mod date;
 mod driver;
 mod enrol;
 mod init;
 mod ledger;
 mod run;
+mod spy_ports;
 mod tls;
 
-pub use config::{CertificateFiles, InitConfig, InitReport, Ready, RunConfig};
+pub use config::{CertificateFiles, InitConfig, InitReport, MAX_SPY_ADDRESSES, Ready, RunConfig, SpyConfig};
 pub use data::DataError;
 pub use init::{AddressError, InitError, init};
 pub use ledger::{LedgerError, OperatorRecordError};

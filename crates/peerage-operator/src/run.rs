@@ -15,7 +15,7 @@ use peerage_wire::crypto::Real;
 use peerage_wire::id::{NetworkId, NodeId, from_hex};
 use peerage_wire::keys::network_id;
 use peerage_wire::record::{OperatorBody, Record};
-use peerage_wire::time::UnixTime;
+use peerage_wire::time::{Now, UnixTime};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
 use crate::check::Checker;
-use crate::config::{CertificateFiles, Ready, RunConfig};
+use crate::config::{CertificateFiles, Ready, RunConfig, SpyConfig};
 use crate::data::{DataDir, DataError, LEDGER, OPERATOR_KEY, OperatorKeys, ROOT_KEY};
 use crate::driver::{Driver, MAX_ASKED};
 use crate::enrol::{self, Enroller, Published};
@@ -34,11 +34,15 @@ use crate::ledger::{
     Change, Ledger, LedgerError, LedgerHandle, LedgerThread, MAX_CHANGES, OperatorDraft, OperatorRecordError,
     Signer, Tx, Upkeep, random,
 };
+use crate::spy_ports::SpyPorts;
 use crate::tls::{self, CertificateError};
 use peerage_node::http::until_true;
 
 /// How often to look for records at half of their life. They live for a month, so once an hour is often enough.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// Within how many intervals between visits a domain gets its spies after its first member has joined: two hours.
+const SPY_SPREAD: u32 = 8;
 
 /// How long tasks may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,6 +121,7 @@ struct Prepared {
     tls: Arc<ServerConfig>,
     start: Change,
     relay: Caps,
+    spies: SpyConfig,
 }
 
 /// Runs an operator until `shutdown` is ready. Calls `ready` once, when messages, joining nodes and the admin API are
@@ -174,11 +179,12 @@ fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     let tls = tls::server_config(&data, certificate)?;
     let read = |tx: &mut Tx<'_>| {
         let quarantine = tx.quarantined()?.into_iter().map(|node| (node, true)).collect();
-        Ok::<_, LedgerError>(Change { facts: tx.facts()?, records: tx.records()?, quarantine })
+        let (facts, records) = (tx.facts()?, tx.records()?);
+        Ok::<_, LedgerError>(Change { facts, records, quarantine, spies: tx.spies()? })
     };
     let (start, _) = ledger.act(unix_now(), read)?;
-    let relay = config.relay;
-    Ok(Prepared { data, keys, signer, ledger, settings, record, tls, start, relay })
+    let (relay, spies) = (config.relay, config.spies.clone());
+    Ok(Prepared { data, keys, signer, ledger, settings, record, tls, start, relay, spies })
 }
 
 fn read_settings(path: &std::path::Path, keys: &OperatorKeys) -> Result<Settings, RunError> {
@@ -267,7 +273,7 @@ fn assemble(
     (udp, probe): (UdpSocket, UdpSocket),
     ready: Ready,
 ) -> Result<(Parts, DataDir, TlsAcceptor), RunError> {
-    let Prepared { data, keys, signer, ledger, settings, record, tls, start, relay } = prepared;
+    let Prepared { data, keys, signer, ledger, settings, record, tls, start, relay, spies } = prepared;
     let clock = Clock::new();
     let now = clock.now();
     let checker = Checker::new(Tls::new(&keys.identity).map_err(RunError::Tls)?);
@@ -280,16 +286,12 @@ fn assemble(
         asks_introduction: true,
     };
     let addresses = ready.advertised.clone();
-    let config = Config { endpoint, root: settings.root, addresses, relay: peerage_node::relay::limits() };
+    let limits = peerage_node::relay::limits();
+    let spy_interval = Some(spies.interval).filter(|interval| !interval.is_zero());
+    let config = Config { endpoint, root: settings.root, addresses, relay: limits, spy_interval };
     let (legs, leg_news) = Legs::new(relay, clock.clone());
-    let mut machine = Operator::new(config, random(), now);
-    for facts in start.facts {
-        machine.handle(Input::Domain(facts), now);
-    }
-    machine.handle(Input::Committed(start.records), now);
-    for (node, on) in start.quarantine {
-        machine.handle(Input::Quarantine { node, on }, now);
-    }
+    let (spies, spied) = SpyPorts::new(spies.addresses);
+    let machine = machine(config, start, now);
     let (committed, changes) = mpsc::channel(MAX_CHANGES);
     let (ask, asked) = mpsc::channel(MAX_ASKED);
     let (ledger, thread) = LedgerHandle::start(ledger, unix_now, committed).map_err(RunError::Thread)?;
@@ -300,6 +302,8 @@ fn assemble(
         id: signer.id,
         socket: udp,
         probe,
+        spies,
+        spied,
         checker,
         is_ipv6: ready.listen.is_ipv6(),
         clock: clock.clone(),
@@ -334,6 +338,20 @@ fn assemble(
     Ok((Parts { driver, enroller, admin, ledger, thread, ready }, data, TlsAcceptor::from(tls)))
 }
 
+/// Makes a state machine that knows what the ledger has.
+fn machine(config: Config, start: Change, now: Now) -> Operator {
+    let mut machine = Operator::new(config, random(), now);
+    for facts in start.facts {
+        machine.handle(Input::Domain(facts), now);
+    }
+    machine.handle(Input::Committed(start.records), now);
+    for (node, on) in start.quarantine {
+        machine.handle(Input::Quarantine { node, on }, now);
+    }
+    machine.handle(Input::Spies(start.spies), now);
+    machine
+}
+
 fn describe(prepared: &Prepared, sockets: &Sockets) -> Result<Ready, RunError> {
     let unknown = |source| RunError::AdminListen { address: (Ipv4Addr::LOCALHOST, 0).into(), source };
     Ok(Ready {
@@ -352,6 +370,7 @@ async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), RunError> {
     let described = describe(&prepared, &sockets)?;
+    let spy_interval = prepared.spies.interval;
     let (parts, data, tls) = assemble(prepared, (sockets.ports.udp, sockets.probe), described)?;
     let Parts { driver, enroller, admin, ledger, mut thread, ready: told } = parts;
     data.replace(ADMIN_FILE, &admin.file_content())?;
@@ -368,6 +387,10 @@ async fn serve(
         Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, legs, ending.clone())),
     ));
     tasks.spawn(named("admin API", Box::pin(admin::serve(sockets.admin, admin, ending.clone()))));
+    if !spy_interval.is_zero() {
+        let upkeep = spy_upkeep(ledger.clone(), spy_interval, ending.clone());
+        tasks.spawn(named("upkeep of spies", Box::pin(upkeep)));
+    }
     tasks.spawn(named("upkeep", Box::pin(upkeep(ledger, ending))));
     tracing::info!("the operator serves");
     ready(told);
@@ -404,6 +427,28 @@ async fn upkeep(ledger: LedgerHandle, mut ending: watch::Receiver<bool>) {
         tokio::select! {
             () = until_true(&mut ending) => return,
             () = time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Makes and renews spies, one at a time and at moments that are drawn: records of different domains with the same date would belong
+/// together.
+async fn spy_upkeep(ledger: LedgerHandle, interval: Duration, mut ending: watch::Receiver<bool>) {
+    // Within a few hours, so that a domain's spies are not always the first that come after its first member.
+    let spread = interval.saturating_mul(SPY_SPREAD);
+    loop {
+        let longest = match ledger.act(move |tx| tx.upkeep_spies(spread)).await {
+            Ok(true) => interval.div_f64(100.0),
+            Ok(false) => interval,
+            Err(error) => {
+                tracing::error!(%error, "spies cannot be made or renewed");
+                UPKEEP_INTERVAL
+            }
+        };
+        let drawn = f64::from(u32::from_be_bytes(random())) / f64::from(u32::MAX);
+        tokio::select! {
+            () = until_true(&mut ending) => return,
+            () = time::sleep(longest.mul_f64(drawn)) => {}
         }
     }
 }

@@ -164,6 +164,15 @@ pub(crate) struct OperatorRun {
     /// Loopback address of the admin API; without it any free port of 127.0.0.1
     #[arg(long, env = "PEERAGE_OPERATOR_ADMIN_LISTEN", hide_env_values = true, value_name = "IP:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// Mean time between two visits of the operator's spies to one super-node, as in 15m
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, conflicts_with = "no_spies")]
+    pub(crate) spy_interval: Option<Duration>,
+    /// Send no spies to super-nodes, and make none
+    #[arg(long)]
+    pub(crate) no_spies: bool,
+    /// Address of this computer from which spies come, best not one of the operator's own; may be repeated
+    #[arg(long = "spy-address", value_name = "IP")]
+    pub(crate) spy_addresses: Vec<IpAddr>,
 }
 
 #[derive(Args, Debug)]

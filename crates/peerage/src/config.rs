@@ -11,9 +11,10 @@ use peerage_node::{fitness::Circumstances, lending::Lending};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU8, NonZeroU16},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The name of the file in the data directory.
@@ -94,6 +95,24 @@ impl<'de> Deserialize<'de> for Rate {
     }
 }
 
+/// A time, as in `15m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse::duration(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl OperatorConfig {
+    /// Returns how long spies wait between two visits to one super-node; zero if there are to be none.
+    pub(crate) fn spy_interval(&self) -> Option<Duration> {
+        if self.spies == Some(false) { Some(Duration::ZERO) } else { self.spy_interval.map(|span| span.0) }
+    }
+}
+
 /// For `operator init` and `operator run`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +121,10 @@ pub(crate) struct OperatorConfig {
     #[serde(default)]
     pub(crate) advertise: Vec<SocketAddr>,
     pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) spies: Option<bool>,
+    pub(crate) spy_interval: Option<Span>,
+    #[serde(default)]
+    pub(crate) spy_addresses: Vec<IpAddr>,
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
 }
@@ -207,9 +230,17 @@ mod tests {
         assert_eq!((max_rate, max_daily), (Some(10_000_000), Some(10_000_000_000)));
         let Circumstances { metered, battery } = super_node.circumstances();
         assert!(metered.is_some() && battery.is_some());
-        let OperatorConfig { listen, advertise, admin_listen, certificate, key } = operator;
+        assert_eq!(operator.spy_interval(), Some(Duration::from_secs(900)));
+        assert!(operator.spies.is_some() && operator.spy_addresses.len() == 2);
+        let OperatorConfig { listen, advertise, admin_listen, certificate, key, .. } = operator;
         assert!(listen.is_some() && !advertise.is_empty() && admin_listen.is_some());
         assert!(certificate.is_some() && key.is_some());
+    }
+
+    #[test]
+    fn spies_are_switched_off_by_a_key_of_their_own() {
+        let config = Config::parse("[operator]\nspies = false\nspy_interval = \"15m\"\n").unwrap();
+        assert_eq!(config.operator.spy_interval(), Some(Duration::ZERO));
     }
 
     #[test]

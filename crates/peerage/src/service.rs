@@ -9,7 +9,7 @@ use peerage_node::{
     private::PrivateError,
     run::{self as node, LanConfig, UpConfig},
 };
-use peerage_operator::{CertificateFiles, InitConfig, RunConfig};
+use peerage_operator::{CertificateFiles, InitConfig, RunConfig, SpyConfig};
 use peerage_wire::{id::Mac, record::Roles};
 use serde::Serialize;
 use std::{
@@ -236,6 +236,8 @@ pub(crate) struct OperatorOptions {
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Certificate chain and private key in PEM, if they are not those of `init`.
     pub(crate) certificate: Option<(PathBuf, PathBuf)>,
+    /// How its spies look at super-nodes.
+    pub(crate) spies: SpyConfig,
 }
 
 /// What `operator run` says when it serves.
@@ -260,9 +262,9 @@ pub(crate) async fn run_operator(
     ready: impl FnOnce(OperatorReady) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let OperatorOptions { data, listen, advertise, admin_listen, certificate } = options;
+    let OperatorOptions { data, listen, advertise, admin_listen, certificate, spies } = options;
     let certificate = certificate.map(files);
-    let config = RunConfig { listen, advertise, admin_listen, certificate, ..RunConfig::new(data) };
+    let config = RunConfig { listen, advertise, admin_listen, certificate, spies, ..RunConfig::new(data) };
     let ready = |told: peerage_operator::Ready| {
         ready(OperatorReady {
             id: told.id.to_string(),
@@ -272,5 +274,5 @@ pub(crate) async fn run_operator(
             admin: told.admin,
         });
     };
-    Ok(peerage_operator::run(config, ready, shutdown).await?)
+    Ok(Box::pin(peerage_operator::run(config, ready, shutdown)).await?)
 }

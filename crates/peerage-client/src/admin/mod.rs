@@ -38,7 +38,7 @@ mod super_nodes;
 mod types;
 
 pub use super_nodes::{
-    PlaceRange, Quarantine, QuarantineSuperNode, Segment, SegmentHolder, SegmentMap, SuperNode,
+    PlaceRange, Quarantine, QuarantineSuperNode, Segment, SegmentHolder, SegmentMap, Spied, SuperNode,
     SuperNodeLoad, SuperNodeState,
 };
 pub use types::{

@@ -29,6 +29,8 @@ pub struct SuperNode {
     /// Since when and why it is kept away from everybody; absent if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Quarantine>,
+    /// What the operator's spies have found.
+    pub spied: Spied,
 }
 
 /// How a super-node stands.
@@ -81,6 +83,15 @@ pub struct SuperNodeLoad {
     pub records: u32,
     /// Bytes of these.
     pub held_bytes: u64,
+}
+
+/// What the operator's spies have found about a super-node since the operator started, or since it was released.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spied {
+    /// How often it was visited in the last day.
+    pub visits: u64,
+    /// What it was seen to do that an honest one does not, with dates, oldest first; not enough yet to keep it away.
+    pub evidence: Vec<String>,
 }
 
 /// Since when a super-node is kept away from everybody, and why.

@@ -329,6 +329,9 @@ pub struct Node {
     /// Why it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revocation_reason: Option<RevocationReason>,
+    /// Whether it is one of the operator's own spies, which look whether super-nodes answer the truth. No member is shown that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spy: bool,
 }
 
 /// Whether a node belongs to its domain.

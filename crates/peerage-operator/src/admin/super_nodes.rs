@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use peerage_client::ProblemKind;
 use peerage_client::admin::{
-    PlaceRange, Quarantine, QuarantineSuperNode, Segment, SegmentHolder, SegmentMap, SuperNode,
+    PlaceRange, Quarantine, QuarantineSuperNode, Segment, SegmentHolder, SegmentMap, Spied, SuperNode,
     SuperNodeLoad, SuperNodeState,
 };
 use peerage_node::local_api::web::{Failure, JsonBody};
@@ -16,7 +16,7 @@ use peerage_wire::id::{self, NodeId};
 use super::problems::Refused;
 use super::routes::{Answer, Shared};
 use super::{Admin, views};
-use crate::driver::Ask;
+use crate::driver::{Ask, evidence_line};
 use crate::ledger::{Actor, NodeError, SuperNodeRow, Tx};
 
 /// Longest reason that an administrator may give.
@@ -138,7 +138,16 @@ fn super_node(row: &SuperNodeRow, status: Option<&SuperNodeStatus>, vendor: bool
             since_at_ms: quarantine.began_at.as_millis(),
             evidence: quarantine.evidence.lines().map(str::to_owned).collect(),
         }),
+        spied: Spied { visits: visits_of(status), evidence: evidence_of(status) },
     }
+}
+
+fn visits_of(status: Option<&SuperNodeStatus>) -> u64 {
+    status.map_or(0, |status| u64::try_from(status.spied.visits).unwrap_or(u64::MAX))
+}
+
+fn evidence_of(status: Option<&SuperNodeStatus>) -> Vec<String> {
+    status.iter().flat_map(|status| &status.spied.evidence).map(evidence_line).collect()
 }
 
 const fn state(state: SuperState) -> SuperNodeState {

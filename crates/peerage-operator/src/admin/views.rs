@@ -100,6 +100,7 @@ pub(super) fn node(row: &NodeRow, now: UnixTime, started_at: UnixTime) -> Node {
         last_seen_at_ms: row.seen_at.filter(|at| *at >= started_at).map(UnixTime::as_millis),
         revoked_at_ms: row.revoked_at.map(UnixTime::as_millis),
         revocation_reason: row.reason.map(revocation_reason),
+        spy: row.is_spy,
     }
 }
 

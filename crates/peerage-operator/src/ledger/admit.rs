@@ -135,6 +135,7 @@ impl Tx<'_> {
             seen_at: None,
             revoked_at: None,
             reason: None,
+            is_spy: false,
         };
         // A node that has left, or has been away for more than a year, takes its old row.
         self.sql.execute(

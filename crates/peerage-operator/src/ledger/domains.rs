@@ -29,7 +29,7 @@ pub(crate) struct DomainRow {
     /// Whether its machines are those of the network's vendor.
     pub(crate) vendor: bool,
     pub(crate) epoch: u32,
-    /// Members whose records are valid.
+    /// Members whose records are valid, without spies.
     pub(crate) nodes: u64,
     pub(crate) devices: u64,
 }
@@ -72,7 +72,8 @@ impl From<rusqlite::Error> for DomainError {
 
 const SELECT: &str = "SELECT d.id, d.name, d.created_at, d.revoked_at,
     (SELECT max(number) FROM epoch e WHERE e.domain = d.id),
-    (SELECT count(*) FROM node n WHERE n.domain = d.id AND n.state = 1 AND n.expires_at > ?1),
+    (SELECT count(*) FROM node n WHERE n.domain = d.id AND n.state = 1 AND n.expires_at > ?1
+        AND NOT EXISTS (SELECT 1 FROM spy s WHERE s.domain = n.domain AND s.hash = n.hash)),
     (SELECT count(*) FROM device v WHERE v.domain = d.id AND v.removed_at IS NULL),
     d.vendor
     FROM domain d";

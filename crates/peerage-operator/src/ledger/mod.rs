@@ -21,6 +21,7 @@ mod nodes;
 mod records;
 mod schema;
 mod sightings;
+mod spies;
 mod super_nodes;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use std::fmt;
 use std::path::Path;
 
 use getrandom::SysRng;
-use peerage_proto::operator::DomainFacts;
+use peerage_proto::operator::{DomainFacts, SpyIdentity};
 use peerage_wire::cbor::Malformed;
 use peerage_wire::crypto::{CryptoError, Real};
 use peerage_wire::id::{Domain, NetworkId, NodeId};
@@ -106,17 +107,22 @@ impl fmt::Debug for Signer {
 }
 
 /// What a transaction has committed: domains that are new or have a new epoch, then the new records, then the
-/// super-nodes that are kept away from now on, or no longer.
+/// super-nodes that are kept away from now on, or no longer, then the spies.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
     pub(crate) facts: Vec<DomainFacts>,
     pub(crate) records: Vec<Record>,
     pub(crate) quarantine: Vec<(NodeId, bool)>,
+    /// New spies.
+    pub(crate) spies: Vec<SpyIdentity>,
 }
 
 impl Change {
     pub(crate) const fn is_empty(&self) -> bool {
-        self.facts.is_empty() && self.records.is_empty() && self.quarantine.is_empty()
+        self.facts.is_empty()
+            && self.records.is_empty()
+            && self.quarantine.is_empty()
+            && self.spies.is_empty()
     }
 }
 

@@ -90,6 +90,8 @@ pub(crate) struct NodeRow {
     pub(crate) seen_at: Option<UnixTime>,
     pub(crate) revoked_at: Option<UnixTime>,
     pub(crate) reason: Option<Reason>,
+    /// Whether it is one of the operator's own, for looking at super-nodes.
+    pub(crate) is_spy: bool,
 }
 
 impl NodeRow {
@@ -128,7 +130,8 @@ impl From<rusqlite::Error> for NodeError {
     }
 }
 
-const SELECT: &str = "SELECT domain, hash, identity, receiving, name, roles, token, state, joined_at, expires_at, seen_at, revoked_at, reason FROM node";
+const SELECT: &str = "SELECT domain, hash, identity, receiving, name, roles, token, state, joined_at, expires_at, seen_at, revoked_at, reason,
+    EXISTS (SELECT 1 FROM spy s WHERE s.domain = node.domain AND s.hash = node.hash) FROM node";
 
 fn row(row: &Row<'_>) -> rusqlite::Result<NodeRow> {
     let at = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(time));
@@ -145,6 +148,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<NodeRow> {
         seen_at: at(10)?,
         revoked_at: at(11)?,
         reason: row.get::<_, Option<u16>>(12)?.map(Reason::from_number),
+        is_spy: row.get(13)?,
     })
 }
 

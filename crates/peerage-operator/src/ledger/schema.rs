@@ -9,7 +9,7 @@ use super::LedgerError;
 
 /// What turns a ledger of version N into one of version N + 1. Entries are never altered, only added: ledgers in the
 /// field have run them.
-const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql")];
 
 /// How long to wait for another process, such as a backup, that reads the ledger. Longer only delays the error.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,7 +102,8 @@ mod tests {
             let quarantined: i64 =
                 connection.query_row("SELECT count(*) FROM quarantine", [], |row| row.get(0)).unwrap();
             let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-            assert_eq!((kept, quarantined, version), (7, 0, 2));
+            assert_eq!((kept, quarantined), (7, 0));
+            assert_eq!(usize::try_from(version).unwrap(), MIGRATIONS.len());
         }
     }
 

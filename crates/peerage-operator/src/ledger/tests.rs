@@ -3,6 +3,7 @@
 mod crash;
 mod devices;
 mod nodes;
+mod spies;
 mod super_nodes;
 mod tokens;
 

@@ -208,6 +208,11 @@ impl Endpoint {
         &*self.config.crypto
     }
 
+    /// Returns the cryptography, for another endpoint of the same process.
+    pub fn shared_crypto(&self) -> Arc<dyn Crypto> {
+        Arc::clone(&self.config.crypto)
+    }
+
     /// Returns the random generator, so that one seed makes a whole run.
     pub const fn rng(&mut self) -> &mut ChaCha20Rng {
         &mut self.rng

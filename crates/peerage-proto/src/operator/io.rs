@@ -6,6 +6,7 @@ use bytes::Bytes;
 use peerage_wire::id::{CommandId, Domain, LocationId, NodeId, RecordKey, Segment};
 use peerage_wire::record::Record;
 
+use super::spies::{Evidence, SpyIdentity, VisitId};
 use crate::relay;
 
 /// Everything that can happen to an operator.
@@ -49,6 +50,17 @@ pub enum Input {
         /// Whether it is, from now on.
         on: bool,
     },
+    /// More spies, whose Node records come as [`Input::Committed`].
+    Spies(Vec<SpyIdentity>),
+    /// A datagram arrived at the port of a visit.
+    SpyDatagram {
+        /// Which.
+        visit: VisitId,
+        /// Who sent it, as seen here.
+        remote: SocketAddr,
+        /// What was in it; not checked in any way.
+        payload: Bytes,
+    },
 }
 
 /// Names one connection that is tried.
@@ -63,6 +75,8 @@ pub enum Port {
     /// One of which nobody knows, so that what comes from it passes no NAT that would not let everybody pass. What arrives there
     /// is an ordinary [`Input::Datagram`].
     Probe,
+    /// One that this visit alone uses, opened when it sends first. What arrives there is an [`Input::SpyDatagram`].
+    Spy(VisitId),
 }
 
 /// The part of the table that a super-node is to hold from now on.
@@ -147,5 +161,15 @@ pub enum Output {
         map_version: u64,
         /// What changes.
         changes: Vec<Assignment>,
+    },
+    /// Close the port of this visit.
+    VisitEnded(VisitId),
+    /// Have the ledger note that a super-node is kept away from everybody, and why. It comes back as [`Input::Quarantine`]; if the
+    /// ledger refuses, it is found out again.
+    Quarantined {
+        /// Which.
+        node: NodeId,
+        /// What spies have seen.
+        evidence: Vec<Evidence>,
     },
 }

@@ -12,6 +12,7 @@ mod notes;
 mod passing;
 mod pushes;
 mod segments;
+mod spies;
 mod supers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,6 +40,8 @@ use heads::Heads;
 pub use io::{Assignment, CheckId, DomainFacts, Input, Output, Port};
 use notes::{Note, Notes};
 use pushes::Pushes;
+use spies::Spies;
+pub use spies::{Evidence, Fault, Spied, SpyIdentity, VisitId};
 use supers::Supers;
 pub use supers::{SegmentStatus, SuperNodeStatus, SuperState};
 
@@ -71,6 +74,8 @@ pub struct Config {
     pub addresses: Vec<SocketAddr>,
     /// How many legs it relays while it stands in for super-nodes.
     pub relay: relay::Limits,
+    /// The mean time between two visits of spies to one super-node; `None`: none is visited.
+    pub spy_interval: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +100,7 @@ pub struct Operator {
     notes: Notes,
     desk: Desk,
     supers: Supers,
+    spies: Spies,
     pushes: Pushes,
     changed: BTreeSet<Domain>,
     notify_at: Option<Instant>,
@@ -122,6 +128,7 @@ impl Operator {
             notes: Notes::default(),
             desk,
             supers: Supers::new(now.mono),
+            spies: Spies::new(config.spy_interval),
             pushes: Pushes::default(),
             changed: BTreeSet::new(),
             notify_at: None,
@@ -150,6 +157,8 @@ impl Operator {
             Input::Noted { id, ok } => self.noted(id, ok, now),
             Input::TcpChecked { task, ok } => self.tcp_checked(task, ok, now),
             Input::Quarantine { node, on } => self.quarantine(node, on, now),
+            Input::Spies(spies) => self.take_spies(spies, now),
+            Input::SpyDatagram { visit, remote, payload } => self.spy_datagram(visit, remote, &payload, now),
         }
         self.drain_endpoint(now);
     }
@@ -166,6 +175,7 @@ impl Operator {
             (self.notify_at, "notify"),
             (self.desk.poll_timeout(), "relay"),
             (self.supers.next_at(), "super-nodes"),
+            (self.spies.next_at(), "spies"),
             (Some(self.announce_at), "announce"),
             (Some(self.sweep_at), "sweep"),
         ];
@@ -201,7 +211,8 @@ impl Operator {
             self.notes.size(),
             self.supers.size(),
         ];
-        own.into_iter().chain(self.pushes.sizes()).chain(self.endpoint.table_sizes()).collect()
+        let own = own.into_iter().chain(self.spies.sizes());
+        own.chain(self.pushes.sizes()).chain(self.endpoint.table_sizes()).collect()
     }
 
     /// Returns how many records are held.
@@ -213,6 +224,7 @@ impl Operator {
         self.endpoint.handle_timeout(&self.trust, now);
         self.desk.handle_timeout(now);
         self.supers_timeout(now);
+        self.spies_timeout(now);
         if self.announce_at <= now.mono {
             self.announce(now);
         }
@@ -565,7 +577,7 @@ impl Operator {
         if !self.notes.done(Note::Refusals, id, now.mono) {
             return Err(Discard::Full);
         }
-        self.note_refusals(refused);
+        self.note_refusals(from.id, refused, now.mono);
         Ok(Note::Refusals.reply(id))
     }
 

@@ -12,6 +12,7 @@ use peerage_wire::time::{Instant, Now};
 use super::checks::{Check, Checks};
 use super::pushes::Item;
 use super::segments::{LEASE, Standing};
+use super::spies::Spied;
 use super::{DomainFacts, Operator};
 use crate::discard::Discard;
 use crate::segments::Coverage;
@@ -46,6 +47,10 @@ pub(super) struct Lease {
     was_live: bool,
     /// Whether the map was planned since it could be reached, and had no use for it.
     pub(super) is_spare: bool,
+    /// Since when it has been there without a pause, with the same record about itself.
+    pub(super) steady_since: Instant,
+    /// When it last told that records had no room.
+    pub(super) told_full_at: Option<Instant>,
 }
 
 impl Lease {
@@ -109,6 +114,8 @@ pub struct SuperNodeStatus {
     pub load: Load,
     /// Whether it is one of the network vendor's own.
     pub vendor: bool,
+    /// What spies have found.
+    pub spied: Spied,
 }
 
 /// A part of the table, with who holds it.
@@ -163,6 +170,10 @@ impl Supers {
 
     pub(super) fn is_quarantined(&self, node: &NodeId) -> bool {
         self.quarantined.contains(node)
+    }
+
+    pub(super) fn quarantined_count(&self) -> usize {
+        self.quarantined.len()
     }
 
     pub(super) fn remote(&self, node: &NodeId) -> Option<SocketAddr> {
@@ -222,6 +233,7 @@ impl Operator {
             heard: lease.map(|lease| now.mono - lease.heard_at),
             load: lease.map(|lease| lease.load).unwrap_or_default(),
             vendor: self.is_vendor(node.domain),
+            spied: self.spies.found(&node),
         }
     }
 
@@ -333,6 +345,8 @@ impl Operator {
                 check,
                 was_live: false,
                 is_spare: false,
+                steady_since: now.mono,
+                told_full_at: None,
             };
             self.supers.leases.insert(node, lease);
             if self.supers.leases.len() == 1 {
@@ -345,6 +359,9 @@ impl Operator {
         (lease.heard_at, lease.remote, lease.load) = (now.mono, remote, submission.load);
         let has_news = lease.version != submission.version;
         lease.version = submission.version;
+        if !was_live || has_news {
+            lease.steady_since = now.mono;
+        }
         lease.leaving_since = submission.leaving.then(|| lease.leaving_since.unwrap_or(now.mono));
         lease.check.declare(declared, now.mono);
         if lease.is_spare && !submission.leaving {
@@ -426,6 +443,8 @@ impl Operator {
         let held = self.held_segments(now);
         let is_recent = |lease: &Lease| now.mono - lease.heard_at <= FORGET_AFTER || lease.check.is_running();
         self.supers.leases.retain(|node, lease| is_recent(lease) || held.contains_key(node));
+        let (spies, leases) = (&mut self.spies, &self.supers.leases);
+        spies.retain(|node| leases.contains_key(node));
         self.review_checks(now);
     }
 
@@ -434,6 +453,8 @@ impl Operator {
     /// Keeps a super-node away from everybody, or no longer.
     pub(super) fn quarantine(&mut self, node: NodeId, on: bool, now: Now) {
         let range = self.assignment(&node).map(|body| body.segment);
+        // The ledger has the evidence now; and who is released begins anew.
+        self.spies.forget(&node);
         if on {
             self.supers.quarantined.insert(node);
             self.pushes.forget(&node);
@@ -453,7 +474,11 @@ impl Operator {
     }
 
     /// Notes what a super-node has refused to whom (Rules 4.10 and 6.77).
-    pub(super) fn note_refusals(&mut self, refused: &[Refused]) {
+    pub(super) fn note_refusals(&mut self, from: NodeId, refused: &[Refused], now: Instant) {
+        let has_no_room = refused.iter().any(|one| one.reason == RefusedReason::Quota);
+        if let Some(lease) = self.supers.leases.get_mut(&from).filter(|_| has_no_room) {
+            lease.told_full_at = Some(now);
+        }
         for one in refused {
             if self.facts.contains_key(&one.domain) {
                 let count = self.supers.refusals.entry((one.domain, one.reason)).or_default();

@@ -37,7 +37,8 @@ impl Pair {
         let mut endpoint = bed.config(&bed.operator, &bed.operator_record);
         endpoint.asks_introduction = true;
         let (root, addresses) = (bed.root.public(), vec![operator_address()]);
-        let config = Config { endpoint, root, addresses, relay: relay::Limits::default() };
+        let config =
+            Config { endpoint, root, addresses, relay: relay::Limits::default(), spy_interval: None };
         let mut operator = Operator::new(config, [2; 32], bed.now);
         let facts = DomainFacts { domain: DOMAIN, epoch: 1, offline_hours: None, vendor: false };
         operator.handle(Input::Domain(facts), bed.now);

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use peerage_proto::endpoint::{self, Endpoint, Incoming, Outcome};
 use peerage_proto::responder::{self, Asked, View};
 use peerage_proto::table::Records;
-use peerage_proto::trust::Trust;
+use peerage_proto::trust::{Member, Trust};
 use peerage_wire::crypto::Real;
-use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
-use peerage_wire::message::{Page, Reply, Request};
+use peerage_wire::id::{CommandId, Domain, NodeId, PlacementKey, Segment};
+use peerage_wire::message::{Load, Page, Reply, Request, Submission, SuperNodeState};
 use peerage_wire::record::{
     Draft, HeadBody, NodeInfoPublic, Record, Roles, SetSummary, SuperNodeBody, Table, UnverifiedRecord,
 };
@@ -53,9 +53,46 @@ pub struct Holder {
     pub records: Records,
     /// What it holds on to, if it is out of date.
     pub old: Option<(Records, Bytes)>,
+    /// When it next tells the operator that it is there, if it does.
+    pub submits_at: Option<Instant>,
+    /// What the operator says to that.
+    pub states: Vec<SuperNodeState>,
 }
 
+/// How often a super-node tells the operator that it is there: seldom, but within its lease of 30 s.
+const SUBMIT_INTERVAL: Duration = Duration::from_secs(25);
+
 impl Holder {
+    pub(super) fn has_key(&self, identity: &[u8; 32]) -> bool {
+        self.endpoint.identity().public() == *identity
+    }
+
+    /// Tells the operator that it is there and holds what it should.
+    fn submit(&mut self, operator: Member, now: Now) {
+        self.submits_at = Some(now.mono.after(SUBMIT_INTERVAL));
+        let own = self.records.get(Table::SuperNode, self.id.domain, self.id.record_key());
+        let count = |table| self.records.in_range(table, self.segment, None).count();
+        let records: usize = [Table::Node, Table::EndDevice, Table::DomainKey].into_iter().map(count).sum();
+        let mut id = CommandId([0; 16]);
+        self.endpoint.rng().fill_bytes(&mut id.0);
+        let request = Request::SubmitSuperNode(Submission {
+            id,
+            addresses: vec![self.address],
+            version: own.map_or(0, |record| record.header().version),
+            leaving: false,
+            load: Load { records: u32::try_from(records).unwrap(), ..Load::default() },
+        });
+        self.endpoint.learn_identity(operator, now);
+        let to = super::OPERATOR_ADDRESS.parse().unwrap();
+        self.endpoint.request(operator.id, to, &request, now);
+    }
+
+    fn take(&mut self, reply: &Reply) {
+        if let Reply::SuperNodeSubmitted { state, .. } = reply {
+            self.states.push(*state);
+        }
+    }
+
     /// Returns how many requests of a kind it got, each counted as often as it arrived.
     pub fn count(&self, is: impl Fn(&Request) -> bool) -> usize {
         self.asked.iter().filter(|(_, request)| is(request)).count()
@@ -90,6 +127,9 @@ impl Holder {
     ) -> Vec<(SocketAddr, Bytes)> {
         self.endpoint.handle_datagram(remote, payload, &self.trust, now);
         while let Some(outcome) = self.endpoint.poll_outcome() {
+            if let Outcome::Answered { reply, .. } = &outcome {
+                self.take(reply);
+            }
             let Outcome::Request(incoming) = outcome else { continue };
             self.asked.push((now.mono, incoming.request.clone()));
             if let Some(reply) = self.answer(&incoming, head, now) {
@@ -120,7 +160,8 @@ impl Holder {
             responder::answer(request, asked, View::holder(records, &[self.segment])).ok()?
         };
         match self.manner {
-            Manner::Silent => None,
+            // Whoever wants to stay a super-node answers those who decide that.
+            Manner::Silent => from.is_operator.then_some(reply),
             Manner::Honest | Manner::Stale => Some(reply),
             Manner::Withholding => Some(withheld(reply)),
             Manner::Forging => Some(forged(reply)),
@@ -221,6 +262,8 @@ impl World {
             trust: Trust::new(self.network, self.root.public()),
             records: Records::default(),
             old: None,
+            submits_at: None,
+            states: Vec::new(),
         };
         self.ledger.values().for_each(|record| holder.push(record));
         self.holders.insert(address, holder);
@@ -262,6 +305,12 @@ impl World {
     /// Lets all super-nodes behave in the same way.
     pub fn behave(&mut self, manner: Manner) {
         self.holders.values_mut().for_each(|holder| holder.manner = manner);
+    }
+
+    /// Lets all super-nodes tell the operator that they are there, from now on.
+    pub fn lease_holders(&mut self) {
+        let now = self.now.mono;
+        self.holders.values_mut().for_each(|holder| holder.submits_at = Some(now));
     }
 
     /// Lets every super-node remember what is true now, for those that will be out of date.
@@ -307,14 +356,14 @@ impl World {
     pub fn notify_from(&mut self, address: SocketAddr, member: SocketAddr) {
         let (head, now) = (self.head(), self.now);
         let host = &self.hosts[&member];
-        let to = peerage_proto::trust::Member {
+        let to = Member {
             id: host.id,
             identity: host.identity.public(),
             roles: Roles { tunnel: true, super_node: true },
             is_operator: false,
             expires: now.unix.after(Duration::from_secs(86_400)),
         };
-        let id = peerage_wire::id::CommandId([7; 16]);
+        let id = CommandId([7; 16]);
         let holder = self.holders.get_mut(&address).expect("a super-node of this world");
         holder.endpoint.learn_identity(to, now);
         holder.endpoint.request(to.id, member, &Request::Notify { id, head }, now);
@@ -350,7 +399,11 @@ impl World {
     /// Timers of super-nodes: what they ask again, and new keys.
     pub(super) fn fire_holders(&mut self) {
         let now = self.now;
+        let operator = Trust::member(&self.operator_record).unwrap();
         for holder in self.holders.values_mut() {
+            if holder.submits_at.is_some_and(|at| at <= now.mono) {
+                holder.submit(operator, now);
+            }
             if holder.endpoint.poll_timeout().is_some_and(|at| at <= now.mono) {
                 holder.endpoint.handle_timeout(&holder.trust, now);
                 while holder.endpoint.poll_outcome().is_some() {}
@@ -367,7 +420,8 @@ impl World {
     }
 
     pub(super) fn holders_due(&self) -> Option<Instant> {
-        self.holders.values().filter_map(|holder| holder.endpoint.poll_timeout()).min()
+        let submits = self.holders.values().filter_map(|holder| holder.submits_at);
+        self.holders.values().filter_map(|holder| holder.endpoint.poll_timeout()).chain(submits).min()
     }
 }
 

@@ -54,7 +54,8 @@ impl World {
     /// Returns whether whoever connects there meets this node.
     pub(super) fn takes_connection(&self, address: SocketAddr, identity: &[u8; 32]) -> bool {
         let is_open = !self.cut.contains(&address) && !self.lending.closed.contains(&address);
-        is_open && self.hosts.get(&address).is_some_and(|host| host.identity.public() == *identity)
+        let is_host = self.hosts.get(&address).is_some_and(|host| host.identity.public() == *identity);
+        is_open && (is_host || self.holders.get(&address).is_some_and(|holder| holder.has_key(identity)))
     }
 
     /// Signs what the map asks for, as one transaction.

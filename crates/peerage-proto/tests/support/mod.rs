@@ -11,6 +11,7 @@
 pub mod holder;
 mod legs;
 pub mod lenders;
+pub mod spies;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -136,6 +137,7 @@ pub struct World {
     /// Every beacon that was sent.
     pub beacons: Vec<Bytes>,
     pub lending: lenders::Lending,
+    pub spies: spies::Spies,
     /// Super-nodes.
     pub holders: BTreeMap<SocketAddr, holder::Holder>,
     /// Whether the last super-node that hears anything is honest, whatever the others are.
@@ -215,6 +217,23 @@ fn operator_record(root: &IdentityKey, identity: &IdentityKey, enrolment: &Agree
     draft.sign(root, &network_id(&root.public()), &Real).unwrap()
 }
 
+fn operator_config(root: &IdentityKey, identity: &IdentityKey, record: &Record) -> operator::Config {
+    operator::Config {
+        endpoint: endpoint::Config {
+            network: network_id(&root.public()),
+            crypto: crypto(),
+            identity: identity.clone(),
+            id: identity.node_id(Domain::OPERATORS),
+            record: record.bytes().clone(),
+            asks_introduction: true,
+        },
+        root: root.public(),
+        relay: peerage_proto::relay::Limits::default(),
+        addresses: vec![OPERATOR_ADDRESS.parse().unwrap()],
+        spy_interval: None,
+    }
+}
+
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
@@ -225,19 +244,7 @@ impl World {
         let now = Now { mono: Instant::from_micros(1_000_000), unix: UnixTime::from_secs(START) };
         let enrolment = AgreementKey::generate(&mut rng);
         let record = operator_record(&root, &operator_identity, &enrolment, now);
-        let config = operator::Config {
-            endpoint: endpoint::Config {
-                network,
-                crypto: crypto(),
-                identity: operator_identity.clone(),
-                id: operator_id,
-                record: record.bytes().clone(),
-                asks_introduction: true,
-            },
-            root: root.public(),
-            relay: peerage_proto::relay::Limits::default(),
-            addresses: vec![OPERATOR_ADDRESS.parse().unwrap()],
-        };
+        let config = operator_config(&root, &operator_identity, &record);
         let operator = Operator::new(config.clone(), drawn(&mut rng), now);
         let keys = DomainKeys {
             epoch: 1,
@@ -273,6 +280,7 @@ impl World {
             operator_config: config,
             beacons: Vec::new(),
             lending: lenders::Lending::default(),
+            spies: spies::Spies::default(),
             holders: BTreeMap::new(),
             last_is_honest: false,
             reached: BTreeSet::new(),
@@ -652,6 +660,12 @@ impl World {
                 operator::Output::Transmit { remote, payload, port: operator::Port::Probe } => {
                     self.send(PROBE_ADDRESS.parse().unwrap(), remote, payload);
                 }
+                operator::Output::Transmit { remote, payload, port: operator::Port::Spy(visit) } => {
+                    let from = self.spy_port(visit);
+                    self.send(from, remote, payload);
+                }
+                operator::Output::VisitEnded(visit) => self.visit_ended(visit),
+                operator::Output::Quarantined { node, evidence } => self.convicted(node, evidence),
                 operator::Output::DeviceSeen { id, key, location, .. } => {
                     if let Some(mut device) = self.devices.get(&key).cloned()
                         && !device.site.contains(&location)
@@ -873,7 +887,7 @@ impl World {
             } else if self.operator_up {
                 self.operator.handle(operator::Input::Datagram { remote: from, payload }, now);
             }
-        } else if self.deliver_to_holder(from, to, &payload) {
+        } else if self.deliver_to_spy(from, to, &payload) || self.deliver_to_holder(from, to, &payload) {
             return true;
         } else if let Some(host) = self.hosts.get_mut(&to) {
             let input = node::Input::Datagram { remote: from, payload };

@@ -88,8 +88,13 @@ impl World {
             record: identity.record.bytes().clone(),
             asks_introduction: true,
         };
-        let config =
-            Config { endpoint, root, addresses: vec![identity.address], relay: relay::Limits::default() };
+        let config = Config {
+            endpoint,
+            root,
+            addresses: vec![identity.address],
+            relay: relay::Limits::default(),
+            spy_interval: None,
+        };
         host.machine = Some(Operator::new(config, seed, host.now(now)));
         let records = self.ledger.records().cloned().collect();
         self.inform(index, records);
@@ -215,6 +220,8 @@ impl World {
                     let from = match port {
                         Port::Main => address,
                         Port::Probe => SocketAddr::new(address.ip(), PROBE_PORT),
+                        // No operator here has spies.
+                        Port::Spy(_) => continue,
                     };
                     self.send(Party::Operator(index), from, remote, payload);
                 }
@@ -241,7 +248,10 @@ impl World {
                     self.schedule_in(TRANSACTION, Due::Assign { map_version, changes });
                 }
                 // Nobody makes legs here yet.
-                Output::Contact { .. } | Output::Leg(_) => {}
+                Output::Contact { .. }
+                | Output::Leg(_)
+                | Output::VisitEnded(_)
+                | Output::Quarantined { .. } => {}
             }
         }
     }

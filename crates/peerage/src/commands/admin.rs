@@ -14,7 +14,7 @@ use peerage_client::{
     AdminClient, Role,
     admin::{
         AddDevice, AddDomain, AddToken, Device, Domain, NewToken, Node, Push, QuarantineSuperNode,
-        RevokeDomain, RevokeNode, RevokeToken, Segment, SegmentHolder, SegmentMap, SuperNode, Token,
+        RevokeDomain, RevokeNode, RevokeToken, Segment, SegmentHolder, SegmentMap, Spied, SuperNode, Token,
     },
 };
 
@@ -254,6 +254,7 @@ fn describe_node(node: &Node) -> String {
         ("fingerprint", node.fingerprint.clone()),
         ("state", node.state.to_string()),
         ("roles", list(&node.roles)),
+        ("spy", if node.spy { "yes, the operator's own".to_owned() } else { String::new() }),
         ("token", node.token.clone()),
         ("joined", when(node.joined_at_ms, now_ms())),
         ("ends", when(node.expires_at_ms, now_ms())),
@@ -268,7 +269,7 @@ fn nodes_table(nodes: &[Node]) -> String {
         [
             node.name.clone(),
             short(&node.id),
-            node.state.to_string(),
+            if node.spy { format!("{}, spy", node.state) } else { node.state.to_string() },
             list(&node.roles),
             node.last_seen_at_ms.map_or_else(|| "never".to_owned(), |at| when(at, now_ms())),
             when(node.expires_at_ms, now_ms()),
@@ -294,12 +295,21 @@ fn describe_super_node(super_node: &SuperNode) -> String {
         ("last heard", last_heard(super_node)),
         ("holds", format!("{} records, {}", super_node.load.records, bytes(super_node.load.held_bytes))),
         ("relays", relays(super_node)),
+        ("spies", spied(&super_node.spied)),
         ("quarantine", quarantine),
     ])
 }
 
 fn last_heard(super_node: &SuperNode) -> String {
     super_node.last_heard_ms_ago.map_or_else(|| "never".to_owned(), |ms| format!("{} ago", duration(ms)))
+}
+
+fn spied(spied: &Spied) -> String {
+    if spied.visits == 0 {
+        return String::new();
+    }
+    let visits = format!("{} visits", spied.visits);
+    std::iter::once(visits).chain(spied.evidence.iter().cloned()).collect::<Vec<_>>().join("\n")
 }
 
 fn relays(super_node: &SuperNode) -> String {
@@ -324,6 +334,10 @@ fn super_nodes_text(super_nodes: &[SuperNode]) -> String {
     let rows: Vec<_> = super_nodes.iter().map(row).collect();
     let heads = ["NODE", "ID", "DOMAIN", "STATE", "PLACES", "ADDRESSES", "LAST HEARD", "RECORDS", "RELAYS"];
     let mut text = table(heads, &rows, "No super-nodes. Nodes become some with: peerage super on");
+    for super_node in super_nodes.iter().filter(|super_node| !super_node.spied.evidence.is_empty()) {
+        text.push_str(&format!("\n\n{} was not right in the last visits of spies", super_node.name));
+        super_node.spied.evidence.iter().for_each(|line| text.push_str(&format!("\n  {line}")));
+    }
     for super_node in super_nodes {
         let Some(quarantine) = &super_node.quarantine else { continue };
         text.push_str(&format!(

@@ -9,8 +9,9 @@ use crate::{
     service::{self, InitOptions, OperatorOptions, OperatorReady},
     signals::EndSignals,
 };
+use peerage_operator::{MAX_SPY_ADDRESSES, SpyConfig};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 pub(crate) async fn run(command: OperatorCommand, context: Context) -> Result {
     match command {
@@ -52,13 +53,15 @@ async fn serve(args: OperatorRun, context: Context) -> Result {
         ready: &'a OperatorReady,
     }
     let Context { data, config, output } = context;
-    let OperatorConfig { listen, advertise, admin_listen, certificate, key } = config.operator;
+    let spies = spies(&args, &config.operator)?;
+    let OperatorConfig { listen, advertise, admin_listen, certificate, key, .. } = config.operator;
     let options = OperatorOptions {
         data,
         listen: args.addresses.listen.or(listen),
         advertise: first(args.addresses.advertise, advertise),
         admin_listen: args.admin_listen.or(admin_listen),
         certificate: certificate_of(certificate, key)?,
+        spies,
     };
     if let Some(address) = options.admin_listen.filter(|address| !address.ip().is_loopback()) {
         return Err(Failure::usage(format!("the admin API cannot listen on {address}"))
@@ -73,6 +76,19 @@ async fn serve(args: OperatorRun, context: Context) -> Result {
     };
     service::run_operator(options, ready, async move { signals.received().await }).await?;
     told
+}
+
+/// Merges what the command line and the file say about spies.
+fn spies(args: &OperatorRun, config: &OperatorConfig) -> Result<SpyConfig> {
+    let default = SpyConfig::default();
+    let flag = if args.no_spies { Some(Duration::ZERO) } else { args.spy_interval };
+    let interval = flag.or_else(|| config.spy_interval()).unwrap_or(default.interval);
+    let addresses = first(args.spy_addresses.clone(), config.spy_addresses.clone());
+    if addresses.len() > MAX_SPY_ADDRESSES {
+        return Err(Failure::usage(format!("there are {} addresses for spies", addresses.len()))
+            .why(format!("At most {MAX_SPY_ADDRESSES} are used; name fewer.")));
+    }
+    Ok(SpyConfig { interval, addresses })
 }
 
 fn certificate_of(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>> {

@@ -111,3 +111,32 @@ async fn who_is_not_permitted_is_told_so_and_a_useless_limit_is_refused() {
     node.call(&["super", "on"]).await;
     becomes(&node, "not-permitted").await;
 }
+
+/// The spies in a domain, by id.
+async fn spies(operator: &Operator, domain: &str) -> Vec<String> {
+    let nodes = operator.party.call(&["node", "list", "--domain", domain]).await;
+    let spies = nodes.as_array().unwrap().iter().filter(|node| node["spy"] == true);
+    spies.map(|node| node["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Rule 6.79: made by the ledger, shown to the administrator alone, and the same after a restart.
+#[tokio::test]
+async fn a_domain_gets_spies_that_only_the_administrator_sees_and_that_survive_a_restart() {
+    let mut operator = Operator::start().await;
+    let watch: &[&str] = &["operator", "run", "--spy-interval", "1s", "--spy-address", "127.0.0.9"];
+    operator.restart_as(watch).await;
+    let node = operator.admit("alone").await;
+    let made = eventually("there are two spies", async || {
+        let spies = spies(&operator, "acme").await;
+        (spies.len() == 2).then_some(spies)
+    })
+    .await;
+    let shown = operator.party.call(&["domain", "show", "acme"]).await;
+    assert_eq!(shown["nodes"], 1, "a spy is nobody's computer: {shown}");
+    let running = up(&node).await;
+    let told = node.call(&["status"]).await.to_string() + &node.call(&["devices"]).await.to_string();
+    assert!(made.iter().all(|spy| !told.contains(spy)), "{told}");
+    operator.restart_as(&["operator", "run", "--no-spies"]).await;
+    assert_eq!(spies(&operator, "acme").await, made);
+    running.stop().await;
+}

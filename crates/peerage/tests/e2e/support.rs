@@ -200,6 +200,12 @@ impl Operator {
         self.running = Some(self.party.start(&["operator", "run"]).await);
     }
 
+    /// Starts it anew with other options.
+    pub(crate) async fn restart_as(&mut self, arguments: &[&str]) {
+        self.running.take().unwrap().stop().await;
+        self.running = Some(self.party.start(arguments).await);
+    }
+
     pub(crate) async fn kill(&mut self) {
         self.running.take().unwrap().kill().await;
     }

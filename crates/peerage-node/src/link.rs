@@ -17,18 +17,20 @@ mod dial;
 mod driver;
 mod listen;
 mod peer;
+mod quic;
 mod relayed;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use peerage_proto::link::bundle::{Dial, LinkId, OpenError, PathKind, Purpose, Standing};
 use peerage_proto::link::{self, Side};
 use peerage_proto::session;
+use peerage_wire::codec::{Candidate, CandidateKind, Transport};
 use peerage_wire::frame::Code;
 use peerage_wire::id::{DeviceId, NodeId};
 use peerage_wire::open::Open;
@@ -86,10 +88,42 @@ pub enum LinkEvent {
 /// The way that the bytes of a tunnel take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// The address at the other end of the connection.
+    /// The address at the other end of the connection; a super-node's if it is relayed.
     pub remote: SocketAddr,
-    /// Whether that is a super-node's.
-    pub is_relayed: bool,
+    /// How it is reached.
+    pub via: Via,
+}
+
+/// How the other end of a path is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// At an address of its own.
+    Direct,
+    /// Through a port that its router has opened for it.
+    Mapped,
+    /// Through the mappings that both routers made when the two ends sent to each other.
+    Punched,
+    /// Over a super-node.
+    Relay,
+}
+
+impl From<CandidateKind> for Via {
+    fn from(kind: CandidateKind) -> Self {
+        match kind {
+            CandidateKind::Ethernet
+            | CandidateKind::Wifi
+            | CandidateKind::Vpn
+            | CandidateKind::Configured => Self::Direct,
+            CandidateKind::Mapped => Self::Mapped,
+            CandidateKind::Reflexive => Self::Punched,
+        }
+    }
+}
+
+/// What a link runs on.
+enum Connected {
+    Tcp(Box<Channel>),
+    Quic(quinn::Connection),
 }
 
 /// Why a session could not be opened.
@@ -125,6 +159,8 @@ pub struct Links {
 #[derive(Debug)]
 struct Inner {
     config: LinkConfig,
+    /// Where there is a socket for it.
+    quic: OnceLock<quic::Quic>,
     notifier: Notifier,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     /// The newest Head, for peers that come.
@@ -169,6 +205,7 @@ impl Links {
         let (sender, events) = mpsc::channel(MAX_EVENTS);
         let inner = Inner {
             config,
+            quic: OnceLock::new(),
             notifier: Notifier { sender },
             peers: Mutex::default(),
             head: Mutex::default(),
@@ -188,7 +225,7 @@ impl Links {
         &self,
         peer: NodeId,
         identity: [u8; 32],
-        candidates: &[SocketAddr],
+        candidates: &[Candidate],
     ) -> Result<PeerLink, DialError> {
         self.connect_or_meet((peer, identity), candidates, None).await
     }
@@ -200,7 +237,7 @@ impl Links {
     pub(crate) async fn connect_or_meet(
         &self,
         (peer, identity): (NodeId, [u8; 32]),
-        candidates: &[SocketAddr],
+        candidates: &[Candidate],
         leg: Option<Leg>,
     ) -> Result<PeerLink, DialError> {
         let known = self.inner.peer(peer);
@@ -243,7 +280,7 @@ impl Links {
     }
 
     /// Tells where a peer can be reached now; tunnels that wait for a link try it at once. Without effect for a peer that is not known.
-    pub fn set_path(&self, peer: NodeId, identity: [u8; 32], candidates: &[SocketAddr]) {
+    pub fn set_path(&self, peer: NodeId, identity: [u8; 32], candidates: &[Candidate]) {
         let known = lock(&self.inner.peers).get(&peer).cloned();
         if let Some(known) = known {
             known.set_reach(identity, candidates);
@@ -281,6 +318,9 @@ impl Links {
         let ended = async { while tasks.join_next().await.is_some() {} };
         // Those that do not end in time are cut off.
         let _ = time::timeout(driver::FAREWELL_TIMEOUT, ended).await;
+        if let Some(quic) = self.inner.quic.get() {
+            quic.close();
+        }
         lock(&self.inner.peers).clear();
     }
 }
@@ -294,9 +334,21 @@ fn route_to(remote: SocketAddr) -> Option<IpAddr> {
     socket.local_addr().ok().map(|local| local.ip())
 }
 
-/// Returns what a TCP link stands on.
+/// Returns what a link stands on.
 const fn standing(side: Side, purpose: Purpose, path: PathKind) -> Standing {
-    Standing { side, purpose, path, consent_interval: link::CONSENT_TCP }
+    let consent_interval = match path {
+        PathKind::Quic => link::CONSENT_UDP,
+        PathKind::Direct | PathKind::Relayed => link::CONSENT_TCP,
+    };
+    Standing { side, purpose, path, consent_interval }
+}
+
+/// Returns on what a link to a candidate stands.
+const fn path_of(transport: Transport) -> PathKind {
+    match transport {
+        Transport::Tcp => PathKind::Direct,
+        Transport::Udp => PathKind::Quic,
+    }
 }
 
 impl Inner {
@@ -345,7 +397,7 @@ impl Inner {
             }
         };
         let awaited = time::timeout(dial::CANDIDATE_TIMEOUT, awaited);
-        let (mut dialled, mut awaited) = (pin!(self.dial(peer, Purpose::Shared)), pin!(awaited));
+        let (mut dialled, mut awaited) = (pin!(self.dial(peer, Purpose::Shared, None)), pin!(awaited));
         tokio::select! {
             result = &mut dialled => match result {
                 Err(error) if is_looked_for => awaited.await.map_err(|_elapsed| error),
@@ -357,22 +409,42 @@ impl Inner {
 
     /// Dials a peer for its tunnels that wait, or that want another link.
     async fn dial_for(self: &Arc<Self>, peer: &Arc<Peer>, dial: Dial) -> Result<LinkId, DialError> {
-        match time::timeout(dial.timeout, self.dial(peer, dial.purpose)).await {
+        match time::timeout(dial.timeout, self.dial(peer, dial.purpose, dial.serving)).await {
             Ok(result) => result,
             Err(_elapsed) => Err(DialError::TimedOut),
         }
     }
 
-    /// Dials a peer where it is known to be, and begins to drive the link.
-    async fn dial(self: &Arc<Self>, peer: &Arc<Peer>, purpose: Purpose) -> Result<LinkId, DialError> {
+    /// Dials a peer where it is known to be, as far as that is better than what serves, and begins to drive the link.
+    async fn dial(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        purpose: Purpose,
+        serving: Option<PathKind>,
+    ) -> Result<LinkId, DialError> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
         let reach = peer.act(|state, _| state.reach.clone()).unwrap_or_default();
         let identity = reach.identity.ok_or(DialError::NoCandidate)?;
-        let (channel, remote) = dial::dial(&self.config.tls, identity, &reach.places()).await?;
+        let quic = self.quic.get();
+        let mut places = reach.places();
+        places.retain(|candidate| {
+            let path = path_of(candidate.transport);
+            // There is one connection per peer on QUIC: a session has nothing from another.
+            let is_of_use = path == PathKind::Direct || (quic.is_some() && purpose == Purpose::Shared);
+            is_of_use && serving.is_none_or(|serving| path > serving)
+        });
+        let (connected, candidate) = dial::dial((&self.config.tls, quic), identity, &places).await?;
+        let remote = candidate.address;
         let failed = |source: std::io::Error| DialError::Failed { address: remote, source: source.into() };
-        let local = channel.socket().local_addr().map_err(failed)?;
-        let standing = standing(Side::Client, purpose, PathKind::Direct);
-        Ok(self.start(peer, standing, channel, (local, remote), (permit, None)))
+        let local = match &connected {
+            Connected::Tcp(channel) => channel.socket().local_addr().map_err(failed)?,
+            Connected::Quic(connection) => quic::local(connection, remote),
+        };
+        let standing = standing(Side::Client, purpose, path_of(candidate.transport));
+        let link =
+            self.start(peer, standing, connected, (local, remote, candidate.kind.into()), (permit, None));
+        peer.act(|state, _| state.reach.last = Some(candidate));
+        Ok(link)
     }
 
     /// Begins to drive a link whose handshake is complete.
@@ -380,18 +452,14 @@ impl Inner {
         self: &Arc<Self>,
         peer: &Arc<Peer>,
         standing: Standing,
-        channel: Channel,
-        (local, remote): (SocketAddr, SocketAddr),
+        connected: Connected,
+        (local, remote, via): (SocketAddr, SocketAddr, Via),
         permits: (OwnedSemaphorePermit, Option<Counted>),
     ) -> LinkId {
         let kick = Arc::new(Notify::new());
         let link = peer.act(|state, now| {
             let link = state.bundle.add_link(standing, now);
-            state.links.insert(link, Ends { local, remote, kick: Arc::clone(&kick) });
-            // A relay is no place at which the peer could be dialled.
-            if standing.side == Side::Client && standing.path == PathKind::Direct {
-                state.reach.last = Some(remote);
-            }
+            state.links.insert(link, Ends { local, remote, via, kick: Arc::clone(&kick) });
             link
         });
         peer.linked.notify_waiters();
@@ -402,7 +470,12 @@ impl Inner {
         let (inner, peer) = (Arc::downgrade(self), Arc::clone(peer));
         tasks.spawn(async move {
             let id = peer.id;
-            let code = driver::run(peer, link, kick, channel).await;
+            let code = match connected {
+                Connected::Tcp(channel) => driver::run(peer, link, kick, *channel).await,
+                Connected::Quic(connection) => {
+                    quic::driver::run(peer, link, kick, connection, standing.side).await
+                }
+            };
             tracing::debug!(peer = ?id, %code, "a link has ended");
             if let Some(inner) = inner.upgrade() {
                 inner.forget_idle(id);
@@ -436,6 +509,12 @@ impl Notifier {
     fn reserve(&self) -> Option<mpsc::Permit<'_, LinkEvent>> {
         self.sender.try_reserve().ok()
     }
+}
+
+/// Returns a place at which tests dial.
+#[cfg(test)]
+pub(crate) const fn place(transport: Transport, address: SocketAddr) -> Candidate {
+    Candidate { kind: CandidateKind::Configured, transport, address }
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ pub async fn run(
     let (legs, leg_events) = OwnLegs::new();
     let socket = local_api::Socket::bind(member.data.path())?;
     let (told, lent, leg_news) = lend(&member, &config, &clock)?;
-    links.serve_behind(lent.door(), ports.tcp);
+    let datagrams = open_ports(&links, &lent, ports)?;
     let node = Node::new(node_config(&member, &config, (local, lent.config()))?, seed(), clock.now());
 
     let (handle, requests) = NodeHandle::new();
@@ -199,7 +199,7 @@ pub async fn run(
     let mut driver = Driver {
         node,
         clock: clock.clone(),
-        datagrams: Datagrams::new(ports.udp),
+        datagrams,
         store: member.store,
         links,
         legs,
@@ -234,6 +234,15 @@ pub async fn run(
 
 fn session_config() -> session::Config {
     session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(SESSION_BUDGET_BYTES) }
+}
+
+/// Lets links in, as far as the door is open, and returns the way of messages.
+fn open_ports(links: &Links, lent: &Lent, ports: Ports) -> Result<Datagrams, BindError> {
+    let unusable = |source| BindError::Io { address: ports.local, source };
+    links.serve_behind(lent.door(), ports.tcp);
+    let (datagrams, socket) = Datagrams::beside_quic(ports.udp).map_err(unusable)?;
+    links.use_quic(socket, Some(lent.door())).map_err(unusable)?;
+    Ok(datagrams)
 }
 
 /// Puts together what the owner lends: what commands have said, and what comes of it.

@@ -70,6 +70,14 @@ impl Tls {
     /// # Errors
     /// If rustls refuses its configuration.
     pub fn connect(&self, expected: [u8; 32]) -> Result<ClientConnection, Error> {
+        ClientConnection::new(Arc::new(self.client(expected)?), unnamed())
+    }
+
+    /// Returns how to begin handshakes with the node that holds `expected`, for QUIC.
+    ///
+    /// # Errors
+    /// If rustls refuses its configuration.
+    pub(crate) fn client(&self, expected: [u8; 32]) -> Result<ClientConfig, Error> {
         let verifier = RawKeyVerifier { expected: Some(expected), provider: Arc::clone(&self.provider) };
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&version::TLS13])?
@@ -81,7 +89,12 @@ impl Tls {
         config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
         config.enable_sni = false;
         config.resumption = Resumption::disabled();
-        ClientConnection::new(Arc::new(config), unnamed())
+        Ok(config)
+    }
+
+    /// Returns how to begin the other side's handshakes, for QUIC.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
     }
 
     /// Begins the other side's handshake.
@@ -100,7 +113,12 @@ pub fn peer_identity(connection: &CommonState) -> Option<[u8; 32]> {
     if connection.is_handshaking() || connection.alpn_protocol() != Some(ALPN_TUNNEL) {
         return None;
     }
-    let [key] = connection.peer_certificates()? else { return None };
+    proven(connection.peer_certificates()?)
+}
+
+/// Returns the identity key among what the peer of a finished handshake has shown.
+pub(crate) fn proven(certificates: &[CertificateDer<'_>]) -> Option<[u8; 32]> {
+    let [key] = certificates else { return None };
     identity_of(key)
 }
 
@@ -115,6 +133,9 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 fn unnamed() -> ServerName<'static> {
     ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into())
 }
+
+/// The same for QUIC.
+pub(crate) const UNNAMED: &str = "0.0.0.0";
 
 fn certified(identity: &IdentityKey, provider: &CryptoProvider) -> Result<CertifiedKey, Error> {
     let mut document = Zeroizing::new(PKCS8_BEFORE_SEED.to_vec());

@@ -1,4 +1,6 @@
-//! The sockets of a node: one UDP port for messages, and the TCP port of the same number for links.
+//! The sockets of a node: one UDP port for messages and QUIC, and the TCP port of the same number for links.
+
+mod shared;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -9,6 +11,8 @@ use bytes::Bytes;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
+
+pub(crate) use self::shared::SharedSocket;
 
 /// How often a free port is looked for whose number is free for UDP and TCP both.
 const MAX_PORT_ATTEMPTS: usize = 32;
@@ -50,7 +54,7 @@ pub enum BindError {
 /// Both sockets.
 #[derive(Debug)]
 pub struct Ports {
-    /// For messages.
+    /// For messages and QUIC.
     pub udp: UdpSocket,
     /// For links.
     pub tcp: TcpListener,
@@ -116,34 +120,59 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Soc
     Ok(socket)
 }
 
+/// Datagrams with the address at the other end.
+type Queue = mpsc::Receiver<(SocketAddr, Bytes)>;
+
 /// Datagrams in and out, with plain addresses of either family whatever the socket is.
 #[derive(Debug)]
 pub(crate) struct Datagrams {
-    socket: Arc<UdpSocket>,
+    source: Source,
     sending: mpsc::Sender<(SocketAddr, Bytes)>,
     errors: Arc<AtomicU64>,
-    buffer: Box<[u8]>,
+}
+
+/// Where datagrams come from.
+#[derive(Debug)]
+enum Source {
+    /// A socket that nobody else reads.
+    Socket { socket: Arc<UdpSocket>, buffer: Box<[u8]> },
+    /// What QUIC's endpoint leaves for messages.
+    Queue(Queue),
 }
 
 impl Datagrams {
     /// Begins to send what is handed over; the task ends with the value.
     pub(crate) fn new(socket: UdpSocket) -> Self {
         let socket = Arc::new(socket);
-        let (sending, mut waiting) = mpsc::channel::<(SocketAddr, Bytes)>(MAX_SENDING);
-        let errors = Arc::new(AtomicU64::new(0));
-        let (sender, failed) = (Arc::clone(&socket), Arc::clone(&errors));
-        tokio::spawn(async move {
-            let is_v6 = sender.local_addr().is_ok_and(|address| address.is_ipv6());
-            while let Some((remote, payload)) = waiting.recv().await {
-                let remote = if is_v6 { mapped(remote) } else { remote };
-                if let Err(error) = sender.send_to(&payload, remote).await {
-                    // No route, a closed port: what was lost is asked for again.
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::trace!(%error, "a datagram could not be sent");
-                }
-            }
+        let buffer = vec![0; RECEIVE_BYTES].into();
+        let source = Source::Socket { socket: Arc::clone(&socket), buffer };
+        Self::with(source, Arc::default(), move |sending, errors| async move {
+            send_all(&socket, sending, &errors).await;
+        })
+    }
+
+    /// The same on a socket that is shared with QUIC, whose endpoint has to read it.
+    ///
+    /// # Errors
+    /// If the system refuses the options that QUIC needs.
+    pub(crate) fn beside_quic(socket: UdpSocket) -> io::Result<(Self, Arc<SharedSocket>)> {
+        let errors = Arc::default();
+        let (shared, messages) = SharedSocket::new(socket, Arc::clone(&errors))?;
+        let socket = Arc::clone(&shared);
+        let datagrams = Self::with(Source::Queue(messages), errors, move |sending, errors| async move {
+            send_all(socket.io(), sending, &errors).await;
         });
-        Self { socket, sending, errors, buffer: vec![0; RECEIVE_BYTES].into() }
+        Ok((datagrams, shared))
+    }
+
+    fn with<F: Future<Output = ()> + Send + 'static>(
+        source: Source,
+        errors: Arc<AtomicU64>,
+        send: impl FnOnce(Queue, Arc<AtomicU64>) -> F,
+    ) -> Self {
+        let (sending, waiting) = mpsc::channel(MAX_SENDING);
+        tokio::spawn(send(waiting, Arc::clone(&errors)));
+        Self { source, sending, errors }
     }
 
     /// Sends a datagram, or drops it if too many wait.
@@ -160,36 +189,58 @@ impl Datagrams {
 
     /// Waits for the next datagram. May be dropped while it waits without losing one.
     pub(crate) async fn receive(&mut self) -> (SocketAddr, Bytes) {
-        loop {
-            match self.socket.recv_from(&mut self.buffer).await {
-                Ok((count, remote)) => return self.take(count, remote),
-                // An ICMP message that answers an earlier datagram, as a rule.
-                Err(error) => self.note(&error),
-            }
+        match &mut self.source {
+            Source::Socket { socket, buffer } => loop {
+                match socket.recv_from(buffer).await {
+                    Ok((count, remote)) => return take(buffer, count, remote),
+                    // An ICMP message that answers an earlier datagram, as a rule.
+                    Err(error) => note(&self.errors, &error),
+                }
+            },
+            Source::Queue(messages) => match messages.recv().await {
+                Some(message) => message,
+                // The endpoint has ended: nothing comes any more.
+                None => std::future::pending().await,
+            },
         }
     }
 
     /// Takes a datagram that is there already.
     pub(crate) fn try_receive(&mut self) -> Option<(SocketAddr, Bytes)> {
-        match self.socket.try_recv_from(&mut self.buffer) {
-            Ok((count, remote)) => Some(self.take(count, remote)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => {
-                self.note(&error);
-                None
-            }
+        match &mut self.source {
+            Source::Socket { socket, buffer } => match socket.try_recv_from(buffer) {
+                Ok((count, remote)) => Some(take(buffer, count, remote)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                Err(error) => {
+                    note(&self.errors, &error);
+                    None
+                }
+            },
+            Source::Queue(messages) => messages.try_recv().ok(),
         }
     }
+}
 
-    fn note(&self, error: &io::Error) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        tracing::trace!(%error, "an error came in place of a datagram");
+async fn send_all(socket: &UdpSocket, mut waiting: Queue, errors: &AtomicU64) {
+    let is_v6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
+    while let Some((remote, payload)) = waiting.recv().await {
+        let remote = if is_v6 { mapped(remote) } else { remote };
+        if let Err(error) = socket.send_to(&payload, remote).await {
+            // No route, a closed port: what was lost is asked for again.
+            errors.fetch_add(1, Ordering::Relaxed);
+            tracing::trace!(%error, "a datagram could not be sent");
+        }
     }
+}
 
-    fn take(&self, count: usize, remote: SocketAddr) -> (SocketAddr, Bytes) {
-        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        (remote, Bytes::copy_from_slice(self.buffer.get(..count).unwrap_or_default()))
-    }
+fn note(errors: &AtomicU64, error: &io::Error) {
+    errors.fetch_add(1, Ordering::Relaxed);
+    tracing::trace!(%error, "an error came in place of a datagram");
+}
+
+fn take(buffer: &[u8], count: usize, remote: SocketAddr) -> (SocketAddr, Bytes) {
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    (remote, Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))
 }
 
 /// Returns an IPv4 address as sockets of IPv6 want it.
@@ -225,8 +276,8 @@ mod tests {
 
     #[tokio::test]
     async fn datagrams_cross_with_plain_addresses_and_a_closed_port_harms_nothing() {
-        let mut here = Datagrams::new(Ports::bind(None).unwrap().udp);
-        let port = here.socket.local_addr().unwrap().port();
+        let ports = Ports::bind(None).unwrap();
+        let (mut here, port) = (Datagrams::new(ports.udp), ports.local.port());
         let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let other_address = other.local_addr().unwrap();
         let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap();

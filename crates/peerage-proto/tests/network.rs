@@ -7,6 +7,7 @@ use std::time::Duration;
 use peerage_proto::mapping::{Mapping, MappingProtocol, RouterMapping};
 use peerage_proto::node::{Answer, Command, Event, Failure, Input, Way};
 use peerage_proto::operator;
+use peerage_wire::codec::Transport;
 use peerage_wire::frame::Code;
 use peerage_wire::id::DeviceId;
 use support::{Decision, PRINTER, SITE, USER, World, device, found, lan, office, printer};
@@ -28,7 +29,11 @@ fn a_user_elsewhere_finds_the_way_to_the_device_by_its_name() {
     let Way::Tunnel { peer, identity, candidates, .. } = route.way else { panic!("not through a tunnel") };
     assert_eq!(peer, site_id);
     assert!(peer.is_of(&identity));
-    assert_eq!(candidates.first(), Some(&SITE.parse().unwrap()), "the advertised address comes first");
+    let first = candidates.first().map(|candidate| (candidate.transport, candidate.address));
+    let advertised = SITE.parse().unwrap();
+    assert_eq!(first, Some((Transport::Tcp, advertised)), "the advertised address comes first");
+    let udp = candidates.iter().find(|candidate| candidate.transport == Transport::Udp);
+    assert_eq!(udp.map(|candidate| candidate.address), Some(advertised), "QUIC comes beside TCP");
     assert_eq!(route.service.port, 631);
 }
 
@@ -334,7 +339,8 @@ fn mapped(external: &str) -> Input {
 fn candidates(world: &mut World, user: std::net::SocketAddr) -> Vec<std::net::SocketAddr> {
     let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no route") };
     let Way::Tunnel { candidates, .. } = route.way else { panic!("not through a tunnel") };
-    candidates
+    let tcp = candidates.iter().filter(|candidate| candidate.transport == Transport::Tcp);
+    tcp.map(|candidate| candidate.address).collect()
 }
 
 /// Rules 6.80 and 6.82: who serves wants its port forwarded, and others dial what the router has given.

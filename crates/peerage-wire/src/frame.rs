@@ -11,7 +11,8 @@
 //!  +------+-------+--------+----------+-----------------+---------
 //! ```
 //!
-//! [`decode()`] takes whole frames off the front of what was received and shares the memory of their payloads;
+//! [`decode()`] takes whole frames off the front of what was received and shares the memory of their payloads; [`outline()`] says
+//! only whose the first frame is and how long, for carriers that keep the sessions apart;
 //! [`Frame::encode`] gives header and payload apart, so that a gathering write needs no copy. Decoding is
 //! strict: each frame has exactly one form, and every other sequence of bytes is one of [`Malformed`].
 //! Whether a frame is allowed at this moment is the business of the link and the session, not of this module.
@@ -27,7 +28,7 @@ use std::num::NonZeroU32;
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 pub use self::code::Code;
-pub use self::decode::{Malformed, decode};
+pub use self::decode::{Malformed, Outline, decode, outline};
 use crate::id::{NodeId, SessionId};
 use crate::limits::MAX_RECORD;
 

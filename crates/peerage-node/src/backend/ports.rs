@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time;
 
 use super::{Events, describe, now_ms, problem_of};
-use crate::link::{self, PeerLink};
+use crate::link::{self, PeerLink, Via};
 use crate::tunnel::Counters;
 use crate::tunnel::datagrams::{Flow, MAX_WAITING};
 use crate::tunnel::forward::{Dialer, OnPath, Reached, serve_connection, serve_flow};
@@ -202,7 +202,12 @@ fn describe_path(route: &Route, path: Option<link::Path>) -> Option<Path> {
     match &route.way {
         Way::Local(address) => Some(Path { kind: PathKind::Local, remote: *address, tunnel_node: None }),
         Way::Tunnel { peer, .. } => path.map(|path| Path {
-            kind: if path.is_relayed { PathKind::Relayed } else { PathKind::Direct },
+            kind: match path.via {
+                Via::Direct => PathKind::Direct,
+                Via::Mapped => PathKind::Mapped,
+                Via::Punched => PathKind::Punched,
+                Via::Relay => PathKind::Relayed,
+            },
             remote: path.remote,
             tunnel_node: Some(peer.to_string()),
         }),

@@ -34,6 +34,12 @@ pub enum ChannelError {
     /// The peer breaks the rules of TLS, or is another one than expected.
     #[error("TLS failed: {0}")]
     Tls(#[from] rustls::Error),
+    /// QUIC failed, or the peer is another one than expected.
+    #[error("QUIC failed: {0}")]
+    Quic(#[from] quinn::ConnectionError),
+    /// On QUIC, the peer puts frames on streams where they do not belong.
+    #[error("the other side mixes up the streams of the connection")]
+    Misplaced,
     /// The peer closed its side.
     #[error("the other side closed the connection")]
     Ended,

@@ -1,15 +1,19 @@
 //! Connecting to the candidate that answers first.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use peerage_wire::codec::{Candidate, Transport};
 use peerage_wire::limits::MAX_CANDIDATES;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time;
 
+use super::Connected;
 use super::channel::{Channel, ChannelError};
+use super::quic::Quic;
 use crate::tls::{Tls, peer_identity};
 
 /// How long the next candidate waits for the one before it (RFC 8305, section 5, recommends 250 ms). Shorter burdens
@@ -46,28 +50,28 @@ pub enum DialError {
 /// carry one part in a hundred more.
 const SEGMENT_BYTES: u32 = 1_220;
 
-/// Connects to the peer with this key at the first candidate that leads to it.
+/// Connects to the peer with this key at the first candidate that leads to it; by UDP only with QUIC.
 pub(super) async fn dial(
-    tls: &Tls,
+    (tls, quic): (&Tls, Option<&Quic>),
     identity: [u8; 32],
-    candidates: &[SocketAddr],
-) -> Result<(Channel, SocketAddr), DialError> {
-    let attempts = candidates.iter().take(MAX_CANDIDATES + 1).copied();
-    let mut waiting = attempts.collect::<std::collections::VecDeque<_>>();
+    candidates: &[Candidate],
+) -> Result<(Connected, Candidate), DialError> {
+    let mut waiting = in_turn(candidates);
     let mut running = FuturesUnordered::new();
     let mut last_error = DialError::NoCandidate;
     loop {
         if running.is_empty() || !waiting.is_empty() {
             match waiting.pop_front() {
-                Some(address) => running.push(attempt(tls, identity, address)),
+                Some(candidate) => running.push(attempt((tls, quic), identity, candidate)),
                 None if running.is_empty() => return Err(last_error),
                 None => {}
             }
         }
         tokio::select! {
-            Some((address, result)) = running.next() => match result {
-                Ok(channel) => return Ok((channel, address)),
+            Some((candidate, result)) = running.next() => match result {
+                Ok(connected) => return Ok((connected, candidate)),
                 Err(source) => {
+                    let address = candidate.address;
                     tracing::debug!(%address, error = %source, "a candidate failed");
                     last_error = DialError::Failed { address, source };
                 }
@@ -77,24 +81,52 @@ pub(super) async fn dial(
     }
 }
 
+/// Orders candidates so that each transport has every second turn, TCP the first: one that a firewall swallows does not hold up the other.
+fn in_turn(candidates: &[Candidate]) -> VecDeque<Candidate> {
+    let of = |transport| candidates.iter().copied().filter(move |candidate| candidate.transport == transport);
+    let (mut tcp, mut udp) = (of(Transport::Tcp), of(Transport::Udp));
+    let pairs = std::iter::from_fn(|| {
+        let pair = [tcp.next(), udp.next()];
+        pair.iter().any(Option::is_some).then_some(pair)
+    });
+    pairs.flatten().flatten().take(MAX_CANDIDATES + 1).collect()
+}
+
 async fn attempt(
+    (tls, quic): (&Tls, Option<&Quic>),
+    identity: [u8; 32],
+    candidate: Candidate,
+) -> (Candidate, Result<Connected, ChannelError>) {
+    let address = candidate.address;
+    let connected = async {
+        match (candidate.transport, quic) {
+            (Transport::Tcp, _) => {
+                let channel = connect_channel(tls, identity, address).await?;
+                Ok(Connected::Tcp(Box::new(channel)))
+            }
+            (Transport::Udp, Some(quic)) => quic.connect(tls, identity, address).await.map(Connected::Quic),
+            (Transport::Udp, None) => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        }
+    };
+    let timeout = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
+    (candidate, time::timeout(CANDIDATE_TIMEOUT, connected).await.unwrap_or_else(|_| timeout()))
+}
+
+/// Connects by TCP to the peer with this key.
+pub(super) async fn connect_channel(
     tls: &Tls,
     identity: [u8; 32],
     address: SocketAddr,
-) -> (SocketAddr, Result<Channel, ChannelError>) {
-    let connected = async {
-        let socket = connect(address).await?;
-        prepare(&socket)?;
-        let mut channel = Channel::new(socket, tls.connect(identity)?.into());
-        channel.handshake().await?;
-        // The verifier has seen the key; what is left is a server without our ALPN.
-        if peer_identity(channel.tls()) != Some(identity) {
-            return Err(rustls::Error::NoApplicationProtocol.into());
-        }
-        Ok(channel)
-    };
-    let timeout = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
-    (address, time::timeout(CANDIDATE_TIMEOUT, connected).await.unwrap_or_else(|_| timeout()))
+) -> Result<Channel, ChannelError> {
+    let socket = connect(address).await?;
+    prepare(&socket)?;
+    let mut channel = Channel::new(socket, tls.connect(identity)?.into());
+    channel.handshake().await?;
+    // The verifier has seen the key; what is left is a server without our ALPN.
+    if peer_identity(channel.tls()) != Some(identity) {
+        return Err(rustls::Error::NoApplicationProtocol.into());
+    }
+    Ok(channel)
 }
 
 /// Opens a connection on which both sides send packets that every path carries (Rule 7.28).

@@ -50,7 +50,7 @@ pub(super) async fn run(peer: Arc<Peer>, id: LinkId, kick: Arc<Notify>, mut chan
     code
 }
 
-const fn code_of(closed: Closed) -> Code {
+pub(super) const fn code_of(closed: Closed) -> Code {
     match closed {
         Closed::Here(code) | Closed::ByPeer(code) => code,
         Closed::Violated(violation) => violation.code(),
@@ -58,7 +58,7 @@ const fn code_of(closed: Closed) -> Code {
     }
 }
 
-fn closed(peer: &Arc<Peer>, id: LinkId) -> Option<Closed> {
+pub(super) fn closed(peer: &Arc<Peer>, id: LinkId) -> Option<Closed> {
     // Without a node there are no links.
     peer.act(|state, _| state.bundle.closed(id)).unwrap_or(Some(Closed::Here(Code::Shutdown)))
 }

@@ -12,27 +12,27 @@ use tokio::time;
 
 use super::channel::{Channel, ChannelError};
 use super::dial::prepare;
-use super::{Inner, standing};
+use super::{Connected, Inner, Via, standing};
 use crate::door::Door;
 use crate::places::Places;
 use crate::tls::peer_identity;
 
 /// How long a peer may take to prove its key. Longer keeps descriptors for strangers, shorter fails peers on slow paths.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most handshakes at a time; each costs a millisecond of computing. Beyond, connections are closed unheard.
 pub(super) const MAX_HANDSHAKES: usize = 256;
 
 /// The most handshakes with one [place](Places): an office behind one router, all at once. Raised, fewer strangers suffice to
 /// take all [`MAX_HANDSHAKES`]; lowered, large offices come in more slowly after an outage.
-const MAX_HANDSHAKES_PER_PLACE: usize = 48;
+pub(super) const MAX_HANDSHAKES_PER_PLACE: usize = 48;
 
 /// How long a connection may say nothing at all. Whoever connects has something to say, and says it at once.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The most links with one place. Raised, one stranger can take more of the [links](super::MAX_LINKS); lowered, large offices are
 /// turned away.
-const MAX_LINKS_PER_PLACE: usize = 256;
+pub(super) const MAX_LINKS_PER_PLACE: usize = 256;
 
 /// How long to wait after the system could not accept, most likely for want of descriptors. Shorter burns time while it lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -84,13 +84,9 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<
                     drop(handshake);
                     let Ok(local) = channel.socket().local_addr() else { return };
                     let standing = standing(Side::Server, Purpose::Shared, PathKind::Direct);
-                    strong.start(
-                        &strong.peer(peer),
-                        standing,
-                        *channel,
-                        (local, remote),
-                        (link, Some(count)),
-                    );
+                    let ends = (local, remote, Via::Direct);
+                    let connected = Connected::Tcp(channel);
+                    strong.start(&strong.peer(peer), standing, connected, ends, (link, Some(count)));
                 }
                 Ok(Err(error)) => tracing::debug!(%remote, %error, "a handshake failed"),
                 Err(_elapsed) => tracing::debug!(%remote, "a handshake took too long"),

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::*;
 
-const DOMAIN: Domain = Domain(7);
+pub(super) const DOMAIN: Domain = Domain(7);
 
 mod a_tunnel_goes_on {
     use super::*;
@@ -86,9 +86,9 @@ mod a_tunnel_goes_on {
         };
         assert_eq!(wanted, (site.id(), DeviceId([3; 32]), "raw".to_owned()));
         let elsewhere = Wire::new(site.address).await;
-        site.user.set_path(site.id(), site.key.public(), &[elsewhere.address]);
+        site.user.set_path(site.id(), site.key.public(), &[tcp(elsewhere.address)]);
         ends.0.moved().await;
-        assert_eq!(ends.0.path(), Some(Path { remote: elsewhere.address, is_relayed: false }));
+        assert_eq!(ends.0.path(), Some(Path { remote: elsewhere.address, via: Via::Direct }));
         let (up, down) = exchange(&mut ends, 500_000).await;
         assert_eq!((up, down), (expected(b'u', 500_000), expected(b'd', 500_000)));
     }
@@ -187,7 +187,7 @@ mod nobody_else {
         let (user, device) = site.open().await;
         let thief = key(9);
         let tls = Tls::new(&thief).unwrap();
-        let (mut channel, _) = dial::dial(&tls, site.key.public(), &[site.address]).await.unwrap();
+        let mut channel = dial::connect_channel(&tls, site.key.public(), site.address).await.unwrap();
         let hello = Hello {
             version: peerage_wire::frame::VERSION,
             sender: thief.node_id(DOMAIN),
@@ -232,7 +232,8 @@ async fn heads_cross_on_links_that_stand_and_on_those_that_come() {
     let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
     site.tunnel_node.send_head(&first);
     let mut events = site.events;
-    let link = site.user.connect(site.key.node_id(DOMAIN), site.key.public(), &[site.wire.address]).await;
+    let link =
+        site.user.connect(site.key.node_id(DOMAIN), site.key.public(), &[tcp(site.wire.address)]).await;
     let head = async |events: &mut mpsc::Receiver<LinkEvent>| loop {
         if let LinkEvent::Head(record) = events.recv().await.unwrap() {
             return record;
@@ -282,7 +283,8 @@ impl Site {
     async fn connect(&self) -> PeerLink {
         loop {
             // A wire that is cut within the handshake fails the first.
-            if let Ok(link) = self.user.connect(self.id(), self.key.public(), &[self.wire.address]).await {
+            if let Ok(link) = self.user.connect(self.id(), self.key.public(), &[tcp(self.wire.address)]).await
+            {
                 return link;
             }
         }
@@ -322,11 +324,15 @@ impl Site {
     }
 }
 
-fn key(seed: u8) -> IdentityKey {
+pub(super) fn tcp(address: SocketAddr) -> Candidate {
+    place(Transport::Tcp, address)
+}
+
+pub(super) fn key(seed: u8) -> IdentityKey {
     IdentityKey::from_seed(&[seed; 32])
 }
 
-fn links(key: &IdentityKey) -> (Links, mpsc::Receiver<LinkEvent>) {
+pub(super) fn links(key: &IdentityKey) -> (Links, mpsc::Receiver<LinkEvent>) {
     Links::new(LinkConfig {
         local: key.node_id(DOMAIN),
         tls: Tls::new(key).unwrap(),
@@ -335,14 +341,17 @@ fn links(key: &IdentityKey) -> (Links, mpsc::Receiver<LinkEvent>) {
     })
 }
 
-fn open() -> Open {
+pub(super) fn open() -> Open {
     let mut id = [0; 16];
     getrandom::fill(&mut id).unwrap();
     Open { session: SessionId(id), device: DeviceId([3; 32]), service: "raw".to_owned() }
 }
 
 /// Sends both ways at once; returns the hashes of what arrived at the device and at the user.
-async fn exchange((user, device): &mut (Arc<Stream>, Arc<Stream>), bytes: usize) -> ([u8; 32], [u8; 32]) {
+pub(super) async fn exchange(
+    (user, device): &mut (Arc<Stream>, Arc<Stream>),
+    bytes: usize,
+) -> ([u8; 32], [u8; 32]) {
     let tasks = (Arc::clone(user), Arc::clone(device));
     let sending = tokio::spawn(async move { send(&tasks.0, b'u', bytes).await });
     let answering = tokio::spawn(async move { send(&tasks.1, b'd', bytes).await });
@@ -352,7 +361,7 @@ async fn exchange((user, device): &mut (Arc<Stream>, Arc<Stream>), bytes: usize)
     received
 }
 
-async fn send(stream: &Stream, seed: u8, bytes: usize) {
+pub(super) async fn send(stream: &Stream, seed: u8, bytes: usize) {
     let mut left = Bytes::from(pattern(seed, bytes));
     while !left.is_empty() {
         if stream.write(&mut left).unwrap() == 0 {
@@ -363,7 +372,7 @@ async fn send(stream: &Stream, seed: u8, bytes: usize) {
     stream.finish();
 }
 
-async fn receive(stream: &Stream) -> [u8; 32] {
+pub(super) async fn receive(stream: &Stream) -> [u8; 32] {
     let mut all = Vec::new();
     loop {
         let mut pieces = Vec::new();
@@ -380,12 +389,12 @@ async fn receive(stream: &Stream) -> [u8; 32] {
 }
 
 /// Bytes that differ at every offset, so that none can be lost, doubled or moved unnoticed.
-fn pattern(seed: u8, bytes: usize) -> Vec<u8> {
+pub(super) fn pattern(seed: u8, bytes: usize) -> Vec<u8> {
     let words = (0_u64..).map(|n| (n ^ (u64::from(seed) << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     words.take(bytes.div_ceil(8)).flat_map(u64::to_le_bytes).take(bytes).collect()
 }
 
-fn expected(seed: u8, bytes: usize) -> [u8; 32] {
+pub(super) fn expected(seed: u8, bytes: usize) -> [u8; 32] {
     sha256(&[&pattern(seed, bytes)])
 }
 

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use peerage_proto::link::bundle::{Bundle, Config, Dial, Event, LinkId, PathKind, Purpose, SessionKey};
+use peerage_proto::link::bundle::{Bundle, Config, Dial, Event, LinkId, Purpose, SessionKey};
 use peerage_proto::session::Budget;
+use peerage_wire::codec::Candidate;
 use peerage_wire::frame::Code;
 use peerage_wire::id::{DeviceId, NodeId};
 use peerage_wire::open::Open;
@@ -17,7 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time;
 
 use super::stream::Stream;
-use super::{Inner, LinkEvent, OpenFailed, Path};
+use super::{Inner, LinkEvent, OpenFailed, Path, Via};
 
 /// Sleeps are cut to this, because timers of the runtime stand still while the computer sleeps.
 pub(super) const MAX_SLEEP: Duration = Duration::from_secs(5);
@@ -53,6 +54,7 @@ pub(super) struct State {
 pub(super) struct Ends {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
+    pub(super) via: Via,
     pub(super) kick: Arc<Notify>,
 }
 
@@ -71,15 +73,20 @@ pub(super) struct User {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reach {
     pub(super) identity: Option<[u8; 32]>,
-    pub(super) candidates: Vec<SocketAddr>,
+    pub(super) candidates: Vec<Candidate>,
     /// Where it was reached last.
-    pub(super) last: Option<SocketAddr>,
+    pub(super) last: Option<Candidate>,
 }
 
 impl Reach {
-    /// Returns where to dial, best first.
-    pub(super) fn places(&self) -> Vec<SocketAddr> {
-        let others = self.candidates.iter().copied().filter(|candidate| Some(*candidate) != self.last);
+    /// Returns where to dial, best first of each transport.
+    pub(super) fn places(&self) -> Vec<Candidate> {
+        let is_last = |candidate: &Candidate| {
+            self.last.is_some_and(|last| {
+                (last.transport, last.address) == (candidate.transport, candidate.address)
+            })
+        };
+        let others = self.candidates.iter().copied().filter(|candidate| !is_last(candidate));
         self.last.into_iter().chain(others).collect()
     }
 }
@@ -217,7 +224,7 @@ impl Peer {
     }
 
     /// Tells how the peer can be reached now; what has failed is tried again at once if that is news.
-    pub(super) fn set_reach(self: &Arc<Self>, identity: [u8; 32], candidates: &[SocketAddr]) {
+    pub(super) fn set_reach(self: &Arc<Self>, identity: [u8; 32], candidates: &[Candidate]) {
         self.act(|state, now| {
             let is_news = candidates.iter().any(|candidate| !state.reach.candidates.contains(candidate));
             state.reach.identity = Some(identity);
@@ -288,8 +295,7 @@ impl Peer {
 impl State {
     /// Returns the path of a link.
     pub(super) fn path(&self, link: LinkId) -> Option<Path> {
-        let is_relayed = self.bundle.path(link)? == PathKind::Relayed;
-        self.links.get(&link).map(|ends| Path { remote: ends.remote, is_relayed })
+        self.links.get(&link).map(|ends| Path { remote: ends.remote, via: ends.via })
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time;
 use super::channel::{Channel, ChannelError};
 use super::dial::{self, DialError};
 use super::peer::Peer;
-use super::{Inner, Links, lock, standing};
+use super::{Connected, Inner, Links, Via, lock, standing};
 use crate::relay::Joined;
 use crate::tls::peer_identity;
 
@@ -55,7 +55,7 @@ impl Inner {
         let (inner, other) = (Arc::clone(self), Arc::clone(peer));
         lock(&self.helpers).spawn(async move {
             // Nobody waits for it any more if the relay was faster.
-            let _ = sender.send(inner.dial(&other, Purpose::Shared).await);
+            let _ = sender.send(inner.dial(&other, Purpose::Shared, None).await);
         });
         let relayed = async {
             let joined = leg.await.map_err(|_gone| DialError::NoCandidate)?;
@@ -103,6 +103,8 @@ impl Inner {
         let (channel, local) =
             result.map_err(|source| DialError::Failed { address: what.address, source })?;
         let standing = standing(what.side, Purpose::Shared, PathKind::Relayed);
-        Ok(self.start(&self.peer(what.peer), standing, channel, (local, what.address), (permit, None)))
+        let ends = (local, what.address, Via::Relay);
+        let connected = Connected::Tcp(Box::new(channel));
+        Ok(self.start(&self.peer(what.peer), standing, connected, ends, (permit, None)))
     }
 }

@@ -31,7 +31,7 @@ async fn a_peer_with_another_key_is_not_the_one_that_was_dialled() {
     let server = Node::serving(2).await;
     let client = Node::new(1, DOMAIN);
     let wanted = key(3);
-    let result = client.links.connect(wanted.node_id(DOMAIN), wanted.public(), &[server.address]).await;
+    let result = client.links.connect(wanted.node_id(DOMAIN), wanted.public(), &[tcp(server.address)]).await;
     assert!(matches!(result, Err(DialError::Failed { source: ChannelError::Tls(_), .. })), "{result:?}");
     assert_eq!(client.links.count(), 0);
     assert!(lock(&client.links.inner.peers).is_empty());
@@ -44,7 +44,7 @@ async fn the_next_candidate_is_tried_when_one_is_dead_or_another_node() {
     let dead = closed.local_addr().unwrap();
     drop(closed);
     let client = Node::new(1, DOMAIN);
-    let candidates = [dead, other.address, server.address];
+    let candidates = [dead, other.address, server.address].map(tcp);
     let link = client.links.connect(server.id(), server.key.public(), &candidates).await.unwrap();
     assert_eq!(link.remote(), server.address);
 }
@@ -64,7 +64,7 @@ async fn without_candidates_a_link_that_ended_is_dialled_where_it_led_only_while
 async fn a_node_of_another_domain_gets_no_tunnel() {
     let mut server = Node::serving(2).await;
     let foreign = Node::new(1, Domain(8));
-    let link = foreign.links.connect(server.id(), server.key.public(), &[server.address]).await.unwrap();
+    let link = foreign.links.connect(server.id(), server.key.public(), &[tcp(server.address)]).await.unwrap();
     let stream = link.open(&open()).unwrap();
     assert_eq!(stream.opened().await, Err(Code::WrongPeer));
     assert!(server.events.try_recv().is_err());
@@ -104,7 +104,7 @@ async fn garbage_frames_close_the_link_with_the_reason_and_nothing_else() {
     let identity = key(1);
     let tls = Tls::new(&identity).unwrap();
     for garbage in [vec![0xff; 64], vec![0; 70_000], b"\x01\x00\x00\x4a\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()] {
-        let (mut channel, _) = dial::dial(&tls, server.key.public(), &[server.address]).await.unwrap();
+        let mut channel = dial::connect_channel(&tls, server.key.public(), server.address).await.unwrap();
         let frame = peerage_wire::frame::Encoded { header: [0xee; 16], payload: garbage.into() };
         channel.seal(&[frame]).unwrap();
         channel.finish();
@@ -209,8 +209,12 @@ impl Node {
     }
 
     async fn dial(&self, to: &Self) -> Result<PeerLink, DialError> {
-        self.links.connect(to.id(), to.key.public(), &[to.address]).await
+        self.links.connect(to.id(), to.key.public(), &[tcp(to.address)]).await
     }
+}
+
+fn tcp(address: SocketAddr) -> Candidate {
+    place(Transport::Tcp, address)
 }
 
 fn key(seed: u8) -> IdentityKey {

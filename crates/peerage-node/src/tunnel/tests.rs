@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use peerage_proto::session::{self, Budget};
-use peerage_wire::codec::Protocol;
+use peerage_wire::codec::{Candidate, Protocol, Transport};
 use peerage_wire::frame::Code;
 use peerage_wire::id::{DeviceId, Domain, SessionId, sha256};
 use peerage_wire::keys::IdentityKey;
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::{Counters, datagrams, pump, serve};
 use crate::clock::Clock;
-use crate::link::{LinkConfig, LinkEvent, Links, PeerLink, Stream};
+use crate::link::{LinkConfig, LinkEvent, Links, PeerLink, Stream, place};
 use crate::tls::Tls;
 
 const DOMAIN: Domain = Domain(7);
@@ -280,7 +280,7 @@ mod the_first_bytes_travel_with_the_request {
 
     async fn dial(user: &Links, address: SocketAddr) -> PeerLink {
         let identity = key(TUNNEL_NODE);
-        user.connect(identity.node_id(DOMAIN), identity.public(), &[address]).await.unwrap()
+        user.connect(identity.node_id(DOMAIN), identity.public(), &[tcp(address)]).await.unwrap()
     }
 
     async fn next(asked: &mut mpsc::Receiver<LinkEvent>) -> Stream {
@@ -349,7 +349,7 @@ impl Site {
 
     async fn link(&self) -> PeerLink {
         let identity = key(TUNNEL_NODE);
-        self.user.connect(identity.node_id(DOMAIN), identity.public(), &[self.address]).await.unwrap()
+        self.user.connect(identity.node_id(DOMAIN), identity.public(), &[tcp(self.address)]).await.unwrap()
     }
 
     /// Opens a tunnel and returns the application's end.
@@ -360,6 +360,10 @@ impl Site {
         tokio::spawn(async move { pump::pump(inner, &stream, &counters).await });
         application
     }
+}
+
+fn tcp(address: SocketAddr) -> Candidate {
+    place(Transport::Tcp, address)
 }
 
 fn key(seed: u8) -> IdentityKey {

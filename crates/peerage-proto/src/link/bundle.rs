@@ -12,7 +12,7 @@
 //! ```
 //!
 //! **Which link.** A session goes to the best link that can be used: its own one if it has one, else the newest of those that are
-//! not about to be [replaced](Bundle::replace), direct ones before relayed. A link in doubt is as good as none for sending, but is kept;
+//! not about to be [replaced](Bundle::replace), on the best [path](PathKind). A link in doubt is as good as none for sending, but is kept;
 //! a better one that comes up takes the sessions over one by one, and the old one drains.
 //!
 //! **Invariants.** A session belongs to the peer whose key the handshake of its first link proved, and no other peer's bundle knows it.
@@ -54,8 +54,8 @@ pub const OWN_AFTER: u64 = 256 * 1_024;
 /// How long a link that was replaced is kept without streams, so that sessions fall back on it should the new one fail.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// How long after tunnels have come to a relay it is looked whether there is a direct path. Longer loads the relay for nothing after a short
-/// fault; shorter makes tunnels follow each flap of a path.
+/// How long after tunnels have come to a relay, or to QUIC, it is looked whether there is a better path. Longer loads the relay for nothing
+/// after a short fault; shorter makes tunnels follow each flap of a path.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pause doubles up to this. Longer misses a path that came without a change of this computer's networks; shorter costs more: each look
@@ -79,7 +79,9 @@ pub struct SessionKey(pub u64);
 pub enum PathKind {
     /// Over a super-node.
     Relayed,
-    /// Between the two nodes without another.
+    /// Between the two nodes, as QUIC over UDP.
+    Quic,
+    /// Between the two nodes, as TLS over TCP, which takes less than half as much computing for each byte.
     Direct,
 }
 
@@ -118,6 +120,8 @@ pub struct Dial {
     pub failures: u32,
     /// Whether tunnels wait for it, or no more than a better path is looked for.
     pub is_awaited: bool,
+    /// The path that serves meanwhile: only a better one is of use.
+    pub serving: Option<PathKind>,
 }
 
 /// What a bundle has to say.
@@ -181,7 +185,7 @@ pub struct Bundle {
     redial: Redial,
     /// A link is wanted although the one in use works.
     wants_better: bool,
-    /// When it is looked next whether there is a direct path in place of a relayed one, and the pause after that.
+    /// When it is looked next whether there is a better path than those in use, and the pause after that.
     look: Option<(Instant, Duration)>,
     is_usable: bool,
     is_ending: Option<Code>,
@@ -399,7 +403,9 @@ impl Bundle {
             let round_trips = self.links.values().filter_map(|carrier| carrier.link.round_trip());
             let round_trip = round_trips.max().unwrap_or_default();
             let dial = self.redial.begin(Purpose::Shared, round_trip, now);
-            return Some(Dial { is_awaited: !self.needy.is_empty(), ..dial });
+            let is_awaited = !self.needy.is_empty();
+            let serving = if is_awaited { None } else { self.serving() };
+            return Some(Dial { is_awaited, serving, ..dial });
         }
         let key = self.own_wanted.pop_first()?;
         let dial = self.redial.begin(Purpose::Own(key), Duration::ZERO, now);

@@ -89,6 +89,11 @@ impl Link {
             return Ok(None);
         };
         if entry.has_received_last {
+            if matches!(frame, StreamFrame::Datagram(_)) {
+                // As a datagram of its own, it may have been overtaken.
+                self.discarded_frames += 1;
+                return Ok(None);
+            }
             return Err(Violation::AfterLast);
         }
         let is_refused = entry.farewell.is_some();

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use peerage_wire::codec::{Protocol, Service};
+use peerage_wire::codec::{Candidate, Protocol, Service};
 use peerage_wire::frame::Code;
 use peerage_wire::id::{DeviceId, Domain, LinkId, LocationId, Mac, NodeId, PlacementKey, RecordKey};
 use peerage_wire::open::Open;
@@ -246,8 +246,8 @@ pub enum Way {
         peer: NodeId,
         /// Its identity key, to be pinned in TLS.
         identity: [u8; 32],
-        /// Where to dial it, best first; empty if a link to it stands.
-        candidates: Vec<SocketAddr>,
+        /// Where to dial it, best first of each transport; empty if a link to it stands.
+        candidates: Vec<Candidate>,
         /// The attempt for which a leg to a relay is under way since before this answer.
         relayed: Option<LinkId>,
     },

@@ -83,8 +83,7 @@ enum Stage {
 struct Target {
     member: Member,
     /// Where its links are received, from its signed NodeInfo.
-    tcp: Vec<SocketAddr>,
-    udp: Vec<SocketAddr>,
+    announced: Vec<Candidate>,
     /// Those through whom it can be asked, and who relay.
     attached_to: Vec<NodeId>,
     /// The attempt for which a leg was dialled.
@@ -337,13 +336,8 @@ impl Node {
             return None;
         }
         self.endpoint.learn_peer(member, public.statement, now);
-        let of = |transport| {
-            let matching = private.candidates.iter().filter(move |c: &&Candidate| c.transport == transport);
-            let addresses = matching.map(|candidate| candidate.address);
-            addresses.filter(|a| may_dial(a.ip(), &self.interfaces, self.one_machine)).collect()
-        };
-        let (tcp, udp) = (of(Transport::Tcp), of(Transport::Udp));
-        Some(Target { member, tcp, udp, attached_to: private.attachments, relayed: None })
+        let announced = self.dialable(private.candidates);
+        Some(Target { member, announced, attached_to: private.attachments, relayed: None })
     }
 
     /// Takes the tunnel-node that served before, else the first that did not fail lately.
@@ -389,12 +383,19 @@ impl Node {
             self.purposes.insert(id, Purpose::Path(task));
             requests.insert(id);
         }
-        for address in target.udp.iter().take(MAX_PATH_ADDRESSES) {
-            let server = Server { node: target.member.id, address: *address };
+        let udp = target.announced.iter().filter(|candidate| candidate.transport == Transport::Udp);
+        for address in udp.map(|candidate| candidate.address).take(MAX_PATH_ADDRESSES) {
+            let server = Server { node: target.member.id, address };
             requests.insert(self.ask(server, &request, Purpose::Path(task), now));
         }
         let deadline = now.mono.after(PATH_TIMEOUT);
         self.set_stage(task, Stage::Asking { target: Box::new(target), requests, deadline });
+    }
+
+    /// Returns those of the places that somebody names which may be dialled from here.
+    fn dialable(&self, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+        candidates.retain(|c| may_dial(c.address.ip(), &self.interfaces, self.one_machine));
+        candidates
     }
 
     /// Returns those through whom a tunnel-node is asked, the nearest first.
@@ -420,12 +421,13 @@ impl Node {
             return;
         }
         let target = target.clone();
-        // What it says now comes before what it announced minutes ago; only places that may be dialled count.
-        let said = candidates.iter().filter(|c| c.transport == Transport::Tcp).map(|c| c.address);
-        let mut addresses: Vec<_> =
-            said.filter(|a| may_dial(a.ip(), &self.interfaces, self.one_machine)).collect();
-        addresses.extend(target.tcp.iter().filter(|a| !addresses.contains(a)).copied().collect::<Vec<_>>());
-        self.path_found(task, &target, addresses);
+        // What it says now comes before what it announced minutes ago. UDP asks nobody whether it wants to be sent to, so there only
+        // what the node has signed counts.
+        let mut places = self.dialable(candidates);
+        places.retain(|candidate| candidate.transport == Transport::Tcp);
+        let said: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
+        places.extend(target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address))));
+        self.path_found(task, &target, places);
     }
 
     pub(super) fn path_failed(&mut self, task: TaskId, request: RequestId, now: Now) {
@@ -448,18 +450,20 @@ impl Node {
             return;
         };
         let target = target.clone();
-        if target.tcp.is_empty() && target.relayed.is_none() {
+        // Where UDP is silent, QUIC is not tried.
+        let tcp = target.announced.iter().filter(|candidate| candidate.transport == Transport::Tcp);
+        let places: Vec<_> = tcp.copied().collect();
+        if places.is_empty() && target.relayed.is_none() {
             // The next attempt should not ask the same again if there is another.
             if let Some(device) = self.named_device(device).map(|device| device.device) {
                 self.route_failed(device, target.member.id, now);
             }
             return self.route_failed_with(task, Failure::TunnelNodesSilent);
         }
-        let addresses = target.tcp.clone();
-        self.path_found(task, &target, addresses);
+        self.path_found(task, &target, places);
     }
 
-    fn path_found(&mut self, task: TaskId, target: &Target, candidates: Vec<SocketAddr>) {
+    fn path_found(&mut self, task: TaskId, target: &Target, candidates: Vec<Candidate>) {
         let Some(search) = self.routing.searches.get(&task).cloned() else { return };
         let device = self.named_device(&search.device).cloned();
         let chosen = device.and_then(|device| {

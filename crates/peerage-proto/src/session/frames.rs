@@ -141,15 +141,21 @@ impl Session {
         }
     }
 
-    /// Checks that the acceptor speaks on a carrier only after it has granted it (Rule 7.13).
+    /// Checks that the acceptor speaks on a carrier only after it has granted it (Rule 7.13). DATAGRAM keeps no order (Rule 7.18).
     fn check_greeted(&mut self, number: CarrierNumber, frame: &StreamFrame) -> Result<(), Violation> {
         let Some(carrier) = self.carrier_mut(number) else { return Ok(()) };
         let is_allowed = match carrier.greeting {
             Greeting::Done | Greeting::Opened | Greeting::Resumed { .. } => {
                 !matches!(frame, StreamFrame::Opened { .. } | StreamFrame::Resumed(_))
             }
-            Greeting::AwaitOpened => matches!(frame, StreamFrame::Opened { .. } | StreamFrame::Reset(_)),
-            Greeting::AwaitResumed { .. } => matches!(frame, StreamFrame::Resumed(_) | StreamFrame::Reset(_)),
+            Greeting::AwaitOpened => {
+                use StreamFrame::{Datagram, Opened, Reset};
+                matches!(frame, Opened { .. } | Reset(_) | Datagram(_))
+            }
+            Greeting::AwaitResumed { .. } => {
+                use StreamFrame::{Datagram, Reset, Resumed};
+                matches!(frame, Resumed(_) | Reset(_) | Datagram(_))
+            }
             Greeting::Open | Greeting::Resume { .. } => false,
         };
         if is_allowed { Ok(()) } else { Err(Violation::Unexpected) }

@@ -180,6 +180,16 @@ fn a_refused_stream_stays_until_the_opener_has_left_it() {
     assert_eq!((link.streams(), link.discarded_frames()), (0, 2));
 }
 
+/// Rule 7.10: on QUIC, the datagram may have been overtaken by the end.
+#[test]
+fn a_datagram_after_the_last_frame_of_its_stream_is_dropped() {
+    let mut link = link_up(Side::Server);
+    let late = on(1, StreamFrame::Datagram(Bytes::from_static(b"late")));
+    let frames = [on(1, open()), on(1, StreamFrame::Leave), late];
+    assert_eq!(input(&mut link, &frames, START).len(), 2);
+    assert_eq!((link.closed(), link.discarded_frames()), (None, 1));
+}
+
 #[test]
 fn a_frame_after_the_last_one_of_its_stream_closes_the_link() {
     let mut link = link_up(Side::Server);

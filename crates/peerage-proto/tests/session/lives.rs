@@ -808,6 +808,19 @@ fn bytes_before_the_answer_to_open_end_the_session() {
     ends_with(&mut world, Opener, Violation::Unexpected);
 }
 
+/// Rule 7.18: on QUIC, it may overtake OPENED.
+#[test]
+fn a_datagram_before_the_answer_to_open_is_taken() {
+    let mut world = World::new();
+    world.attach();
+    world.pump(0, Opener, 1);
+    let early = Bytes::from_static(b"early");
+    hand_in(&mut world, Opener, 0, StreamFrame::Datagram(early.clone()));
+    assert_eq!(world.opener.read_datagram(), Some(early));
+    hand_in(&mut world, Opener, 0, StreamFrame::Opened { limit: FIRST_CREDIT });
+    assert_eq!(world.opener.state(), State::Open);
+}
+
 #[test]
 fn a_first_limit_below_the_first_credit_ends_the_session() {
     let mut world = World::new();

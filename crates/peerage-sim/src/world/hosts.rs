@@ -9,6 +9,7 @@ use peerage_proto::node::{
     Answer, Command, Config, Elections, Found, Input, LegNews, LegOrder, Node, Output, PinProof, SuperConfig,
     TaskId, Way,
 };
+use peerage_wire::codec::Transport;
 use peerage_wire::id::{Mac, SessionId};
 use peerage_wire::keys::DomainKeys;
 use peerage_wire::open::Open;
@@ -396,7 +397,9 @@ impl World {
                 }
                 Way::Tunnel { peer, candidates, .. } => {
                     let (device, service) = (route.device, route.service.name);
-                    self.open_tunnel(id, (peer, candidates), (device, service));
+                    let tcp = candidates.iter().filter(|candidate| candidate.transport == Transport::Tcp);
+                    let places = tcp.map(|candidate| candidate.address).collect();
+                    self.open_tunnel(id, (peer, places), (device, service));
                 }
             },
             Answer::Failed(failure) => {

@@ -50,6 +50,40 @@ pub fn decode(input: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
     header.with_payload(payload).map(Some)
 }
 
+/// What a valid header says to a carrier that keeps the frames of each session apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The session's stream; none for a frame of the link.
+    pub stream: Option<StreamId>,
+    /// The length of the whole frame, in bytes.
+    pub size_bytes: usize,
+    /// Whether it is OPEN or RESUME, which take a stream into use.
+    pub begins: bool,
+    /// Whether it is LEAVE or RESET, after which its sender sends nothing more on the stream.
+    pub is_last: bool,
+    /// Whether it is CLOSE, the last frame on the link.
+    pub closes: bool,
+    /// Whether it is DATAGRAM, which keeps no order with the others.
+    pub is_datagram: bool,
+}
+
+/// Reads the header of the first frame; none while more bytes are needed. The payload is not looked at and may be missing.
+///
+/// # Errors
+/// If the bytes are not the beginning of a frame (Rule 7.3).
+pub fn outline(bytes: &[u8]) -> Result<Option<Outline>, Malformed> {
+    let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+    let Header { kind, length, stream, .. } = Header::parse(header)?;
+    Ok(Some(Outline {
+        stream,
+        size_bytes: HEADER_LEN + length,
+        begins: matches!(kind, Kind::Open | Kind::Resume),
+        is_last: matches!(kind, Kind::Leave | Kind::Reset),
+        closes: kind == Kind::Close,
+        is_datagram: kind == Kind::Datagram,
+    }))
+}
+
 /// A header that is valid for its kind.
 struct Header {
     kind: Kind,

@@ -238,3 +238,24 @@ fn golden_vectors_of_version_1() {
         assert_eq!(to_hex(&bytes_of(&frame)), hex.replace(' ', ""), "{frame:?}");
     }
 }
+
+proptest! {
+    #[test]
+    fn an_outline_says_of_every_frame_what_decoding_it_says(frame in frame()) {
+        let bytes = bytes_of(&frame);
+        let outlined = outline(&bytes).unwrap().unwrap();
+        let (stream, begins, is_last, is_datagram) = match &frame {
+            Frame::Link(_) => (None, false, false, false),
+            Frame::Stream(stream, inner) => {
+                let begins = matches!(inner, StreamFrame::Open { .. } | StreamFrame::Resume(_));
+                let is_last = matches!(inner, StreamFrame::Leave | StreamFrame::Reset(_));
+                (Some(*stream), begins, is_last, matches!(inner, StreamFrame::Datagram(_)))
+            }
+        };
+        let closes = matches!(frame, Frame::Link(LinkFrame::Close(_)));
+        let size_bytes = bytes.len();
+        prop_assert_eq!(outlined, Outline { stream, size_bytes, begins, is_last, closes, is_datagram });
+        prop_assert_eq!(outline(&bytes[..HEADER_LEN]), Ok(Some(outlined)), "the header is enough");
+        prop_assert_eq!(outline(&bytes[..HEADER_LEN - 1]), Ok(None));
+    }
+}

@@ -27,8 +27,11 @@ impl Carrier {
 
     /// Whether a session may be given a stream here.
     fn has_room(&self) -> bool {
-        let is_dialled = matches!(self.standing.side, Side::Client);
-        is_dialled && self.is_healthy() && self.link.streams() < MAX_STREAMS
+        self.is_dialled() && self.is_healthy() && self.link.streams() < MAX_STREAMS
+    }
+
+    pub(super) const fn is_dialled(&self) -> bool {
+        matches!(self.standing.side, Side::Client)
     }
 
     pub(super) fn is_shared(&self) -> bool {
@@ -59,12 +62,19 @@ impl Bundle {
         usable.max_by_key(|(id, carrier)| carrier.rank(**id)).map(|(id, _)| *id)
     }
 
-    /// Returns the link that a session should stand on.
+    /// Returns the best path of a shared link that nothing is wrong with.
+    pub(super) fn serving(&self) -> Option<super::PathKind> {
+        let healthy = self.links.values().filter(|c| c.is_shared() && c.is_dialled() && c.is_healthy());
+        healthy.filter(|carrier| !carrier.is_doubtful).map(|carrier| carrier.standing.path).max()
+    }
+
+    /// Returns the link that a session should stand on: its own, unless a shared one has a better path.
     fn best_for(&self, key: SessionKey) -> Option<LinkId> {
+        let shared = self.best_shared();
         let own = self.links.iter().find(|(_, carrier)| {
             carrier.standing.purpose == Purpose::Own(key) && carrier.has_room() && carrier.leaves_at.is_none()
         });
-        own.map(|(id, _)| *id).or_else(|| self.best_shared())
+        own.map(|(id, _)| *id).filter(|own| self.path(*own) >= shared.and_then(|id| self.path(id))).or(shared)
     }
 
     pub(super) fn insert(&mut self, session: Session, is_opener: bool) -> SessionKey {
@@ -215,13 +225,13 @@ impl Bundle {
         }
     }
 
-    /// Plans to look for a direct path while tunnels use nothing but a relay, and not otherwise.
+    /// Plans to look for a better path while tunnels do without the best, and not otherwise.
     fn plan_look(&mut self, now: Instant) {
         let mut serving = self.links.values().filter(|carrier| {
             carrier.is_shared() && carrier.standing.side == Side::Client && carrier.is_healthy()
         });
         let is_used = serving.clone().any(|carrier| !carrier.streams.is_empty());
-        if !is_used || serving.any(|carrier| carrier.standing.path > super::PathKind::Relayed) {
+        if !is_used || serving.any(|carrier| carrier.standing.path == super::PathKind::Direct) {
             self.look = None;
         } else if self.look.is_none() {
             self.look = Some((now.after(LOOK_PAUSE), LOOK_PAUSE));
@@ -337,8 +347,11 @@ impl Bundle {
         {
             self.events.push_back(Event::Moved { session: key, link });
         }
+        // On QUIC, a session has a stream of its own already.
+        let is_served = in_use.and_then(|link| self.path(link)) == Some(super::PathKind::Quic);
         let is_many = self.own_wanted.len() + self.own_dialled.len() >= MAX_OWN;
-        if moved >= tunnel.own_after && !is_many && self.count(|c| !c.is_shared()) < MAX_OWN {
+        let Some(tunnel) = self.sessions.get(&key) else { return };
+        if moved >= tunnel.own_after && !is_served && !is_many && self.count(|c| !c.is_shared()) < MAX_OWN {
             // Asked once; what comes of it sets it anew.
             if let Some(tunnel) = self.sessions.get_mut(&key) {
                 tunnel.own_after = u64::MAX;
@@ -350,7 +363,7 @@ impl Bundle {
     /// Returns whether a session should move from one link to another. Among equals it stays where it is.
     fn is_better(&self, link: LinkId, than: LinkId) -> bool {
         let (Some(link), Some(than)) = (self.links.get(&link), self.links.get(&than)) else { return false };
-        if !link.is_shared() {
+        if !link.is_shared() && link.standing.path >= than.standing.path {
             return than.is_shared() || than.leaves_at.is_some();
         }
         let rank = |carrier: &Carrier| (carrier.leaves_at.is_none(), carrier.standing.path);

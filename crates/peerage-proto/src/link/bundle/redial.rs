@@ -83,7 +83,7 @@ impl Redial {
             }
             Purpose::Own(_) => TIMEOUT_MAX,
         };
-        Dial { id, purpose, timeout, failures: self.failures, is_awaited: true }
+        Dial { id, purpose, timeout, failures: self.failures, is_awaited: true, serving: None }
     }
 
     /// Notes a failed dial; returns whether it was the one that was waited for.

@@ -190,6 +190,69 @@ fn a_relayed_tunnel_looks_for_a_direct_path_ever_more_rarely_and_takes_it() {
 
 /// Rule 7.25
 #[test]
+fn sessions_move_from_a_relay_to_quic_and_on_to_tcp_and_back_as_each_is_lost() {
+    let mut world = World::new();
+    let relayed = world.link(Purpose::Shared, PathKind::Relayed);
+    let key = world.open();
+    let quic = world.link(Purpose::Shared, PathKind::Quic);
+    world.transfer(key, 3_000);
+    assert_eq!(world.link_in_use(key), quic);
+    let tcp = world.link(Purpose::Shared, PathKind::Direct);
+    world.transfer(key, 3_000);
+    assert_eq!(world.link_in_use(key), tcp);
+    world.lose(tcp);
+    world.transfer(key, 3_000);
+    assert_eq!(world.link_in_use(key), quic);
+    world.lose(quic);
+    world.transfer(key, 3_000);
+    assert_eq!(world.link_in_use(key), relayed);
+    let stats = world.ends[0].session(key).unwrap().stats();
+    assert_eq!((stats.written_bytes, stats.acked_bytes), (12_000, 12_000));
+}
+
+/// Rule 7.26
+#[test]
+fn while_quic_serves_only_what_is_better_is_looked_for_and_while_nothing_does_everything() {
+    let mut world = World::new();
+    let quic = world.link(Purpose::Shared, PathKind::Quic);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    assert_eq!(world.ends[0].poll_dial(world.now), None);
+    world.pass(Duration::from_secs(3));
+    let look = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!((look.is_awaited, look.serving), (false, Some(PathKind::Quic)));
+    world.ends[0].dial_failed(look, world.now);
+    assert_eq!(world.link_in_use(key), quic);
+    world.pass(Duration::from_secs(1));
+    world.lose(quic);
+    let dial = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!((dial.is_awaited, dial.serving), (true, None));
+}
+
+/// Rule 7.25
+#[test]
+fn what_moves_much_stays_on_quic_and_leaves_its_own_link_for_a_better_path() {
+    let mut world = World::new();
+    world.link(Purpose::Shared, PathKind::Relayed);
+    let bulk = world.open();
+    world.transfer(bulk, 300_000);
+    let dial = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!(dial.purpose, Purpose::Own(bulk));
+    let own = world.link(dial.purpose, PathKind::Relayed);
+    world.transfer(bulk, 1_000);
+    assert_eq!(world.link_in_use(bulk), own);
+    let quic = world.link(Purpose::Shared, PathKind::Quic);
+    world.transfer(bulk, 10_000_000);
+    assert_eq!(world.link_in_use(bulk), quic);
+    // Only a better path is dialled, and for all.
+    world.pass(Duration::from_secs(3));
+    while let Some(dial) = world.ends[0].poll_dial(world.now) {
+        assert_eq!((dial.purpose, dial.serving), (Purpose::Shared, Some(PathKind::Quic)));
+    }
+}
+
+/// Rule 7.25
+#[test]
 fn what_moves_much_gets_a_link_of_its_own_and_closes_it_behind_itself() {
     let mut world = World::new();
     let shared = world.link(Purpose::Shared, PathKind::Direct);

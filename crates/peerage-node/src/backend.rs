@@ -128,6 +128,8 @@ impl Shell {
                 tracing::info!("as a super-node: {state}");
                 vec![EventDetail::SuperChanged { state }]
             }
+            // The links make use of them.
+            NodeEvent::PathFound(_) | NodeEvent::PathLost(_) => Vec::new(),
             NodeEvent::Stale(false)
             | NodeEvent::Announced(_)
             | NodeEvent::ClockLearned(_)

@@ -19,6 +19,7 @@ pub mod link;
 pub mod mapping;
 pub mod node;
 pub mod operator;
+pub mod path;
 pub mod reconcile;
 pub mod relay;
 pub mod responder;

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use peerage_proto::link::bundle::Dial;
 use peerage_proto::node::{Event, TaskId, TunnelId};
 use peerage_proto::operator::{Assignment, CheckId};
+use peerage_proto::path::Path;
 use peerage_proto::{node, operator};
 use peerage_wire::crypto::Crypto;
 use peerage_wire::id::{CommandId, NodeId, SessionId};
@@ -46,6 +47,9 @@ use self::tunnels::Carrier;
 
 /// Most datagrams that an attacker remembers.
 const MAX_OVERHEARD: usize = 256;
+
+/// Most paths that are remembered for whoever wants to know.
+const MAX_PATHS: usize = 4_096;
 
 /// How often the ledger looks for what has to be done because time goes by.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(6 * 3_600);
@@ -216,6 +220,8 @@ pub struct World {
     checkers: Vec<Box<dyn Invariant>>,
     violation: Option<Violation>,
     counts: Vec<Counts>,
+    /// The direct paths that were found: when, by which computer, and where.
+    paths: Vec<(Instant, usize, Path)>,
     /// Computers that still had tunnels when counting began.
     busy: std::collections::BTreeSet<usize>,
     trace: Trace,
@@ -294,6 +300,11 @@ impl World {
     /// Returns whether a computer had no tunnels left when counting began.
     pub fn was_idle(&self, host: usize) -> bool {
         !self.busy.contains(&host)
+    }
+
+    /// Returns the direct paths that were found, in order: when, by which computer, and where.
+    pub fn paths(&self) -> &[(Instant, usize, Path)] {
+        &self.paths
     }
 
     /// Returns what a computer has sent since [`World::count_from_here`].
@@ -436,6 +447,11 @@ impl World {
         let (now, text) = (self.now, format!("{event:?}"));
         if let Some(host) = self.hosts.get_mut(host).filter(|_| matches!(event, Event::SuperRole(_))) {
             host.terms = host.terms.wrapping_add(1);
+        }
+        if let Event::PathFound(path) = event
+            && self.paths.len() < MAX_PATHS
+        {
+            self.paths.push((now, host, *path));
         }
         self.trace.note(now, 20, host as u64, text.as_bytes());
         if self.setup.is_told {

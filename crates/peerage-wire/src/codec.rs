@@ -79,16 +79,19 @@ pub enum CandidateKind {
     Mapped,
     /// An address as others see it (server-reflexive).
     Reflexive,
+    /// The last port of a router that numbers its mappings: the next place to which the node writes sees the port after it.
+    Sequential,
 }
 
 impl CandidateKind {
-    const ALL: [(Self, u64); 6] = [
+    const ALL: [(Self, u64); 7] = [
         (Self::Ethernet, 1),
         (Self::Wifi, 2),
         (Self::Vpn, 3),
         (Self::Configured, 4),
         (Self::Mapped, 5),
         (Self::Reflexive, 6),
+        (Self::Sequential, 7),
     ];
 }
 

@@ -66,6 +66,11 @@ impl ReplyTo {
         }
     }
 
+    /// Returns whether the request came as a datagram from its sender, not through a forwarder or on a leg.
+    pub const fn is_straight(&self) -> bool {
+        matches!(self.back, Back::Straight)
+    }
+
     /// Returns what [`Endpoint::redeem`] needs to answer the request later, without remembering it meanwhile.
     pub fn ticket(&self) -> Ticket {
         let room = u16::try_from(self.room).unwrap_or(u16::MAX);

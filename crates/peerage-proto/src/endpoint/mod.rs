@@ -119,6 +119,8 @@ pub enum Outcome {
         reply: Reply,
         /// How long it took since it was last sent.
         rtt: Duration,
+        /// From where it came, if request and answer were datagrams between the two.
+        straight: Option<SocketAddr>,
     },
     /// An own request was not answered in time.
     Failed {

@@ -58,6 +58,8 @@ pub(super) enum Way {
     Straight,
     /// As a datagram, once.
     Once,
+    /// As a datagram, once, to see whether it gets there; its sender repeats it as it likes.
+    Check,
     /// As a datagram from a second port, again and again.
     Probe,
     /// Inside a request to this node, which passes it on.
@@ -71,7 +73,7 @@ impl Way {
     const fn patience(self) -> Duration {
         match self {
             Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT[0],
-            Self::Once => ONCE_TIMEOUT,
+            Self::Once | Self::Check => ONCE_TIMEOUT,
             Self::Leg(_) => LEG_TIMEOUT,
         }
     }
@@ -80,7 +82,7 @@ impl Way {
     fn wait_after(self, sent: usize) -> Option<Duration> {
         match self {
             Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT.get(sent).copied(),
-            Self::Once | Self::Leg(_) => None,
+            Self::Once | Self::Check | Self::Leg(_) => None,
         }
     }
 }
@@ -183,6 +185,12 @@ impl Outgoing {
         self.waiting.get(&request).is_some_and(|waiting| matches!(waiting.way, Way::Through(_)))
     }
 
+    /// Returns whether a request went straight to its receiver, so that its answer comes from there.
+    pub(super) fn is_straight(&self, request: RequestId) -> bool {
+        let way = self.waiting.get(&request).map(|waiting| waiting.way);
+        matches!(way, Some(Way::Straight | Way::Once | Way::Check))
+    }
+
     /// Returns the earliest deadline.
     pub(super) fn next_at(&self) -> Option<Instant> {
         if !self.failed.is_empty() {
@@ -249,6 +257,17 @@ impl Endpoint {
         self.begin(Waiting::new(to, (remote, Way::Once), request, now.mono), now)
     }
 
+    /// Sends a request once to where its receiver may be.
+    pub fn request_as_check(
+        &mut self,
+        to: NodeId,
+        remote: SocketAddr,
+        request: &Request,
+        now: Now,
+    ) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Check), request, now.mono), now)
+    }
+
     /// Sends a request from a second port, to see whether whoever knows only the address gets an answer. The datagrams come out
     /// of [`poll_probe`](Self::poll_probe).
     pub fn request_as_stranger(
@@ -306,7 +325,7 @@ impl Endpoint {
         let id = self.outgoing.new_id();
         let through = match waiting.way {
             Way::Through(forwarder) => forwarder,
-            Way::Straight | Way::Once | Way::Probe | Way::Leg(_) => waiting.to,
+            Way::Straight | Way::Once | Way::Check | Way::Probe | Way::Leg(_) => waiting.to,
         };
         let known = self.peers.get(&waiting.to).is_some() && self.peers.get(&through).is_some();
         let is_once = waiting.way == Way::Once;
@@ -337,7 +356,7 @@ impl Endpoint {
                 match waiting.way {
                     Way::Leg(leg) => self.own_leg_transmits.push_back((leg, datagram)),
                     Way::Probe => self.probe_transmits.push_back((waiting.remote, datagram)),
-                    Way::Straight | Way::Once | Way::Through(_) => {
+                    Way::Straight | Way::Once | Way::Check | Way::Through(_) => {
                         self.transmits.push_back((waiting.remote, datagram));
                     }
                 }

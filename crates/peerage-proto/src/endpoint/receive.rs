@@ -315,9 +315,10 @@ impl Endpoint {
             self.unpark(expected.to, now);
             return self.answered_through(expected.request, remote, inner.as_deref(), trust, now);
         }
+        let straight = self.outgoing.is_straight(expected.request).then_some(remote);
         if self.outgoing.finish(expected.request) {
             let (request, from, rtt) = (expected.request, expected.to, expected.rtt);
-            self.outcomes.push_back(Outcome::Answered { request, from, reply, rtt });
+            self.outcomes.push_back(Outcome::Answered { request, from, reply, rtt, straight });
         }
         self.unpark(expected.to, now);
         Ok(())

@@ -160,8 +160,7 @@ impl Node {
         let tags = tags(&locations, &self.keys, self.epoch_began, time);
         let statement = *self.endpoint.statement();
         let public = NodeInfoPublic { statement, tags, addresses: self.held_addresses() };
-        let mut candidates = self.own_candidates();
-        candidates.truncate(most_candidates);
+        let candidates = self.announced_candidates(most_candidates, now);
         let attachments = self.serving.attachments.keys().copied().collect();
         let private = NodeInfoPrivate { candidates, locations, attachments };
         let mut salt = [0; 16];

@@ -14,6 +14,7 @@ use super::config::SuperConfig;
 use super::legs::{LegNews, LegOrder};
 use crate::lan::Interface;
 use crate::mapping::RouterMapping;
+use crate::path::Path;
 use crate::relay::{self, LegId};
 
 /// Ties an output to the input that answers it.
@@ -104,6 +105,20 @@ pub enum Input {
     LinkUp(NodeId),
     /// The link to a peer is gone.
     LinkDown(NodeId),
+    /// A link stands on a path of [`Event::PathFound`].
+    PathUsed {
+        /// With whom.
+        peer: NodeId,
+        /// Where it is.
+        remote: SocketAddr,
+    },
+    /// A path did not work, or the link that used it is gone.
+    PathUnused {
+        /// With whom.
+        peer: NodeId,
+        /// Where it is.
+        remote: SocketAddr,
+    },
     /// Something happened to a leg that this node has made.
     OwnLeg {
         /// Which.
@@ -427,6 +442,11 @@ pub enum Event {
     ExpiresSoon(UnixTime),
     /// The limit of the operator's offline time is reached or left behind.
     Stale(bool),
+    /// There is a direct path to a peer: a user-node may dial it there over UDP, a tunnel-node should expect to be dialled from
+    /// there. The same may come again. [`Input::PathUsed`] within 15 s keeps it.
+    PathFound(Path),
+    /// A path that was found is none any more.
+    PathLost(Path),
     /// The node's part as a super-node is this now.
     SuperRole(SuperState),
 }

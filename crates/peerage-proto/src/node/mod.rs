@@ -16,6 +16,7 @@ mod lookup;
 mod mapped;
 mod openings;
 mod own;
+mod paths;
 mod places;
 mod queries;
 mod reach;
@@ -59,6 +60,7 @@ use hold::{Errand, Hold};
 use legs::Legs;
 use mapped::PortMapping;
 use openings::Opening;
+use paths::{Came, Finding};
 use places::Places;
 pub(crate) use places::is_private;
 use queries::{QueryId, Running};
@@ -100,10 +102,22 @@ enum Purpose {
     Leg(LegId),
     /// Having the time confirmed before leaving.
     BeforeLeave(TaskId, Server),
+    /// Being told how a server sees this node.
+    Observe,
+    /// Finding out whether a datagram gets to a place of a peer.
+    Check,
     /// Leaving.
     Leave(TaskId),
     /// What a super-node does.
     Hold(Errand),
+}
+
+impl Purpose {
+    /// Returns whether silence does not mean that whoever was asked is not well: operators that do not keep the map are silent to
+    /// offers, checks go where perhaps nobody is, and observers are asked beside a look-up that tells more.
+    const fn says_nothing_by_silence(&self) -> bool {
+        matches!(self, Self::Hold(Errand::Submit) | Self::Check | Self::Observe)
+    }
 }
 
 /// A running node.
@@ -145,6 +159,7 @@ pub struct Node {
     links: BTreeSet<NodeId>,
     hold: Hold,
     legs: Legs,
+    finding: Finding,
 
     sweep_at: Instant,
     renew_at: Option<Instant>,
@@ -199,6 +214,7 @@ impl Node {
             links: BTreeSet::new(),
             hold: Hold::new(config.super_role, now.mono),
             legs: Legs::default(),
+            finding: Finding::new(config.port),
             sweep_at: now.mono.after(SWEEP_INTERVAL),
             renew_at: None,
             renewal_of: None,
@@ -277,6 +293,8 @@ impl Node {
                 self.links.remove(&peer);
             }
             Input::OwnLeg { leg, news } => self.own_leg(leg, news, now),
+            Input::PathUsed { peer, remote } => self.path_used(&peer, remote),
+            Input::PathUnused { peer, remote } => self.path_unused(&peer, remote),
             Input::HeadSeen(record) => self.head_seen(&record, now),
             Input::RouteFailed { device, peer, code: _ } => self.route_failed(device, peer, now),
             Input::Renewed(records) => self.renewed(&records, now),
@@ -309,6 +327,7 @@ impl Node {
             (Some(self.sweep_at), "sweep"),
             (self.renew_at, "renewal"),
             (self.hold_at(), "super-node"),
+            (self.finding.next_at(), "paths"),
         ];
         timers.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
     }
@@ -327,6 +346,7 @@ impl Node {
         self.routing_timeout(now);
         self.openings_timeout(now);
         self.hold_timeout(now);
+        self.paths_timeout(now);
     }
 
     /// Works off what the message layer has to say, until nothing is left to be said.
@@ -342,6 +362,7 @@ impl Node {
             self.advance_openings(now);
             self.advance_routes(now);
             self.advance_elections(now);
+            self.settle_paths(now);
             // After all that may make the Head needed: it is due at once then.
             self.keep_fresh(now);
             // What a look-up ends with may let an opening or a route go on, which may begin another look-up.
@@ -357,6 +378,7 @@ impl Node {
         }
         self.send_on_legs();
         while let Some((remote, payload)) = self.endpoint.poll_transmit() {
+            self.note_sent(remote, now);
             self.outputs.push_back(Output::Transmit { remote, payload });
         }
     }
@@ -364,17 +386,26 @@ impl Node {
     fn handle_outcome(&mut self, outcome: Outcome, now: Now) {
         match outcome {
             Outcome::Request(incoming) => self.handle_request(*incoming, now),
-            Outcome::Answered { request, from, reply, rtt } => {
+            Outcome::Answered { request, from, reply, rtt, straight } => {
                 self.heard_from(from, rtt, now);
+                if let Some(remote) = straight {
+                    self.note_observed(remote, &from, &reply, now);
+                }
                 match self.purposes.remove(&request) {
-                    Some(purpose) => self.answered(purpose, request, from, reply, now),
+                    Some(Purpose::Check) => self.check_answered(from, straight, now),
+                    Some(purpose) => {
+                        if let (Purpose::Path(_), Reply::TunnelOpened { candidates, .. }) = (&purpose, &reply)
+                        {
+                            self.path_offered(from, candidates, straight, now);
+                        }
+                        self.answered(purpose, request, from, reply, now);
+                    }
                     None => self.pass_back(from, reply, now),
                 }
             }
             Outcome::Failed { request, to } => {
                 let purpose = self.purposes.remove(&request);
-                // Operators that do not keep the map are silent to offers, and well.
-                if !matches!(purpose, Some(Purpose::Hold(Errand::Submit))) {
+                if !purpose.as_ref().is_some_and(Purpose::says_nothing_by_silence) {
                     self.silent(to, now);
                 }
                 if let Some(purpose) = purpose {
@@ -393,6 +424,7 @@ impl Node {
             Purpose::Query(id) => self.query_answered(id, request, reply, now),
             Purpose::Attach(_) => self.attached(from, reply, now),
             Purpose::Time => {}
+            Purpose::Observe | Purpose::Check => {}
             Purpose::Probe => self.probed(now),
             Purpose::Announce(version) => self.announced(version, from, &reply, now),
             Purpose::Report(device) => self.reported(device, now),
@@ -409,7 +441,8 @@ impl Node {
         match purpose {
             Purpose::Query(id) => self.query_failed(id, request),
             Purpose::Attach(server) => self.attachment_failed(server, now),
-            Purpose::Time => {}
+            Purpose::Time | Purpose::Observe => {}
+            Purpose::Check => self.check_unanswered(),
             Purpose::Probe => self.probed(now),
             Purpose::Announce(version) => self.announcement_failed(version, to, now),
             Purpose::Report(device) => self.report_failed(device, now),
@@ -426,6 +459,10 @@ impl Node {
     /// Answers what other nodes ask of this one: as a super-node if it is one and they ask that, otherwise signs of life, paths and
     /// what an operator tells it.
     fn handle_request(&mut self, incoming: Incoming, now: Now) {
+        let came = Came { from: incoming.remote, is_straight: incoming.reply_to.is_straight() };
+        if matches!(incoming.request, Request::Ping) {
+            self.path_heard(incoming.from.id, came, now);
+        }
         let Some(incoming) = self.hold_request(incoming, now) else { return };
         let Incoming { from, remote, request, reply_to } = incoming;
         let reply = match request {
@@ -437,7 +474,13 @@ impl Node {
                 self.take_head(&head, now);
                 Ok(Reply::Notified(id))
             }
-            Request::TunnelRequest(request) => self.tunnel_requested(&from, &request, now),
+            Request::TunnelRequest(request) => {
+                let reply = self.tunnel_requested(&from, &request, now);
+                if reply.is_ok() {
+                    self.path_asked(&from, came, &request, now);
+                }
+                reply
+            }
             // Only those to whom this node is attached may hand something on to it (Rule 6.28).
             Request::Forward(forward) if self.serving.attachments.contains_key(&from.id) => {
                 return self.endpoint.handle_forwarded(&forward, reply_to, &self.trust, now);
@@ -554,6 +597,7 @@ impl Node {
         self.stand_again();
         self.relocate(now);
         self.readdress_role(now);
+        self.forget_paths();
     }
 
     /// Finds the locations anew: the networks have changed, or the keys.

@@ -64,7 +64,8 @@ impl Node {
             return Err(Discard::Forbidden);
         }
         self.meet_at_relay(from, request, now);
-        Ok(Reply::TunnelOpened { candidates: self.own_candidates(), flight: None })
+        let candidates = self.opened_candidates((from.id, request.id), now);
+        Ok(Reply::TunnelOpened { candidates, flight: None })
     }
 
     pub(super) fn open_asked(&mut self, tunnel: TunnelId, peer: NodeId, open: Open, now: Now) {

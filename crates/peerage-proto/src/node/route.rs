@@ -41,9 +41,6 @@ const MAX_TUNNEL_NODES: usize = 8;
 /// Most addresses to which one TunnelRequest goes.
 const MAX_PATH_ADDRESSES: usize = 4;
 
-/// Most candidates in a TunnelRequest: with more it does not go through a forwarder beside the introduction.
-const MAX_OFFERED: usize = 8;
-
 /// Through how many of those to whom a tunnel-node is attached it is asked at once: one may have died since.
 const MAX_FORWARDERS: usize = 2;
 
@@ -249,6 +246,7 @@ impl Node {
         if device.site.is_empty() {
             return self.route_failed_with(task, Failure::NoTunnelNode);
         }
+        self.look_from_outside(now);
         self.set_stage(task, Stage::FindingNodes);
         let time = self.endpoint.time(now);
         let tags = tags(&device.site, &self.keys, self.epoch_began, time);
@@ -364,9 +362,8 @@ impl Node {
         let service = chosen_service(device, service.as_deref()).map(|s| s.name.clone()).unwrap_or_default();
         let mut id = SessionId([0; SessionId::SIZE]);
         self.endpoint.rng().fill_bytes(&mut id.0);
-        let mut candidates = self.own_candidates();
-        candidates.truncate(MAX_OFFERED);
         let forwarders = self.forwarders(&target, now);
+        let candidates = self.offered_candidates(&forwarders, now);
         let relay = forwarders.first().map(|server| server.node);
         let request = TunnelRequest { id, device: device.device, service, candidates, relay, hello: None };
         // At once: the tunnel-node dials the same relay as soon as it is asked (Rule 6.32).
@@ -374,6 +371,7 @@ impl Node {
             self.dial_leg(*server, request.link(), (&target.member, Side::Client), now);
             target.relayed = Some(request.link());
         }
+        self.seek_path(&target.member, &request, now);
         let request = Request::TunnelRequest(request);
         let mut requests = BTreeSet::new();
         for forwarder in forwarders {

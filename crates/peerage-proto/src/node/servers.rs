@@ -360,7 +360,7 @@ impl Node {
 
     // ---- how they are -----------------------------------------------------------------------
 
-    fn is_server(&self, node: &NodeId) -> bool {
+    pub(super) fn is_server(&self, node: &NodeId) -> bool {
         self.trust.is_operator(node) || self.servers.is_super_node(node)
     }
 

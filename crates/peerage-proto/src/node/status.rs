@@ -13,6 +13,7 @@ use super::{MAX_SERVED, MAX_SERVED_PER_PEER, Node, SuperState, Watched};
 use crate::discard::Discards;
 use crate::lan::Interface;
 use crate::mapping::RouterMapping;
+use crate::path::NatBehaviour;
 use crate::sizes::TableSize;
 
 /// The state of a node.
@@ -50,6 +51,8 @@ pub struct Status {
     pub announced: bool,
     /// The open tunnels of both ends.
     pub tunnels: Vec<Watched>,
+    /// What the routers on the way do to its addresses, as far as it is known.
+    pub nat: NatBehaviour,
     /// What it does as a super-node.
     pub super_role: SuperStatus,
     /// Why datagrams were dropped.
@@ -168,6 +171,7 @@ impl Node {
             info_expires: self.own_info().map(|record| record.header().expires),
             announced: self.serving.announcing.is_acknowledged,
             tunnels: self.watched.values().cloned().collect(),
+            nat: self.nat_behaviour(now),
             super_role: self.super_status(),
             discards: *self.endpoint.discards(),
         }
@@ -196,6 +200,7 @@ impl Node {
         ];
         let seats = self.electing.sizes().into_iter().chain(self.legs.sizes()).chain([self.servers.size()]);
         let others = self.routing.sizes().into_iter().chain(seats).chain(self.hold_sizes());
+        let others = others.chain(self.finding.sizes());
         own.into_iter().chain(others).chain(self.endpoint.table_sizes()).collect()
     }
 

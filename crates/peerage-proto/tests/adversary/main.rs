@@ -21,6 +21,7 @@ mod hints;
 mod impostor;
 mod membership;
 mod passing;
+mod paths;
 mod quiet;
 #[path = "../support/mod.rs"]
 mod support;

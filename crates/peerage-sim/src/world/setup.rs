@@ -168,6 +168,7 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
         checkers,
         violation: None,
         counts: Vec::new(),
+        paths: Vec::new(),
         busy: std::collections::BTreeSet::new(),
         trace: Trace::default(),
         setup,

@@ -1,0 +1,269 @@
+//! Direct paths over UDP: what this node tells of itself, and checks of what others tell (Rules 6.90 to 6.97).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use peerage_wire::codec::{Candidate, CandidateKind, Transport};
+use peerage_wire::id::{NodeId, Segment, SessionId};
+use peerage_wire::message::{Reply, Request, TunnelRequest};
+use peerage_wire::time::{Instant, Now};
+
+use super::places::may_dial;
+use super::{Discard, Event, Node, Purpose, Server};
+use crate::path::{Nat, NatBehaviour, News, PathRole, Paths, Target, kind_of, targets};
+use crate::sizes::TableSize;
+use crate::trust::Member;
+
+/// Most candidates in a TunnelRequest: with more it does not go through a forwarder beside the introduction.
+const MAX_OFFERED: usize = 8;
+
+/// Most candidates in a TunnelOpened, which is no longer than the request.
+const MAX_OPENED: usize = 10;
+
+/// Most addresses of this node as others see it in one list: two servers may see different ones.
+const MAX_REFLEXIVE: usize = 2;
+
+/// How many servers are asked how they see this node: two show how the router maps, and one may be down.
+const OBSERVERS: usize = 3;
+
+/// For how long they are not asked again when a way is looked for: shorter than most routers keep a mapping.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How a request came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Came {
+    /// Whence, as seen here or by a forwarder.
+    pub(super) from: SocketAddr,
+    /// Whether it came from there as a datagram, rather than through somebody.
+    pub(super) is_straight: bool,
+}
+
+/// What a node does about direct paths.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    paths: Paths,
+    nat: Nat,
+    observed_at: Option<Instant>,
+}
+
+impl Finding {
+    pub(super) fn new(port: u16) -> Self {
+        Self { paths: Paths::default(), nat: Nat::new(port), observed_at: None }
+    }
+
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.paths.next_at()
+    }
+
+    pub(super) fn sizes(&self) -> Vec<TableSize> {
+        self.paths.sizes()
+    }
+}
+
+impl Node {
+    // ---- what this node is behind -------------------------------------------------------------
+
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        self.interfaces.iter().any(|interface| interface.has_address(address))
+    }
+
+    fn is_near(&self, address: IpAddr) -> bool {
+        (self.one_machine && address.is_loopback())
+            || self.interfaces.iter().any(|interface| interface.is_on_link(address))
+    }
+
+    /// Notes to whom something is sent, for routers number their mappings in that order.
+    pub(super) fn note_sent(&mut self, remote: SocketAddr, now: Now) {
+        if !self.is_near(remote.ip()) {
+            self.finding.nat.note_sent(remote, now.mono);
+        }
+    }
+
+    /// Notes how an operator or super-node sees this node (Rule 6.90).
+    pub(super) fn note_observed(&mut self, by: SocketAddr, from: &NodeId, reply: &Reply, now: Now) {
+        let (Reply::Reping { observed } | Reply::Attached { observed, .. }) = reply else { return };
+        if self.is_server(from) && !self.is_near(by.ip()) {
+            self.finding.nat.observe(by, *observed, now.mono);
+        }
+    }
+
+    /// The networks have changed: what was observed holds no more.
+    pub(super) fn forget_paths(&mut self) {
+        self.finding.nat.forget();
+        self.finding.paths.clear_attempts();
+        self.finding.observed_at = None;
+    }
+
+    /// Asks some servers how they see this node, while tunnel-nodes are looked for and before candidates are needed.
+    pub(super) fn look_from_outside(&mut self, now: Now) {
+        let is_lately = |at: Instant| now.mono - at < OBSERVE_INTERVAL;
+        if self.finding.observed_at.is_some_and(is_lately) {
+            return;
+        }
+        self.finding.observed_at = Some(now.mono);
+        let own = Segment::of_domain(self.me.id.domain);
+        let mut observers = Vec::<Server>::new();
+        let all = self.holders(&own, now).into_iter().chain(self.shuffled_operators(now));
+        for server in all {
+            // Two at one address show less.
+            if observers.iter().all(|known| known.address.ip() != server.address.ip()) {
+                observers.push(server);
+            }
+        }
+        for server in observers.into_iter().take(OBSERVERS) {
+            self.ask(server, &Request::Ping, Purpose::Observe, now);
+        }
+    }
+
+    /// Returns what the routers on the way do, as far as it is known.
+    pub(super) fn nat_behaviour(&self, now: Now) -> NatBehaviour {
+        self.finding.nat.behaviour(&|address| self.is_own_address(address), now.mono)
+    }
+
+    // ---- what this node tells of itself ---------------------------------------------------------
+
+    /// Returns how others see this node; `stated` is the last port that its router gave, if that is known and matters.
+    fn seen_candidates(&self, stated: Option<SocketAddr>, now: Now) -> Vec<Candidate> {
+        let mut seen = self.finding.nat.reflexive(&|address| self.is_own_address(address), now.mono);
+        seen.truncate(MAX_REFLEXIVE);
+        let stated = stated.map(|address| (CandidateKind::Sequential, address));
+        let seen = seen.into_iter().map(|address| (CandidateKind::Reflexive, address));
+        let all = stated.into_iter().chain(seen);
+        all.map(|(kind, address)| Candidate { kind, transport: Transport::Udp, address }).collect()
+    }
+
+    fn base(&self, now: Now) -> Option<SocketAddr> {
+        self.finding.nat.base(&|address| self.is_own_address(address), now.mono)
+    }
+
+    fn is_dependent(&self, now: Now) -> bool {
+        self.finding.nat.is_dependent(&|address| self.is_own_address(address), now.mono)
+    }
+
+    /// Returns what a user-node offers in a TunnelRequest that goes through these forwarders: it is never dialled over TCP.
+    pub(super) fn offered_candidates(&mut self, forwarders: &[Server], now: Now) -> Vec<Candidate> {
+        // What they see comes before what the checks will be seen as.
+        for forwarder in forwarders {
+            self.note_sent(forwarder.address, now);
+        }
+        let mut all = self.seen_candidates(self.base(now), now);
+        all.extend(self.own_candidates().into_iter().filter(|own| own.transport == Transport::Udp));
+        all.truncate(MAX_OFFERED);
+        all
+    }
+
+    /// Returns what a tunnel-node announces: how it is seen only if others are likely to see the same.
+    pub(super) fn announced_candidates(&self, most: usize, now: Now) -> Vec<Candidate> {
+        let mut seen = if self.is_dependent(now) { Vec::new() } else { self.seen_candidates(None, now) };
+        seen.truncate(most / 2);
+        let mut all = self.own_candidates();
+        all.truncate(most.saturating_sub(seen.len()));
+        all.extend(seen);
+        all
+    }
+
+    /// Returns what a tunnel-node answers to a TunnelRequest; the same each time that it comes.
+    pub(super) fn opened_candidates(&self, attempt: (NodeId, SessionId), now: Now) -> Vec<Candidate> {
+        let stated = self.finding.paths.stated(attempt).unwrap_or_else(|| self.base(now));
+        let seen = self.seen_candidates(stated, now);
+        let mut all = self.own_candidates();
+        all.truncate(MAX_OPENED.saturating_sub(seen.len()));
+        all.extend(seen);
+        all
+    }
+
+    // ---- attempts -------------------------------------------------------------------------------
+
+    fn targets(&self, candidates: &[Candidate], observed: Option<SocketAddr>, now: Now) -> Vec<Target> {
+        let is_near = |address: IpAddr| self.is_near(address);
+        targets(candidates, observed, self.is_dependent(now), &is_near, &|address| self.may_check(address))
+    }
+
+    /// Returns whether an address may be dialled, and this node has one of the same family.
+    fn may_check(&self, address: IpAddr) -> bool {
+        let own = self.interfaces.iter().filter(|interface| interface.up).flat_map(|i| &i.addresses);
+        let has_family = own.map(|own| own.address).any(|own| own.is_ipv4() == address.is_ipv4());
+        has_family && may_dial(address, &self.interfaces, self.one_machine)
+    }
+
+    /// The user-node asks a tunnel-node for a path: from now on what comes straight from there counts.
+    pub(super) fn seek_path(&mut self, peer: &Member, request: &TunnelRequest, now: Now) {
+        if !self.finding.paths.begin(peer, (request.id, PathRole::Dial), None, now.mono) {
+            self.endpoint.discard(Discard::Full);
+        }
+    }
+
+    /// The tunnel-node has said where it may be: its places are checked, unless its answer has come straight from one.
+    pub(super) fn path_offered(
+        &mut self,
+        from: NodeId,
+        candidates: &[Candidate],
+        straight: Option<SocketAddr>,
+        now: Now,
+    ) {
+        if let Some(remote) = straight.filter(|remote| self.may_check(remote.ip())) {
+            let said = candidates.iter().find(|candidate| candidate.address == remote);
+            let kind = said.map(|candidate| kind_of(candidate.kind));
+            return self.finding.paths.answered(from, remote, kind, now.mono);
+        }
+        let targets = self.targets(candidates, None, now);
+        self.finding.paths.add(from, PathRole::Dial, &targets, now.mono);
+    }
+
+    /// The tunnel-node is asked for a path: the asker's places are checked, unless it reaches this node already.
+    pub(super) fn path_asked(&mut self, from: &Member, came: Came, request: &TunnelRequest, now: Now) {
+        let stated = self.base(now);
+        if !self.finding.paths.begin(from, (request.id, PathRole::Await), stated, now.mono) {
+            return self.endpoint.discard(Discard::Full);
+        }
+        if came.is_straight {
+            return self.path_heard(from.id, came, now);
+        }
+        let targets = self.targets(&request.candidates, Some(came.from), now);
+        self.finding.paths.add(from.id, PathRole::Await, &targets, now.mono);
+    }
+
+    /// A node with which a path is sought has asked something straight from there (Rule 6.94).
+    pub(super) fn path_heard(&mut self, peer: NodeId, came: Came, now: Now) {
+        if came.is_straight && self.may_check(came.from.ip()) {
+            self.finding.paths.heard(peer, came.from, now.mono);
+        }
+    }
+
+    pub(super) fn check_answered(&mut self, from: NodeId, straight: Option<SocketAddr>, now: Now) {
+        self.finding.paths.check_ended();
+        if let Some(remote) = straight.filter(|remote| self.may_check(remote.ip())) {
+            self.finding.paths.answered(from, remote, None, now.mono);
+        }
+    }
+
+    pub(super) fn check_unanswered(&mut self) {
+        self.finding.paths.check_ended();
+    }
+
+    pub(super) fn path_used(&mut self, peer: &NodeId, remote: SocketAddr) {
+        self.finding.paths.used(peer, remote);
+    }
+
+    pub(super) fn path_unused(&mut self, peer: &NodeId, remote: SocketAddr) {
+        self.finding.paths.unused(peer, remote);
+    }
+
+    /// Sends the checks that are due and tells what was found.
+    pub(super) fn settle_paths(&mut self, now: Now) {
+        while let Some((peer, address)) = self.finding.paths.poll_check(now.mono) {
+            let id = self.endpoint.request_as_check(peer, address, &Request::Ping, now);
+            self.purposes.insert(id, Purpose::Check);
+        }
+        while let Some(news) = self.finding.paths.poll_news() {
+            self.event(match news {
+                News::Found(path) => Event::PathFound(path),
+                News::Lost(path) => Event::PathLost(path),
+            });
+        }
+    }
+
+    pub(super) fn paths_timeout(&mut self, now: Now) {
+        self.finding.paths.handle_timeout(now.mono);
+    }
+}

@@ -24,6 +24,7 @@ mod devices;
 mod events;
 mod lending;
 mod mapping;
+mod nat;
 mod status;
 mod tunnels;
 
@@ -31,6 +32,7 @@ pub use devices::{Device, DeviceState, ReachableVia};
 pub use events::{Event, EventDetail};
 pub use lending::{SuperLimits, SuperNode, SuperOff, SuperOn, SuperRange, SuperState};
 pub use mapping::{PortMapping, PortMappingState};
+pub use nat::{Nat, NatMapping, NatPorts};
 pub use status::{
     Attachment, Clock, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator, Records, Status,
 };

@@ -90,6 +90,8 @@ fn the_types_of_the_local_api_are_as_described() {
     check_enum::<local::SuperState>(&api, "SuperState");
     check_enum::<local::NodeState>(&api, "NodeState");
     check_enum::<local::InterfaceKind>(&api, "InterfaceKind");
+    check_enum::<local::NatMapping>(&api, "NatMapping");
+    check_enum::<local::NatPorts>(&api, "NatPorts");
     check_enum::<local::DeviceState>(&api, "DeviceState");
     check_enum::<local::TunnelState>(&api, "TunnelState");
     check_enum::<local::PathKind>(&api, "PathKind");
@@ -361,6 +363,11 @@ fn status(full: bool) -> local::Status {
         tunnels: 1,
         listen: vec!["[::]:4433".parse().unwrap()],
         advertised: vec!["198.51.100.7:4433".parse().unwrap()],
+        nat: local::Nat {
+            mapping: local::NatMapping::EndpointIndependent,
+            ports: local::NatPorts::Preserved,
+            observed: vec!["198.51.100.7:4433".parse().unwrap()],
+        },
         records: local::Records { node_expires_at_ms: 1, info_expires_at_ms: full.then_some(2) },
         super_node: super_node(full),
         discards: BTreeMap::from([("stale".to_owned(), 1)]),

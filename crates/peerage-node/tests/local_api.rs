@@ -10,8 +10,8 @@
 use peerage_client::{
     Client, Error, Problem, ProblemKind, Protocol, Role,
     local::{
-        Clock, Device, DeviceState, Event, EventDetail, NodeIdentity, NodeState, OpenTunnel, Privacy, ROUTES,
-        ReachableVia, Records, SOCKET_FILE, Status, SuperNode, SuperOff, SuperOn, SuperState, Tunnel,
+        Clock, Device, DeviceState, Event, EventDetail, Nat, NodeIdentity, NodeState, OpenTunnel, Privacy,
+        ROUTES, ReachableVia, Records, SOCKET_FILE, Status, SuperNode, SuperOff, SuperOn, SuperState, Tunnel,
         TunnelState,
     },
 };
@@ -512,6 +512,7 @@ fn status() -> Status {
         head: None,
         port_mappings: Vec::new(),
         attachments: Vec::new(),
+        nat: Nat::default(),
         devices: 1,
         serves: vec!["hp".to_owned()],
         tunnels: 0,

@@ -9,7 +9,7 @@ use nix::{
 use peerage_client::{
     Problem, ProblemKind, Protocol, Role, Service,
     local::{
-        Clock, Device, DeviceState, Event, EventDetail, Head, NodeIdentity, NodeState, OpenTunnel, Path,
+        Clock, Device, DeviceState, Event, EventDetail, Head, Nat, NodeIdentity, NodeState, OpenTunnel, Path,
         PathKind, Privacy, ReachableVia, Records, Status, SuperLimits, SuperNode, SuperOff, SuperOn,
         SuperRange, SuperState, Tunnel, TunnelState,
     },
@@ -304,6 +304,7 @@ impl Backend for FakeBackend {
             head: Some(Head { age_ms: 600_000, sequence: 5, epoch: 2, revocations: 1 }),
             port_mappings: Vec::new(),
             attachments: Vec::new(),
+            nat: Nat::default(),
             devices: 1,
             serves: Vec::new(),
             tunnels: 0,

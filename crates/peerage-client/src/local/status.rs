@@ -4,7 +4,7 @@ use crate::shared::Role;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
-use super::{PortMapping, SuperNode};
+use super::{Nat, PortMapping, SuperNode};
 
 /// The node as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct Status {
     pub advertised: Vec<SocketAddr>,
     /// When its records end.
     pub records: Records,
+    /// What the routers between it and the others do to its addresses.
+    #[serde(default)]
+    pub nat: Nat,
     /// The routers that were asked to forward its port; empty where others need not reach it.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 
 use peerage_client::local::{
-    Attachment, Clock, Device, DeviceState, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator,
-    PortMapping, PortMappingState, ReachableVia, Records, Status, SuperNode,
+    Attachment, Clock, Device, DeviceState, Head, InterfaceKind, Location, Nat, NatMapping, NatPorts,
+    NodeIdentity, NodeState, Operator, PortMapping, PortMappingState, ReachableVia, Records, Status,
+    SuperNode,
 };
 use peerage_client::{Protocol, Role, Service};
 use peerage_proto::lan;
 use peerage_proto::mapping::{Mapping, RouterMapping};
 use peerage_proto::node::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status as NodeStatus};
+use peerage_proto::path::{self, NatBehaviour, PortChoice};
 use peerage_wire::codec;
 use peerage_wire::id::{LocationId, to_hex};
 use peerage_wire::limits::MAX_HEAD_AGE;
@@ -49,6 +51,7 @@ pub(super) fn status(
         tunnels: status.tunnels.len() as u64,
         listen,
         advertised,
+        nat: nat(&status.nat),
         records: Records {
             node_expires_at_ms: status.expires.as_millis(),
             info_expires_at_ms: status.info_expires.map(|at| at.as_millis()),
@@ -161,6 +164,25 @@ fn port_mapping(router: &RouterMapping) -> PortMapping {
         }
     }
     out
+}
+
+fn nat(known: &NatBehaviour) -> Nat {
+    Nat {
+        mapping: match known.mapping {
+            Some(path::Mapping::None) => NatMapping::None,
+            Some(path::Mapping::EndpointIndependent) => NatMapping::EndpointIndependent,
+            Some(path::Mapping::AddressDependent) => NatMapping::AddressDependent,
+            Some(path::Mapping::AddressAndPortDependent) => NatMapping::AddressAndPortDependent,
+            None => NatMapping::Unknown,
+        },
+        ports: match known.ports {
+            Some(PortChoice::Preserved) => NatPorts::Preserved,
+            Some(PortChoice::Sequential) => NatPorts::Sequential,
+            Some(PortChoice::Other) => NatPorts::Other,
+            None => NatPorts::Unknown,
+        },
+        observed: known.observed.clone(),
+    }
 }
 
 fn warnings(status: &NodeStatus) -> Vec<String> {

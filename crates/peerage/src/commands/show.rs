@@ -10,7 +10,7 @@ use crate::{
 use peerage_client::local::PortMapping;
 use peerage_client::{
     Client, Service,
-    local::{Device, Head, Operator, Status, Tunnel},
+    local::{Device, Head, Nat, NatMapping, Operator, Status, Tunnel},
 };
 use serde::Serialize;
 
@@ -103,6 +103,7 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("networks", lines(locations)),
         ("attached to", lines(attachments)),
         ("router", lines(status.port_mappings.iter().map(port_mapping))),
+        ("seen from outside", nat(&status.nat)),
         ("devices", status.devices.to_string()),
         ("serves", list(&status.serves)),
         ("tunnels", status.tunnels.to_string()),
@@ -119,6 +120,20 @@ fn port_mapping(mapping: &PortMapping) -> String {
     let ports = ports.filter_map(|(name, address)| Some(format!(", {name} {}", address?)));
     let why = mapping.why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
     format!("{} {}{protocol}{}{why}", mapping.router, mapping.state, ports.collect::<String>())
+}
+
+fn nat(nat: &Nat) -> String {
+    if nat.observed.is_empty() {
+        return "nobody has told yet".to_owned();
+    }
+    let seen = format!("at {}", list(&nat.observed));
+    if nat.mapping == NatMapping::Unknown {
+        seen
+    } else if nat.mapping == NatMapping::None {
+        format!("{seen}, without translation")
+    } else {
+        format!("{seen}, mapping {}, ports {}", nat.mapping, nat.ports)
+    }
 }
 
 fn operator(operator: &Operator) -> String {

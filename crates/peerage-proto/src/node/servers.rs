@@ -3,7 +3,7 @@
 //! A super-node is presumed to be hostile. Nothing here makes one believed; it decides who is asked first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use peerage_wire::id::{NodeId, PlacementKey, Segment};
@@ -13,6 +13,7 @@ use peerage_wire::time::{Instant, Now, UnixTime};
 
 use super::lookup::{self, REDUNDANCY, Server};
 use super::{Change, Event, Node, Output, Purpose};
+use crate::lan::Interface;
 use crate::segments::Coverage;
 use crate::sizes::TableSize;
 use crate::table::Inserted;
@@ -52,6 +53,8 @@ pub(super) struct Health {
     failed_at: Option<Instant>,
     /// Whether it lets a look-up wait, and has neither answered nor failed since.
     is_suspect: bool,
+    /// At which of its addresses it is tried now: silence moves to the next.
+    turn: usize,
     marks: u32,
     marked_at: Option<Instant>,
 }
@@ -100,8 +103,8 @@ impl Servers {
     }
 
     /// Returns the super-nodes that hold places of the own domain, with their addresses.
-    pub(super) fn super_nodes(&self) -> impl Iterator<Item = (NodeId, Option<SocketAddr>)> + '_ {
-        self.super_nodes.iter().map(|(node, known)| (*node, known.body.addresses.first().copied()))
+    pub(super) fn super_nodes(&self) -> impl Iterator<Item = (NodeId, &[SocketAddr])> + '_ {
+        self.super_nodes.iter().map(|(node, known)| (*node, known.body.addresses.as_slice()))
     }
 
     pub(super) fn is_super_node(&self, node: &NodeId) -> bool {
@@ -293,7 +296,7 @@ impl Node {
 
     fn operators(&self) -> Vec<Server> {
         let all = self.trust.operators();
-        all.filter_map(|(node, body)| Some(Server { node, address: *body.addresses.first()? })).collect()
+        all.filter_map(|(node, body)| self.server_at(node, &body.addresses)).collect()
     }
 
     fn in_order(&mut self, mut all: Vec<Server>, now: Now) -> Vec<Server> {
@@ -308,12 +311,18 @@ impl Node {
     /// Returns where a super-node or operator is reached.
     pub(super) fn server(&self, node: NodeId) -> Option<Server> {
         let known = self.servers.super_nodes.get(&node);
-        let address = known.and_then(|known| known.body.addresses.first().copied());
-        let address = address.or_else(|| {
+        known.and_then(|known| self.server_at(node, &known.body.addresses)).or_else(|| {
             let (_, body) = self.trust.operators().find(|(id, _)| *id == node)?;
-            body.addresses.first().copied()
-        });
-        address.map(|address| Server { node, address })
+            self.server_at(node, &body.addresses)
+        })
+    }
+
+    /// Returns a server with that of its addresses that is tried now (Rule 6.4).
+    pub(in crate::node) fn server_at(&self, node: NodeId, addresses: &[SocketAddr]) -> Option<Server> {
+        let turn = self.servers.health(&node).map_or(0, |health| health.turn);
+        let sendable = sendable(addresses, &self.interfaces);
+        let address = sendable.get(turn % sendable.len().max(1)).copied()?;
+        Some(Server { node, address })
     }
 
     /// Makes sure that a server can be asked: of one that was never heard of only its record is known, which is enough to
@@ -388,6 +397,7 @@ impl Node {
         health.failures = health.failures.saturating_add(1);
         health.failed_at = Some(now.mono);
         health.is_suspect = false;
+        health.turn = health.turn.wrapping_add(1);
         self.servers.silent.insert(node);
         let all = self.servers.super_nodes.len() + self.trust.operators().count();
         let is_alone = self.servers.silent.len() >= all.min(OFFLINE_AFTER);
@@ -396,5 +406,59 @@ impl Node {
             // Servers are silent towards the revoked as well; over HTTPS an operator says so.
             self.outputs.push_back(Output::Renew);
         }
+    }
+}
+
+/// Returns those of a server's addresses to which this computer can send: of a family in which it has an address that leads beyond
+/// its link. Where it has none, as while its networks are not known, all of them.
+fn sendable(addresses: &[SocketAddr], interfaces: &[Interface]) -> Vec<SocketAddr> {
+    let up = interfaces.iter().filter(|interface| interface.up);
+    let own: Vec<IpAddr> = up.flat_map(|i| &i.addresses).map(|own| own.address).collect();
+    let leads = |own: &IpAddr, to: &IpAddr| match (own, to) {
+        (IpAddr::V4(own), IpAddr::V4(to)) => !own.is_link_local() && own.is_loopback() == to.is_loopback(),
+        (IpAddr::V6(own), IpAddr::V6(to)) => {
+            !own.is_unicast_link_local()
+                && own.is_loopback() == to.is_loopback()
+                // A site's own addresses lead to others of sites.
+                && (!own.is_unique_local() || to.is_unique_local())
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    };
+    let can = |to: &&SocketAddr| own.iter().any(|own| leads(own, &to.ip()));
+    let found: Vec<_> = addresses.iter().filter(can).copied().collect();
+    if found.is_empty() { addresses.to_vec() } else { found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lan::{InterfaceAddress, InterfaceKind};
+
+    fn interface(own: &[&str]) -> Interface {
+        let addresses = own.iter().map(|own| InterfaceAddress {
+            address: own.split('/').next().unwrap().parse().unwrap(),
+            prefix: own.parse().unwrap(),
+        });
+        Interface {
+            index: 2,
+            name: "eth0".to_owned(),
+            kind: InterfaceKind::Ethernet,
+            up: true,
+            mac: None,
+            addresses: addresses.collect(),
+            gateways: Vec::new(),
+        }
+    }
+
+    /// Rule 6.4: a computer with IPv6 alone would never hear from an operator whose first address is of IPv4.
+    #[test]
+    fn a_server_is_tried_at_addresses_of_families_that_the_computer_has() {
+        let both: Vec<SocketAddr> = ["45.0.0.2:443", "[2a03::2]:443"].map(|a| a.parse().unwrap()).to_vec();
+        let tried = |own: &[&str]| sendable(&both, &[interface(own)]);
+        assert_eq!(tried(&["192.168.1.10/24", "fe80::1/64"]), both[..1]);
+        assert_eq!(tried(&["fe80::1/64", "2a05::9/64"]), both[1..]);
+        assert_eq!(tried(&["fd00::9/64", "fe80::1/64", "192.168.1.10/24"]), both[..1]);
+        assert_eq!(tried(&["192.168.1.10/24", "2a05::9/64"]), both);
+        assert_eq!(tried(&["127.0.0.1/8", "::1/128"]), both, "nothing is known");
     }
 }

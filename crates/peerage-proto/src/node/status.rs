@@ -211,13 +211,13 @@ impl Node {
 
     fn server_status(&self, now: Now) -> Vec<ServerStatus> {
         let operators = self.trust.operators();
-        let operators = operators.map(|(node, body)| (node, body.addresses.first().copied(), true));
-        let super_nodes = self.servers.super_nodes().map(|(node, address)| (node, address, false));
-        let status = |(node, address, is_operator)| {
+        let operators = operators.map(|(node, body)| (node, body.addresses.as_slice(), true));
+        let super_nodes = self.servers.super_nodes().map(|(node, addresses)| (node, addresses, false));
+        let status = |(node, addresses, is_operator)| {
             let health = self.servers.health(&node);
             ServerStatus {
                 node,
-                address,
+                address: self.server_at(node, addresses).map(|server| server.address),
                 is_operator,
                 answered: health.and_then(|h| h.answered_at).map(|at| now.mono - at),
                 rtt: health.and_then(|h| h.rtt),

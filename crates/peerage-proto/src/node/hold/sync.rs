@@ -194,7 +194,13 @@ impl Node {
     fn fellow(&self, node: &NodeId) -> Option<(Server, Member)> {
         let part = self.hold.part.as_ref()?;
         let record = part.records.get(Table::SuperNode, node.domain, node.record_key())?;
-        server_of(record)
+        self.server_of(record)
+    }
+
+    /// Returns where a super-node is, and by which key it is known.
+    fn server_of(&self, record: &Record) -> Option<(Server, Member)> {
+        let (member, body) = Trust::super_node(record)?;
+        Some((self.server_at(member.id, &body.addresses)?, member))
     }
 
     /// Returns the other holders that have places of a range, with the places of it that each has, in random order.
@@ -202,7 +208,7 @@ impl Node {
         let time = self.hold_time(now);
         let Some(part) = &self.hold.part else { return Vec::new() };
         let found = part.records.super_nodes(range, time).filter_map(|(record, segment)| {
-            let (server, _) = server_of(record)?;
+            let (server, _) = self.server_of(record)?;
             let usable = server.node != self.me.id
                 && !self.trust.is_revoked(&server.node)
                 && !part.sync.is_liar(&server.node, now.mono);
@@ -379,11 +385,4 @@ impl Node {
             _ => {}
         }
     }
-}
-
-/// Returns where a super-node is, and by which key it is known.
-fn server_of(record: &Record) -> Option<(Server, Member)> {
-    let (member, body) = Trust::super_node(record)?;
-    let address = *body.addresses.first()?;
-    Some((Server { node: member.id, address }, member))
 }

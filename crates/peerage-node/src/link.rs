@@ -115,7 +115,7 @@ impl From<CandidateKind> for Via {
             | CandidateKind::Vpn
             | CandidateKind::Configured => Self::Direct,
             CandidateKind::Mapped => Self::Mapped,
-            CandidateKind::Reflexive => Self::Punched,
+            CandidateKind::Reflexive | CandidateKind::Sequential => Self::Punched,
         }
     }
 }

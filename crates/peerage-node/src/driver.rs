@@ -270,6 +270,8 @@ impl Driver {
                 self.handle(Input::OpenAsked { tunnel, peer, open });
             }
             LinkEvent::Head(record) => self.handle(Input::HeadSeen(record)),
+            LinkEvent::PathUsed { peer, remote } => self.handle(Input::PathUsed { peer, remote }),
+            LinkEvent::PathUnused { peer, remote } => self.handle(Input::PathUnused { peer, remote }),
             LinkEvent::PathWanted { peer, device, service } => self.find_path(peer, device, service),
         }
     }
@@ -391,6 +393,10 @@ impl Driver {
             Output::Event(event) => {
                 if let Event::SuperRole(state) = event {
                     self.lent.changed(state);
+                } else if let Event::PathFound(path) = &event {
+                    self.links.path_found(path);
+                } else if let Event::PathLost(path) = &event {
+                    self.links.path_lost(path);
                 }
                 (self.on_event)(event);
             }

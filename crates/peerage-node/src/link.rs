@@ -16,6 +16,7 @@ mod channel;
 mod dial;
 mod driver;
 mod listen;
+mod paths;
 mod peer;
 mod quic;
 mod relayed;
@@ -74,6 +75,20 @@ pub enum LinkEvent {
     },
     /// A peer has sent a Head; nothing in it is verified.
     Head(Bytes),
+    /// A link over UDP stands with this peer.
+    PathUsed {
+        /// With whom.
+        peer: NodeId,
+        /// Where it is.
+        remote: SocketAddr,
+    },
+    /// It is gone, or did not come about.
+    PathUnused {
+        /// With whom.
+        peer: NodeId,
+        /// Where it was.
+        remote: SocketAddr,
+    },
     /// A tunnel has lost its links, and the peer does not answer where it was; [`Links::set_path`] tells where it is now.
     PathWanted {
         /// Who is looked for.
@@ -161,6 +176,8 @@ struct Inner {
     config: LinkConfig,
     /// Where there is a socket for it.
     quic: OnceLock<quic::Quic>,
+    /// Where peers can be dialled over UDP as far as the node has found out.
+    found: Mutex<BTreeMap<NodeId, Candidate>>,
     notifier: Notifier,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     /// The newest Head, for peers that come.
@@ -206,6 +223,7 @@ impl Links {
         let inner = Inner {
             config,
             quic: OnceLock::new(),
+            found: Mutex::default(),
             notifier: Notifier { sender },
             peers: Mutex::default(),
             head: Mutex::default(),
@@ -427,6 +445,13 @@ impl Inner {
         let identity = reach.identity.ok_or(DialError::NoCandidate)?;
         let quic = self.quic.get();
         let mut places = reach.places();
+        if let Some(found) = self.found(peer.id) {
+            // Proven by both ends, unlike what was announced.
+            places.retain(|candidate| {
+                (candidate.transport, candidate.address) != (found.transport, found.address)
+            });
+            places.insert(0, found);
+        }
         places.retain(|candidate| {
             let path = path_of(candidate.transport);
             // There is one connection per peer on QUIC: a session has nothing from another.
@@ -463,6 +488,9 @@ impl Inner {
             link
         });
         peer.linked.notify_waiters();
+        if matches!(connected, Connected::Quic(_)) {
+            self.notifier.notify(LinkEvent::PathUsed { peer: peer.id, remote });
+        }
         // Only without a node is there none.
         let link = link.unwrap_or(LinkId(0));
         let mut tasks = lock(&self.tasks);
@@ -470,6 +498,7 @@ impl Inner {
         let (inner, peer) = (Arc::downgrade(self), Arc::clone(peer));
         tasks.spawn(async move {
             let id = peer.id;
+            let is_quic = matches!(connected, Connected::Quic(_));
             let code = match connected {
                 Connected::Tcp(channel) => driver::run(peer, link, kick, *channel).await,
                 Connected::Quic(connection) => {
@@ -478,6 +507,9 @@ impl Inner {
             };
             tracing::debug!(peer = ?id, %code, "a link has ended");
             if let Some(inner) = inner.upgrade() {
+                if is_quic {
+                    inner.notifier.notify(LinkEvent::PathUnused { peer: id, remote });
+                }
                 inner.forget_idle(id);
             }
             drop(permits);

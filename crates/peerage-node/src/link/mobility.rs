@@ -80,7 +80,11 @@ mod a_tunnel_goes_on {
         let wanted = loop {
             match site.events.recv().await.unwrap() {
                 LinkEvent::PathWanted { peer, device, service } => break (peer, device, service),
-                LinkEvent::Up(_) | LinkEvent::Down(_) | LinkEvent::Head(_) => {}
+                LinkEvent::Up(_)
+                | LinkEvent::Down(_)
+                | LinkEvent::Head(_)
+                | LinkEvent::PathUsed { .. }
+                | LinkEvent::PathUnused { .. } => {}
                 LinkEvent::OpenAsked { .. } => panic!("nobody asks a user-node"),
             }
         };

@@ -32,6 +32,7 @@ use tokio::time;
 
 use super::channel::ChannelError;
 use super::listen::{HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MAX_HANDSHAKES_PER_PLACE, MAX_LINKS_PER_PLACE};
+use super::paths::Expected;
 use super::{Connected, Inner, Via, route_to, standing};
 use crate::door::Door;
 use crate::places::{Counted, Places};
@@ -75,6 +76,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
 #[derive(Debug)]
 pub(super) struct Quic {
     endpoint: Endpoint,
+    pub(super) expected: Expected,
     /// For connections that this node begins.
     transport: Arc<TransportConfig>,
 }
@@ -87,7 +89,7 @@ impl Quic {
         config.grease_quic_bit(false);
         let endpoint =
             Endpoint::new_with_abstract_socket(config, Some(server(tls)?), socket, Arc::new(TokioRuntime))?;
-        Ok(Self { endpoint, transport: Arc::new(transport(0)?) })
+        Ok(Self { endpoint, expected: Expected::default(), transport: Arc::new(transport(0)?) })
     }
 
     /// Connects to the node that holds this key, and to no other.
@@ -163,15 +165,17 @@ fn peer_of(connection: &Connection) -> Option<[u8; 32]> {
 /// What a node that lets links in over QUIC counts.
 struct Listening {
     inner: Weak<Inner>,
+    expected: Expected,
     handshakes: Places,
     links: Places,
     unproven: Arc<Semaphore>,
 }
 
 /// Accepts whom the door lets in, or all if there is none, until the links are gone.
-pub(super) async fn serve(inner: Weak<Inner>, endpoint: Endpoint, door: Option<Door>) {
+async fn serve(inner: Weak<Inner>, (endpoint, expected): (Endpoint, Expected), door: Option<Door>) {
     let listening = Arc::new(Listening {
         inner,
+        expected,
         handshakes: Places::new(MAX_HANDSHAKES_PER_PLACE, MAX_HANDSHAKES),
         links: Places::new(MAX_LINKS_PER_PLACE, super::MAX_LINKS),
         unproven: Arc::new(Semaphore::new(MAX_UNPROVEN)),
@@ -205,7 +209,8 @@ type Handshake = (Option<Counted>, Option<OwnedSemaphorePermit>);
 impl Listening {
     /// Begins a handshake with somebody, or asks for a proof of the address first, or neither.
     fn admit(&self, incoming: Incoming, remote: SocketAddr) -> Option<(Incoming, Handshake)> {
-        if incoming.remote_address_validated() {
+        // Who is expected has proven the address by a sealed message.
+        if incoming.remote_address_validated() || self.expected.contains(remote, time::Instant::now()) {
             let Some(counted) = self.handshakes.take(remote.ip()) else {
                 tracing::debug!(%remote, "a handshake beyond the limits was refused");
                 incoming.refuse();
@@ -267,9 +272,9 @@ impl super::Links {
     /// If QUIC refuses its configuration.
     pub(crate) fn use_quic(&self, socket: Arc<SharedSocket>, door: Option<Door>) -> io::Result<()> {
         let quic = Quic::new(&self.inner.config.tls, socket)?;
-        let endpoint = quic.endpoint.clone();
+        let listening = (quic.endpoint.clone(), quic.expected.clone());
         if self.inner.quic.set(quic).is_ok() {
-            super::lock(&self.inner.helpers).spawn(serve(Arc::downgrade(&self.inner), endpoint, door));
+            super::lock(&self.inner.helpers).spawn(serve(Arc::downgrade(&self.inner), listening, door));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
 use super::super::mobility::{DOMAIN, exchange, expected, key, links, open};
-use super::super::{LinkEvent, Links, Path, PeerLink, Stream, Via, place};
+use super::super::{LinkEvent, Links, Path, PeerLink, Stream, Via, dial, place};
 use super::*;
 use crate::clock::Clock;
 use crate::relay::{Caps, Legs};
@@ -130,6 +130,67 @@ async fn messages_arrive_beside_quic_and_tell_the_plain_address() {
     assert_eq!(site.node.datagrams.receive().await, (near, Bytes::from_static(b"\xa0 nobody's")));
 }
 
+/// Rules 6.97 and 7.25: the tunnel leaves the relay for a path as soon as checks have found it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_found_takes_the_tunnel_over_from_a_relay_and_its_end_is_told() {
+    let mut site = Site::new(|_| true).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = listener.local_addr().unwrap();
+    site.node.links.serve(listener);
+    let link = site.relayed(relay).await;
+    let mut ends = site.open_on(&link).await;
+    assert_eq!(ends.0.path(), Some(Path { remote: relay, via: Via::Relay }));
+    let (peer, remote) = (site.node.id(), site.wire.address);
+    let identity = site.node.key.public();
+    let found = peerage_proto::path::Path {
+        peer,
+        identity,
+        remote,
+        role: peerage_proto::path::PathRole::Dial,
+        kind: peerage_proto::path::PathKind::Punched,
+    };
+    site.user.links.path_found(&found);
+    ends.0.moved().await;
+    assert_eq!(ends.0.path(), Some(Path { remote, via: Via::Punched }));
+    let (up, down) = exchange(&mut ends, 100_000).await;
+    assert_eq!((up, down), (expected(b'u', 100_000), expected(b'd', 100_000)));
+    // Found once more, it is not dialled once more.
+    let dialled = site.user.links.count();
+    site.user.links.path_found(&found);
+    assert_eq!(site.user.links.count(), dialled);
+    site.node.links.close().await;
+    let mut used = Vec::new();
+    while used.len() < 2 {
+        match site.user.events.recv().await.unwrap() {
+            LinkEvent::PathUsed { peer, remote } => used.push((true, peer, remote)),
+            LinkEvent::PathUnused { peer, remote } => used.push((false, peer, remote)),
+            LinkEvent::Up(_)
+            | LinkEvent::Down(_)
+            | LinkEvent::Head(_)
+            | LinkEvent::OpenAsked { .. }
+            | LinkEvent::PathWanted { .. } => {}
+        }
+    }
+    assert_eq!(used, [(true, peer, remote), (false, peer, remote)]);
+}
+
+/// A path is often found before anybody has asked for a link; it is where the first dial goes then.
+#[tokio::test]
+async fn a_path_that_was_found_before_is_dialled_until_it_is_lost() {
+    let site = Site::new(|_| true).await;
+    let (peer, identity) = (site.node.id(), site.node.key.public());
+    let role = peerage_proto::path::PathRole::Dial;
+    let kind = peerage_proto::path::PathKind::Mapped;
+    let found = peerage_proto::path::Path { peer, identity, remote: site.wire.address, role, kind };
+    site.user.links.path_found(&found);
+    let link = site.user.links.connect(peer, identity, &[]).await.unwrap();
+    assert_eq!(link.path(), Path { remote: site.wire.address, via: Via::Mapped });
+    let other = End::new(4, None);
+    other.links.path_found(&found);
+    other.links.path_lost(&found);
+    assert!(other.links.connect(peer, identity, &[]).await.is_err());
+}
+
 #[tokio::test]
 async fn a_peer_with_another_key_is_not_the_one_that_was_dialled() {
     let site = Site::new(|_| true).await;
@@ -222,7 +283,9 @@ async fn garbage_on_the_streams_of_a_member_ends_its_link_and_nothing_else() {
         let ended = connection.closed().await;
         assert!(matches!(ended, quinn::ConnectionError::ApplicationClosed(_)), "{ended}");
     }
-    assert!(site.node.events.try_recv().is_err());
+    while let Ok(event) = site.node.events.try_recv() {
+        assert!(!matches!(event, LinkEvent::OpenAsked { .. }));
+    }
     site.open().await;
 }
 
@@ -282,6 +345,19 @@ impl Site {
         let places = [self.wire.place()];
         let link = self.user.links.connect(self.node.id(), self.node.key.public(), &places).await.unwrap();
         self.open_on(&link).await
+    }
+
+    /// Makes a link that counts as relayed.
+    async fn relayed(&self, relay: SocketAddr) -> PeerLink {
+        let inner = &self.user.links.inner;
+        let identity = self.node.key.public();
+        let channel = dial::connect_channel(&inner.config.tls, identity, relay).await.unwrap();
+        let permit = Arc::clone(&inner.permits).try_acquire_owned().unwrap();
+        let standing = standing(Side::Client, Purpose::Shared, PathKind::Relayed);
+        let ends = (channel.socket().local_addr().unwrap(), relay, Via::Relay);
+        let connected = Connected::Tcp(Box::new(channel));
+        inner.start(&inner.peer(self.node.id()), standing, connected, ends, (permit, None));
+        self.user.links.connect(self.node.id(), identity, &[]).await.unwrap()
     }
 
     async fn open_on(&mut self, link: &PeerLink) -> (Arc<Stream>, Arc<Stream>) {

@@ -63,7 +63,7 @@ impl Bundle {
     }
 
     /// Returns the best path of a shared link that nothing is wrong with.
-    pub(super) fn serving(&self) -> Option<super::PathKind> {
+    pub fn serving(&self) -> Option<super::PathKind> {
         let healthy = self.links.values().filter(|c| c.is_shared() && c.is_dialled() && c.is_healthy());
         healthy.filter(|carrier| !carrier.is_doubtful).map(|carrier| carrier.standing.path).max()
     }

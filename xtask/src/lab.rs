@@ -12,7 +12,7 @@ use crate::{packages, run::say};
 const USAGE: &str = "\
 usage: cargo xtask lab print [--relayed | --pcp | --nat-pmp | --upnp] [--json] [--release]
        cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
-       cargo xtask lab survival [--quick | EVENT] [--json] [--release]
+       cargo xtask lab survival [--quick | --punched | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
        cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
        cargo xtask lab camera [--json] [--release]
@@ -77,6 +77,9 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
         ("round-trips", []) => Box::new(scenario::round_trips),
         ("survival", ["--quick"]) => {
             Box::new(|programs, say| scenario::survival(programs, Extent::Quick, None, say))
+        }
+        ("survival", ["--punched"]) => {
+            Box::new(|programs, say| scenario::survival(programs, Extent::Punched, None, say))
         }
         ("survival", only @ ([] | [_])) => {
             let only = only.first().map(|only| (*only).to_owned());

@@ -35,6 +35,8 @@ pub enum Extent {
     Whole,
     /// Those of less than ten seconds.
     Quick,
+    /// Those that happen to a path which was punched through two translators.
+    Punched,
 }
 
 /// Plays the story with these programs and tells `progress` about each step.
@@ -97,7 +99,9 @@ fn play(
     let mut result = Ok(());
     for (more, events) in events::ACTS {
         let is_chosen = |event: &&events::Event| {
-            (extent == Extent::Whole || event.is_quick) && only.is_none_or(|only| event.name.contains(only))
+            (extent == Extent::Punched) == more.is_punched
+                && (extent != Extent::Quick || event.is_quick)
+                && only.is_none_or(|only| event.name.contains(only))
         };
         let chosen: Vec<_> = events.iter().filter(is_chosen).collect();
         if !chosen.is_empty() {

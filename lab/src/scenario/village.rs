@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::binary::Programs;
 use super::player::{self, Player, RELAY_PORT, wait_until};
 use super::program::Daemon;
-use crate::netns::Process;
+use crate::netns::{Behaviour, Nat, Process, Translation};
 use crate::topology::{Host, Lab, Site, SiteConfig, WIRE};
 use crate::wire::Manner;
 
@@ -37,7 +37,13 @@ pub(super) struct More {
     pub(super) lenders: usize,
     /// Users beside the first, in the same LAN at first.
     pub(super) users: usize,
+    /// Whether the office's router forwards nothing, so that a direct path has to be punched through translators that forget a
+    /// mapping soon.
+    pub(super) is_punched: bool,
 }
+
+/// How long a mapping lives where paths are punched: less than RFC 4787 allows, and what some routers do.
+const SHORT_LIFETIME: Duration = Duration::from_secs(20);
 
 /// Who is where.
 pub(super) struct Stage {
@@ -51,6 +57,7 @@ pub(super) struct Stage {
     pub(super) device: Host,
     pub(super) user: Host,
     pub(super) more_users: Vec<Host>,
+    is_punched: bool,
 }
 
 impl Stage {
@@ -59,19 +66,29 @@ impl Stage {
         let operator = lab.public_host("operator")?;
         let lenders = (1..=more.lenders).map(|number| lab.public_host(&format!("lender{number}")));
         let lenders = lenders.collect::<Result<_>>()?;
-        let office = lab.site(SiteConfig::new("office").wired())?;
-        let home = lab.site(SiteConfig::new("home").wired())?;
+        let nat = if more.is_punched {
+            let filtering = Behaviour::AddressAndPortDependent;
+            let nat = Translation::new(Behaviour::EndpointIndependent, filtering);
+            Nat::Translation(nat.lifetime(SHORT_LIFETIME))
+        } else {
+            Nat::Masquerade
+        };
+        let office = lab.site(SiteConfig::new("office").nat(nat).wired())?;
+        let home = lab.site(SiteConfig::new("home").nat(nat).wired())?;
         let cafe = lab.site(SiteConfig::new("cafe").lan([10, 20, 30, 0].into()))?;
         let nodes = [office.host("node1")?, office.host("node2")?];
-        for (port, node) in FORWARDED_PORTS.into_iter().zip(&nodes) {
-            office.forward(port, node)?;
+        if !more.is_punched {
+            for (port, node) in FORWARDED_PORTS.into_iter().zip(&nodes) {
+                office.forward(port, node)?;
+            }
         }
         let device = office.plug("device", Some(DEVICE_MAC))?;
         device.set_address(office.address(DEVICE_HOST))?;
         let user = home.host("user")?;
         let more_users = (2..=more.users + 1).map(|number| home.host(&format!("user{number}")));
         let more_users = more_users.collect::<Result<_>>()?;
-        Ok(Self { lab, operator, lenders, office, home, cafe, nodes, device, user, more_users })
+        let is_punched = more.is_punched;
+        Ok(Self { lab, operator, lenders, office, home, cafe, nodes, device, user, more_users, is_punched })
     }
 
     /// Lets packets pass between the office and the user's LANs, or lets them vanish; the operator is reached in any case.
@@ -134,6 +151,9 @@ impl<'a> Cast<'a> {
         let node = |index: usize, port: u16| -> Result<Player<'a>> {
             let (listen, public) = (format!("0.0.0.0:{port}"), stage.office.public_address());
             let host = stage.nodes.get(index).context("no such node")?;
+            if stage.is_punched {
+                return player(host, &["up", "--listen", &listen]);
+            }
             player(host, &["up", "--listen", &listen, "--advertise", &format!("{public}:{port}")])
         };
         let [first, second] = FORWARDED_PORTS;

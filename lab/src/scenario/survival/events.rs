@@ -27,6 +27,15 @@ const NOTICED_MS: u64 = 3_000;
 /// How often the path changes from relayed to direct and back.
 const CHANGES: usize = 20;
 
+/// Has a router lose all mappings, and take up no connection from its middle.
+const FORGET: &str = "\
+echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose
+for list in 'map ip nat external' 'map ip nat internal' 'set ip nat peers'; do
+  nft flush $list 2>/dev/null || true
+done
+conntrack -F 2>/dev/null
+";
+
 /// Something that happens.
 pub(super) struct Event {
     pub(super) name: &'static str,
@@ -36,8 +45,11 @@ pub(super) struct Event {
 }
 
 /// All events, in the order in which they happen, by the networks in which they do.
-pub(super) const ACTS: [(More, &[Event]); 2] =
-    [(More { lenders: 0, users: 0 }, &EVENTS), (More { lenders: 3, users: 0 }, &EVENTS_AMONG_SUPER_NODES)];
+pub(super) const ACTS: [(More, &[Event]); 3] = [
+    (More { lenders: 0, users: 0, is_punched: false }, &EVENTS),
+    (More { lenders: 3, users: 0, is_punched: false }, &EVENTS_AMONG_SUPER_NODES),
+    (More { lenders: 3, users: 0, is_punched: true }, &EVENTS_OF_PUNCHED_PATHS),
+];
 
 /// The events where the operator alone relays.
 const EVENTS: [Event; 13] = [
@@ -60,6 +72,13 @@ const EVENTS: [Event; 13] = [
 const EVENTS_AMONG_SUPER_NODES: [Event; 2] = [
     Event { name: "relaying super-node killed", is_quick: false, play: super_node_killed },
     Event { name: "direct path dies, one super-node being dead", is_quick: false, play: direct_dies },
+];
+
+/// The events where a path is punched through translators that forget a mapping after 20 s.
+const EVENTS_OF_PUNCHED_PATHS: [Event; 3] = [
+    Event { name: "mappings live for 20 s, and nothing flows for 30 s", is_quick: false, play: idle },
+    Event { name: "another network, the path being punched", is_quick: false, play: punched_moves },
+    Event { name: "NAT restarts, the path being punched", is_quick: false, play: punched_nat_restarts },
 ];
 
 /// The user carries the computer to another LAN with other addresses, and home again afterwards.
@@ -121,9 +140,7 @@ fn frozen_node(cast: &mut Cast<'_>) -> Result<Passed> {
 fn nat_restarts(cast: &mut Cast<'_>) -> Result<Passed> {
     while_flowing(cast, 1, |cast| {
         for site in [&cast.stage.home, &cast.stage.office] {
-            site.router().script(
-                "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose\nconntrack -F 2>/dev/null\n",
-            )?;
+            site.router().script(FORGET)?;
         }
         Ok(now()? + NOTICED_MS)
     })
@@ -179,6 +196,40 @@ fn direct_dies(cast: &mut Cast<'_>) -> Result<Passed> {
     });
     cast.stage.let_pass(true)?;
     passed
+}
+
+/// Nothing flows for longer than a mapping lives: what keeps the path alive must keep its mappings, too.
+fn idle(cast: &mut Cast<'_>) -> Result<Passed> {
+    let mut flow = flowing::start(cast, 1)?;
+    cast.wait_for_path("punched")?;
+    flowing::end(cast, from_mut(&mut flow), now()?)?;
+    thread::sleep(OUTAGE);
+    let began_at = now()?;
+    let mut flow = flowing::start(cast, 1)?;
+    let begins_ms = now()? - began_at;
+    let path = cast.path()?.0;
+    ensure!(path == "punched", "the path is {path} by now");
+    thread::sleep(super::AFTER);
+    let passed = flowing::end(cast, from_mut(&mut flow), began_at)?;
+    Ok(Passed { stall_ms: passed.stall_ms.max(begins_ms), ..passed })
+}
+
+fn punched_moves(cast: &mut Cast<'_>) -> Result<Passed> {
+    punched(cast, another_network)
+}
+
+fn punched_nat_restarts(cast: &mut Cast<'_>) -> Result<Passed> {
+    punched(cast, nat_restarts)
+}
+
+/// Lets something happen to a punched path, which has to be there again afterwards.
+fn punched(cast: &mut Cast<'_>, event: fn(&mut Cast<'_>) -> Result<Passed>) -> Result<Passed> {
+    let mut flow = flowing::start(cast, 1)?;
+    cast.wait_for_path("punched")?;
+    let passed = event(cast)?;
+    cast.wait_for_path("punched")?;
+    flowing::end(cast, from_mut(&mut flow), now()?)?;
+    Ok(passed)
 }
 
 fn many_tunnels(cast: &mut Cast<'_>) -> Result<Passed> {

@@ -272,6 +272,7 @@ impl Driver {
             LinkEvent::Head(record) => self.handle(Input::HeadSeen(record)),
             LinkEvent::PathUsed { peer, remote } => self.handle(Input::PathUsed { peer, remote }),
             LinkEvent::PathUnused { peer, remote } => self.handle(Input::PathUnused { peer, remote }),
+            LinkEvent::RelayLost(relay) => self.handle(Input::RelayLost(relay)),
             LinkEvent::PathWanted { peer, device, service } => self.find_path(peer, device, service),
         }
     }

@@ -89,6 +89,8 @@ pub enum LinkEvent {
         /// Where it was.
         remote: SocketAddr,
     },
+    /// A link over this relay has broken or does not answer.
+    RelayLost(NodeId),
     /// A tunnel has lost its links, and the peer does not answer where it was; [`Links::set_path`] tells where it is now.
     PathWanted {
         /// Who is looked for.
@@ -466,8 +468,8 @@ impl Inner {
             Connected::Quic(connection) => quic::local(connection, remote),
         };
         let standing = standing(Side::Client, purpose, path_of(candidate.transport));
-        let link =
-            self.start(peer, standing, connected, (local, remote, candidate.kind.into()), (permit, None));
+        let ends = (local, remote, candidate.kind.into());
+        let link = self.start(peer, standing, connected, ends, (permit, None));
         peer.act(|state, _| state.reach.last = Some(candidate));
         Ok(link)
     }
@@ -478,13 +480,26 @@ impl Inner {
         peer: &Arc<Peer>,
         standing: Standing,
         connected: Connected,
+        ends: (SocketAddr, SocketAddr, Via),
+        permits: (OwnedSemaphorePermit, Option<Counted>),
+    ) -> LinkId {
+        self.start_over(None, peer, standing, connected, ends, permits)
+    }
+
+    /// As [`start`](Self::start), with the relay that the link goes over.
+    fn start_over(
+        self: &Arc<Self>,
+        relay: Option<NodeId>,
+        peer: &Arc<Peer>,
+        standing: Standing,
+        connected: Connected,
         (local, remote, via): (SocketAddr, SocketAddr, Via),
         permits: (OwnedSemaphorePermit, Option<Counted>),
     ) -> LinkId {
         let kick = Arc::new(Notify::new());
         let link = peer.act(|state, now| {
             let link = state.bundle.add_link(standing, now);
-            state.links.insert(link, Ends { local, remote, via, kick: Arc::clone(&kick) });
+            state.links.insert(link, Ends { local, remote, via, relay, kick: Arc::clone(&kick) });
             link
         });
         peer.linked.notify_waiters();

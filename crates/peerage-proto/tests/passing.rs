@@ -5,9 +5,9 @@ mod support;
 use std::time::Duration;
 
 use peerage_proto::link::Side;
-use peerage_proto::node::{Answer, Command, Failure, OwnLeg, Way};
+use peerage_proto::node::{Answer, Command, Failure, Input, OwnLeg, Way};
 use peerage_wire::id::NodeId;
-use support::{Faults, World, office};
+use support::{Decision, Faults, PRINTER, World, device, found, lan, office};
 
 /// An office whose tunnel-node only its contact reaches; with what both nodes are called.
 fn behind_routers(seed: u64) -> (World, [std::net::SocketAddr; 2], [NodeId; 2]) {
@@ -133,4 +133,99 @@ fn a_node_that_can_be_reached_answers_directly_and_meets_at_the_relay_too() {
     let (mut world, site, user) = office(7);
     let Way::Tunnel { candidates, relayed, .. } = way(world.route(user, "hp", None)) else { panic!() };
     assert_eq!((candidates.first().map(|c| c.address), relayed.is_some()), (Some(site), true));
+}
+
+/// Lets both nodes see that the link over the operator's relay has broken.
+fn break_relayed_link(world: &mut World, nodes: [std::net::SocketAddr; 2]) {
+    let relay = world.operator_id;
+    for node in nodes {
+        world.input(node, Input::RelayLost(relay));
+    }
+}
+
+/// Lets the user-node look for the peer of its open tunnel, as its links do, until both have met at a relay again. Returns how long
+/// that took.
+fn until_they_meet(world: &mut World, user: std::net::SocketAddr, peer: NodeId) -> Duration {
+    let (began, before) = (world.now.mono, world.legs.joined.len());
+    while world.legs.joined.len() < before + 2 {
+        let (device, service) = (device(), "ipp".to_owned());
+        let task = world.command(user, Command::Path { peer, device, service });
+        world.await_answer(user, task);
+        assert!(world.now.mono - began < Duration::from_secs(60), "they never meet");
+    }
+    world.now.mono - began
+}
+
+/// Rule 6.33: the tunnel-node tells a relay that was started again at once that it is there, and the user-node asks it there.
+#[test]
+fn both_ends_of_a_tunnel_are_back_at_once_when_their_relay_was_started_again() {
+    let (mut world, [site, user], [site_id, user_id]) = behind_routers(8);
+    way(world.route(user, "hp", None));
+    assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+    world.run(Duration::from_secs(30));
+    world.restart_operator();
+    break_relayed_link(&mut world, [site, user]);
+    let pause = until_they_meet(&mut world, user, site_id);
+    assert!(pause < Duration::from_millis(1_000), "{pause:?}");
+}
+
+/// Rule 6.33: as long as tunnels wait, a relay that is away is asked every second, and more rarely only after a longer outage.
+#[test]
+fn both_ends_of_a_tunnel_are_back_soon_after_a_relay_that_was_away() {
+    for (away, within) in [(2, 2_000), (20, 3_000), (300, 20_000)] {
+        let (mut world, [site, user], [site_id, user_id]) = behind_routers(9);
+        way(world.route(user, "hp", None));
+        assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+        world.run(Duration::from_secs(30));
+        world.operator_up = false;
+        break_relayed_link(&mut world, [site, user]);
+        let (from, since) = (world.log.len(), world.now.mono);
+        world.run(Duration::from_secs(away));
+        let sent = world.log[from..].iter().filter(|flight| flight.from == site).count();
+        assert!(sent <= 10 + 2 * usize::try_from(away).unwrap(), "{sent} datagrams in {away} s");
+        world.restart_operator();
+        assert_eq!(world.now.mono - since, Duration::from_secs(away));
+        let pause = until_they_meet(&mut world, user, site_id);
+        assert!(pause < Duration::from_millis(within), "{away} s: {pause:?}");
+    }
+}
+
+/// Rule 6.33: a peer can break its links as often as it likes; the relay is asked no more for it than answers come.
+#[test]
+fn a_relay_that_answers_is_not_asked_again() {
+    let (mut world, [site, user], _) = behind_routers(10);
+    way(world.route(user, "hp", None));
+    world.run(Duration::from_secs(30));
+    let from = world.log.len();
+    break_relayed_link(&mut world, [site, user]);
+    world.run(Duration::from_secs(5));
+    let sent = world.log[from..].iter().filter(|flight| [site, user].contains(&flight.from)).count();
+    assert!(sent <= 4, "{sent}");
+}
+
+/// Rules 6.15 and 6.17: of two tunnel-nodes the one that served before is dead, and the other is asked a quarter of a second later.
+#[test]
+fn a_dead_tunnel_node_makes_nobody_wait_while_another_serves() {
+    let (mut world, site, user) = office(11);
+    let other = world.join("45.10.0.2:7400", lan("192.168.1.11", 1));
+    world.host(other).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(320));
+    let Way::Tunnel { peer: first, .. } = way(world.route(user, "hp", None)) else { panic!() };
+    let dead = if first == world.host(site).id { site } else { other };
+    world.cut.insert(dead);
+    let began = world.now.mono;
+    for _again in 0..2 {
+        let Way::Tunnel { peer, candidates, relayed, .. } = way(world.route(user, "hp", None)) else {
+            panic!()
+        };
+        assert_ne!(peer, first);
+        assert_eq!((candidates.is_empty(), relayed.is_some()), (false, true));
+    }
+    assert!(world.now.mono - began < Duration::from_millis(600), "{:?}", world.now.mono - began);
+    // Whom it has not waited for, it has forgotten.
+    world.run(Duration::from_secs(1));
+    let from = world.log.len();
+    world.run(Duration::from_secs(5));
+    let to_dead = world.log[from..].iter().filter(|flight| flight.from == user && flight.to == dead).count();
+    assert_eq!(to_dead, 0);
 }

@@ -446,6 +446,24 @@ fn a_dead_super_node_is_replaced_and_not_by_all_at_once() {
     assert!(seconds.len() >= 4, "{seconds:?}");
 }
 
+/// Rule 6.33: who hears from a broken tunnel that a super-node may be dead does not wait for the next renewal.
+#[test]
+fn a_dead_relay_is_replaced_within_two_seconds_and_the_network_is_told() {
+    let (mut world, _, site) = office_of(48, 4);
+    let before = attached_to(&world, site);
+    let victim = *before.first().unwrap();
+    let relay = world.holder(victim).id;
+    world.cut.insert(victim);
+    let died = world.now.mono;
+    world.input(site, Input::RelayLost(relay));
+    world.run(Duration::from_secs(3));
+    let attached = attached_to(&world, site);
+    assert!(attached.len() == 2 && !attached.contains(&victim), "{attached:?}");
+    let heard = world.holders.values().flat_map(|holder| &holder.asked);
+    let told = heard.filter(|(at, request)| *at > died && matches!(request, Request::Store(_)));
+    assert!(told.count() >= 2, "where it is attached now is in its NodeInfo");
+}
+
 /// Rule 6.23: when enough super-nodes have come, the operator is left, one by one.
 #[test]
 fn members_leave_the_operator_when_it_stands_in_no_more() {

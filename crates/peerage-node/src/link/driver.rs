@@ -23,7 +23,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// Drives a link until it ends, and returns why.
 pub(super) async fn run(peer: Arc<Peer>, id: LinkId, kick: Arc<Notify>, mut channel: Channel) -> Code {
-    let code = match drive(&peer, id, &kick, &mut channel).await {
+    let result = drive(&peer, id, &kick, &mut channel).await;
+    let is_broken = result.is_err();
+    let code = match result {
         Ok(closed) => code_of(closed),
         Err(error) => {
             tracing::debug!(peer = ?peer.id, %error, "a link broke");
@@ -33,10 +35,13 @@ pub(super) async fn run(peer: Arc<Peer>, id: LinkId, kick: Arc<Notify>, mut chan
         }
     };
     // From here on its sessions go on elsewhere.
-    peer.act(|state, now| {
+    let ends = peer.act(|state, now| {
         state.bundle.link_lost(id, now);
-        state.links.remove(&id);
+        state.links.remove(&id)
     });
+    if is_broken {
+        peer.relay_lost(ends.flatten().and_then(|ends| ends.relay));
+    }
     let farewell = async {
         channel.finish();
         while !channel.flush()? {

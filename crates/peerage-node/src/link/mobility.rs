@@ -83,6 +83,7 @@ mod a_tunnel_goes_on {
                 LinkEvent::Up(_)
                 | LinkEvent::Down(_)
                 | LinkEvent::Head(_)
+                | LinkEvent::RelayLost(_)
                 | LinkEvent::PathUsed { .. }
                 | LinkEvent::PathUnused { .. } => {}
                 LinkEvent::OpenAsked { .. } => panic!("nobody asks a user-node"),

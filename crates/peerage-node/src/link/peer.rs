@@ -55,6 +55,8 @@ pub(super) struct Ends {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) via: Via,
+    /// The relay that it goes over.
+    pub(super) relay: Option<NodeId>,
     pub(super) kick: Arc<Notify>,
 }
 
@@ -155,6 +157,10 @@ impl Peer {
                 Event::Unusable => inner.notifier.notify(LinkEvent::Down(self.id)),
                 Event::Head(record) => inner.notifier.notify(LinkEvent::Head(record)),
                 Event::OpenAsked { session, open } => self.on_open(state, inner, (session, open), now),
+                Event::Silent(link) => {
+                    let relay = state.links.get(&link).and_then(|ends| ends.relay);
+                    relay.inspect(|relay| inner.notifier.notify(LinkEvent::RelayLost(*relay)));
+                }
                 Event::Moved { session, .. } => {
                     if let Some(user) = state.users.get(&session) {
                         user.moved.notify_one();
@@ -228,10 +234,9 @@ impl Peer {
         self.act(|state, now| {
             let is_news = candidates.iter().any(|candidate| !state.reach.candidates.contains(candidate));
             state.reach.identity = Some(identity);
-            if !candidates.is_empty() {
-                state.reach.candidates = candidates.to_vec();
-            }
+            // Fewer than before are none to make a difference for: what is being dialled goes on.
             if is_news {
+                state.reach.candidates = candidates.to_vec();
                 state.bundle.retry(now);
             }
         });
@@ -274,10 +279,13 @@ impl Peer {
                 // It was begun for a network that is gone, or has ended long since.
                 before.abort();
             }
-            // The peer may be elsewhere, or where only a relay leads to it.
-            if dial.is_awaited {
-                self.ask_for_path(inner);
-            }
+        }
+    }
+
+    /// A link has broken: if it went over a relay, that may have died.
+    pub(super) fn relay_lost(&self, relay: Option<NodeId>) {
+        if let (Some(relay), Some(inner)) = (relay, self.inner.upgrade()) {
+            inner.notifier.notify(LinkEvent::RelayLost(relay));
         }
     }
 
@@ -305,7 +313,7 @@ pub(super) async fn keep(peer: Weak<Peer>, kick: Arc<Notify>) {
     loop {
         let Some(strong) = peer.upgrade() else { return };
         let Some(inner) = strong.inner.upgrade() else { return };
-        let mut dials = Vec::new();
+        let (mut dials, mut is_sought) = (Vec::new(), false);
         let left = strong.act(|state, now| {
             if planned.is_some_and(|at| now - at > SLEPT) {
                 for link in state.links.keys() {
@@ -317,6 +325,7 @@ pub(super) async fn keep(peer: Weak<Peer>, kick: Arc<Notify>) {
             while let Some(dial) = state.bundle.poll_dial(now) {
                 dials.push(dial);
             }
+            is_sought = state.bundle.poll_seek(now);
             let wakes_at = state.bundle.poll_timeout();
             state.wakes_at = wakes_at;
             let left = wakes_at.map_or(MAX_SLEEP, |at| at - now).min(MAX_SLEEP);
@@ -325,6 +334,9 @@ pub(super) async fn keep(peer: Weak<Peer>, kick: Arc<Notify>) {
         });
         for dial in dials {
             strong.dial(&inner, dial);
+        }
+        if is_sought {
+            strong.ask_for_path(&inner);
         }
         let id = strong.id;
         drop(strong);

@@ -105,6 +105,13 @@ impl Inner {
         let standing = standing(what.side, Purpose::Shared, PathKind::Relayed);
         let ends = (local, what.address, Via::Relay);
         let connected = Connected::Tcp(Box::new(channel));
-        Ok(self.start(&self.peer(what.peer), standing, connected, ends, (permit, None)))
+        Ok(self.start_over(
+            Some(what.relay),
+            &self.peer(what.peer),
+            standing,
+            connected,
+            ends,
+            (permit, None),
+        ))
     }
 }

@@ -32,6 +32,10 @@ pub(super) const MAX_OUTSTANDING: usize = 4_096;
 /// and once more. More would let whoever sees the requests make a node send; fewer would give up on an honest receiver.
 const MAX_RESENT: u32 = 5;
 
+/// How often one request is sent earlier than it would be, because its sender has reason to believe that the receiver is back. With
+/// those of Rule 6.2 that is one datagram in half a second at the most.
+const MAX_HASTENED: u32 = 5;
+
 /// How long after a datagram a hint about it is acted upon.
 const HINT_LIFETIME: Duration = Duration::from_secs(5);
 
@@ -116,6 +120,8 @@ struct Waiting {
     sent: usize,
     /// How often it was sent because a hint asked for it.
     resent: u32,
+    /// How often it was sent because somebody could not wait.
+    hastened: u32,
     next_at: Instant,
     nonces: Vec<Nonce>,
     /// To whom a smaller one introduces this node first, because both do not fit into one datagram.
@@ -154,7 +160,8 @@ pub(super) struct Expected {
 impl Outgoing {
     pub(super) fn sizes(&self) -> [TableSize; 2] {
         // Each sending makes an attempt, and one more with a forwarder.
-        let sendings = RETRANSMIT.len().saturating_add(usize::try_from(MAX_RESENT).unwrap_or(0));
+        let sendings =
+            RETRANSMIT.len().saturating_add(usize::try_from(MAX_RESENT + MAX_HASTENED).unwrap_or(0));
         [
             TableSize::new("requests", self.waiting.len(), 2 * MAX_OUTSTANDING),
             TableSize::new("attempts", self.attempts.len(), 4 * MAX_OUTSTANDING * sendings),
@@ -307,7 +314,16 @@ impl Endpoint {
         self.begin(Waiting::new(to, (remote, Way::Leg(leg)), request, now.mono), now)
     }
 
-    /// Forgets a request whose leg is gone; nothing comes of it any more.
+    /// Sends a request that waits for its answer once more at once, beside the sendings of Rule 6.2; at most five times.
+    pub fn hasten(&mut self, id: RequestId, now: Now) {
+        let Some(waiting) = self.outgoing.waiting.get_mut(&id) else { return };
+        if waiting.parked.is_none() && waiting.hastened < MAX_HASTENED {
+            waiting.hastened += 1;
+            self.transmit(id, now);
+        }
+    }
+
+    /// Forgets a request that nobody waits for any more; nothing comes of it.
     pub fn forget_request(&mut self, id: RequestId) {
         self.outgoing.finish(id);
     }
@@ -541,6 +557,7 @@ impl Waiting {
             reply_size: request.reply_size(),
             sent: 0,
             resent: 0,
+            hastened: 0,
             next_at: now.after(way.patience()),
             nonces: Vec::new(),
             parked: None,

@@ -8,7 +8,7 @@
 //! ```text
 //!   socket ─▶ take_input, handle_input ─▶ sessions ─▶ poll_woken ─▶ the application's task: with(session)
 //!   socket ◀─ poll_output ◀─ poll_writable ◀─ sessions ◀─ the application's task: with(session)
-//!   dialler ◀─ poll_dial;  dialler ─▶ add_link, dial_failed
+//!   dialler ◀─ poll_dial, poll_seek;  dialler ─▶ add_link, dial_failed
 //! ```
 //!
 //! **Which link.** A session goes to the best link that can be used: its own one if it has one, else the newest of those that are
@@ -140,6 +140,8 @@ pub enum Event {
     },
     /// A signed Head record of the peer, not yet verified.
     Head(Bytes),
+    /// This link does not answer, whoever has dialled it.
+    Silent(LinkId),
     /// An own session's bytes go over another link than before.
     Moved {
         /// The session.
@@ -413,6 +415,15 @@ impl Bundle {
         Some(dial)
     }
 
+    /// Returns whether the peer should be looked for now: tunnels wait, and it may be elsewhere, or where only a relay leads to it.
+    pub fn poll_seek(&mut self, now: Instant) -> bool {
+        let is_due = self.seek_at().is_some_and(|at| at <= now);
+        if is_due {
+            self.redial.sought(now);
+        }
+        is_due
+    }
+
     /// Tells that a dial has come to nothing.
     pub fn dial_failed(&mut self, dial: Dial, now: Instant) {
         match self.own_dialled.remove(&dial.id) {
@@ -554,14 +565,16 @@ impl Bundle {
         self.settle(now);
     }
 
-    /// Returns when to call [`handle_timeout`](Self::handle_timeout), and then [`poll_dial`](Self::poll_dial), at the latest.
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout), and then [`poll_dial`](Self::poll_dial) and
+    /// [`poll_seek`](Self::poll_seek), at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let sessions = self.deadlines.first().map(|(at, _)| *at);
         let links = self.links.values().filter_map(|carrier| carrier.link.poll_timeout());
         let leaving = self.links.values().filter_map(|carrier| carrier.leaves_at);
         let own = (!self.own_wanted.is_empty() && self.is_ending.is_none()).then(Instant::default);
         let look = self.look.map(|(at, _)| at);
-        links.chain(sessions).chain(leaving).chain(look).chain(self.redial_at()).chain(own).min()
+        let dials = self.redial_at().into_iter().chain(self.seek_at()).chain(own);
+        links.chain(sessions).chain(leaving).chain(look).chain(dials).min()
     }
 
     fn link_timeout(&mut self, id: LinkId, now: Instant) {
@@ -585,6 +598,12 @@ impl Bundle {
     fn redial_at(&self) -> Option<Instant> {
         let is_wanted = self.is_ending.is_none() && (self.wants_better || !self.needy.is_empty());
         if is_wanted && self.may_dial() { self.redial.due_at() } else { None }
+    }
+
+    /// Returns when the peer is to be looked for next.
+    fn seek_at(&self) -> Option<Instant> {
+        let is_wanted = self.is_ending.is_none() && !self.needy.is_empty();
+        (is_wanted && self.may_dial()).then(|| self.redial.seek_at())
     }
 
     /// Counts dialled links.

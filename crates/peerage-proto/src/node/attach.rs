@@ -12,7 +12,7 @@ use peerage_wire::time::{Instant, Now};
 use super::lookup::Server;
 use super::places::tags;
 use super::sync::HeadNews;
-use super::{Node, Purpose};
+use super::{Node, Purpose, RequestId};
 use crate::trust::Member;
 
 /// How often a standing contact is renewed. RFC 4787 wants mappings of UDP to live for two minutes; many routers keep
@@ -28,6 +28,23 @@ const MAX_ATTACHMENTS: usize = 2;
 
 /// Unanswered renewals after which an attachment counts as lost.
 const MAX_MISSES: u32 = 3;
+
+/// When an attachment is renewed once more that tunnels depended on a moment ago: at once, then after this time, and twice as long each
+/// time. Longer adds to the pause that people notice; shorter sends more to a server that is busy restarting.
+const DOUBT_PAUSE: Duration = Duration::from_millis(100);
+
+/// See [`DOUBT_PAUSE`]: at the most, in the first seconds of an outage.
+const MAX_DOUBT_PAUSE: Duration = Duration::from_secs(1);
+
+/// See [`DOUBT_PAUSE`]: later the pause is this part of the outage, as for those at the other end of the tunnels (Rule 7.26).
+const DOUBT_PART: u32 = 16;
+
+/// See [`DOUBT_PART`]: at the most.
+const MAX_LATE_PAUSE: Duration = Duration::from_secs(15);
+
+/// So many such renewals are waited for before another server is chosen, if there is any: one and a half seconds. More keeps tunnels
+/// waiting for a server that is dead, fewer leaves one that is far away.
+const MAX_DOUBTS: u32 = 4;
 
 /// Renewals in a row that bring no fresh Head, while others have one, after which somebody else is chosen.
 const MAX_STALE: u32 = 2;
@@ -57,6 +74,41 @@ pub(super) struct Attachment {
     pub(super) observed: Option<SocketAddr>,
     /// The server's sealing key. With another one it has started anew, and what it kept in memory is gone.
     key: Option<KeyHint>,
+    /// The renewal that was not answered yet.
+    request: Option<RequestId>,
+    /// Tunnels that this server relayed have broken, and it has not answered since.
+    doubt: Option<Doubt>,
+}
+
+/// What is remembered of an attachment in doubt.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    since: Instant,
+    renewals: u32,
+}
+
+impl Doubt {
+    /// Returns how long the next renewal is waited for.
+    fn pause(&self, now: Instant) -> Duration {
+        let quick = DOUBT_PAUSE * 2_u32.saturating_pow(self.renewals.min(10));
+        let late = ((now - self.since) / DOUBT_PART).min(MAX_LATE_PAUSE);
+        quick.min(MAX_DOUBT_PAUSE).max(late)
+    }
+}
+
+impl Attachment {
+    const fn new(since: Instant) -> Self {
+        Self {
+            since,
+            next_at: since,
+            misses: 0,
+            stale: 0,
+            observed: None,
+            key: None,
+            request: None,
+            doubt: None,
+        }
+    }
 }
 
 /// How the next servers are chosen.
@@ -158,8 +210,7 @@ impl Node {
         }
         let next_at = self.serving.choice.not_before.max(now.mono);
         for server in candidates.into_iter().take(missing) {
-            let new = Attachment { since: next_at, next_at, misses: 0, stale: 0, observed: None, key: None };
-            self.serving.attachments.insert(server.node, new);
+            self.serving.attachments.insert(server.node, Attachment::new(next_at));
         }
     }
 
@@ -215,18 +266,80 @@ impl Node {
             let server = if self.is_fit(&node, now) { self.server(node) } else { None };
             let Some(server) = server else {
                 // The set has changed. Everybody notices at his own renewal, so that not all move at once.
-                self.serving.attachments.remove(&node);
+                self.detach(&node);
                 is_lacking = true;
                 continue;
             };
-            let next_at = now.mono.after(self.jittered(ATTACH_INTERVAL));
-            if let Some(attachment) = self.serving.attachments.get_mut(&node) {
-                attachment.next_at = next_at;
-            }
-            self.ask(server, &Request::Attach, Purpose::Attach(node), now);
+            is_lacking |= self.leaves_in_doubt(node, now);
+            self.renew_attachment(server, now);
         }
         if is_lacking {
             self.review_attachments(now);
+        }
+    }
+
+    fn renew_attachment(&mut self, server: Server, now: Now) {
+        let usual = self.jittered(ATTACH_INTERVAL);
+        let Some(attachment) = self.serving.attachments.get_mut(&server.node) else { return };
+        let pause = attachment.doubt.as_mut().map(|doubt| {
+            let pause = doubt.pause(now.mono);
+            doubt.renewals = doubt.renewals.saturating_add(1);
+            pause
+        });
+        attachment.next_at = now.mono.after(pause.unwrap_or(usual));
+        match attachment.request {
+            // All its sendings count, so that the answer to an early one is not lost on a long way.
+            Some(request) => self.endpoint.hasten(request, now),
+            None => {
+                let request = self.ask(server, &Request::Attach, Purpose::Attach(server.node), now);
+                if let Some(attachment) = self.serving.attachments.get_mut(&server.node) {
+                    attachment.request = Some(request);
+                }
+            }
+        }
+    }
+
+    /// Tunnels through this relay have broken. Whether it has died is to be known at once by who is attached to it (Rule 6.33).
+    pub(super) fn relay_lost(&mut self, relay: NodeId, now: Now) {
+        let Some(server) = self.server(relay).filter(|_| self.is_server(&relay)) else { return };
+        match self.serving.attachments.get_mut(&relay) {
+            Some(attachment) => {
+                if attachment.doubt.is_none() {
+                    attachment.doubt = Some(Doubt { since: now.mono, renewals: 0 });
+                    attachment.next_at = now.mono;
+                    self.renew_attachments(now);
+                }
+            }
+            // Its answer is all that is wanted: until then others are asked first.
+            None => {
+                self.servers.doubt(relay, now.mono);
+                self.ask(server, &Request::Ping, Purpose::Probe, now);
+            }
+        }
+    }
+
+    /// Leaves a server that tunnels depended on and that does not answer, if there is another. Returns whether it did.
+    fn leaves_in_doubt(&mut self, node: NodeId, now: Now) -> bool {
+        let doubt = self.serving.attachments.get(&node).and_then(|attachment| attachment.doubt);
+        if doubt.is_none_or(|doubt| doubt.renewals < MAX_DOUBTS) {
+            return false;
+        }
+        let others = self.attachable(now);
+        let is_well = |server: &Server| self.servers.penalty(&server.node, now.mono) == (0, 0);
+        if !others.iter().any(is_well) {
+            return false;
+        }
+        self.servers.doubt(node, now.mono);
+        self.detach(&node);
+        self.serving.choice.not_before = now.mono;
+        true
+    }
+
+    fn detach(&mut self, node: &NodeId) {
+        let gone = self.serving.attachments.remove(node);
+        if let Some(request) = gone.and_then(|attachment| attachment.request) {
+            self.endpoint.forget_request(request);
+            self.purposes.remove(&request);
         }
     }
 
@@ -235,10 +348,15 @@ impl Node {
         let news = head.map_or(HeadNews::Bad, |head| self.take_head(&head, now));
         let is_known = self.head_age(now).is_some_and(|age| age <= MAX_HEAD_AGE);
         let key = self.endpoint.peer_key(&by);
+        let was_doubted = self.serving.attachments.get(&by).is_some_and(|a| a.doubt.is_some());
+        let again = was_doubted.then(|| now.mono.after(self.jittered(ATTACH_INTERVAL)));
         let Some(attachment) = self.serving.attachments.get_mut(&by) else { return };
         let first = attachment.observed.is_none() || attachment.key != key;
         attachment.key = key;
         attachment.misses = 0;
+        attachment.request = None;
+        attachment.doubt = None;
+        attachment.next_at = again.unwrap_or(attachment.next_at);
         attachment.observed = Some(observed);
         let is_stale = matches!(news, HeadNews::Old | HeadNews::Bad);
         attachment.stale = if is_stale && is_known { attachment.stale.saturating_add(1) } else { 0 };
@@ -247,7 +365,7 @@ impl Node {
         self.serving.choice.not_before = now.mono;
         if is_withholding {
             self.servers.mark(by, now.mono);
-            self.serving.attachments.remove(&by);
+            self.detach(&by);
             self.review_attachments(now);
         } else if first {
             self.announce_soon(now);
@@ -256,8 +374,17 @@ impl Node {
 
     pub(super) fn attachment_failed(&mut self, server: NodeId, now: Now) {
         let again = now.mono.after(self.jittered(MISSED_INTERVAL));
+        let serves_tunnels = self.watched.values().any(|tunnel| tunnel.serving);
         let Some(attachment) = self.serving.attachments.get_mut(&server) else { return };
+        attachment.request = None;
         attachment.misses = attachment.misses.saturating_add(1);
+        attachment.doubt = attachment.doubt.filter(|_| serves_tunnels);
+        if attachment.doubt.is_some() {
+            if attachment.misses >= MAX_MISSES {
+                attachment.observed = None;
+            }
+            return;
+        }
         if attachment.misses < MAX_MISSES {
             attachment.next_at = again;
             return;

@@ -126,6 +126,8 @@ pub enum Input {
         /// What.
         news: LegNews,
     },
+    /// A link over this relay has broken or fallen silent, at either end of it: the relay may have died.
+    RelayLost(NodeId),
     /// A peer has sent a Head over a link; it may be anything.
     HeadSeen(Bytes),
     /// A route given in [`Answer::Route`] did not work.

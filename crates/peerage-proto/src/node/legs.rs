@@ -132,6 +132,22 @@ impl Node {
         }
     }
 
+    /// Gives up the own leg of an attempt that is not to be made any more, if it was not joined yet.
+    pub(super) fn abandon_leg(&mut self, link: LinkId) {
+        let of = |leg: &Leg| leg.what.link == link && leg.what.side == Side::Client;
+        let legs: Vec<_> = self.legs.pending.iter().filter(|(_, leg)| of(leg)).map(|(id, _)| *id).collect();
+        for leg in legs {
+            self.forget_leg(leg);
+            self.order_leg(leg, LegOrder::Close);
+        }
+    }
+
+    fn forget_leg(&mut self, leg: LegId) {
+        let Some(Leg { request: Some(request), .. }) = self.legs.pending.remove(&leg) else { return };
+        self.endpoint.forget_request(request);
+        self.purposes.remove(&request);
+    }
+
     pub(super) fn own_leg(&mut self, leg: LegId, news: LegNews, now: Now) {
         let Some(Leg { what, request }) = self.legs.pending.get(&leg).copied() else { return };
         match news {
@@ -149,10 +165,11 @@ impl Node {
                 self.endpoint.handle_own_leg_datagram(what.address, &payload, &self.trust, now);
             }
             LegNews::Closed => {
-                self.legs.pending.remove(&leg);
-                if let Some(request) = request {
-                    self.endpoint.forget_request(request);
-                    self.purposes.remove(&request);
+                self.forget_leg(leg);
+                if request.is_none() {
+                    // It could not even be dialled.
+                    self.servers.doubt(what.relay, now.mono);
+                    self.relay_refused(what.link, now);
                 }
             }
         }

@@ -468,6 +468,7 @@ impl Node {
             Query::Node(_) => {}
             Query::TunnelNodes(ref tags) => {
                 let found = self.believable(&running, now);
+                self.note_tunnel_nodes(&found, now);
                 for task in running.waiting {
                     if self.routing.is_route(task) {
                         self.tunnel_nodes_found(task, &found, verdict);

@@ -1,33 +1,29 @@
 //! The user-node: from a name that a person typed to a way to the device (Rules 6.15 to 6.19).
 
+mod asking;
 mod here;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::codec::{Candidate, Service, Transport};
-use peerage_wire::id::{DeviceId, LinkId, NodeId, SessionId};
-use peerage_wire::message::{Reply, Request, TunnelRequest};
+use peerage_wire::codec::{Candidate, Service};
+use peerage_wire::id::{DeviceId, LinkId, NodeId};
 use peerage_wire::record::{EndDevice, NodeInfoPrivate, NodeInfoPublic, Table, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
-use rand_core::Rng as _;
 
+use self::asking::Asking;
 use super::lookup::Verdict;
 use super::places::{may_dial, tags};
 use super::queries::Query;
 use super::sync::Gate;
-use super::{Answer, Discard, Failure, Node, Purpose, RequestId, Route, Server, TaskId, Way};
-use crate::link::Side;
+use super::{Answer, Discard, Failure, Node, Route, TaskId, Way};
 use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 
 /// How long finding a way may take in all: a look-up with every server silent, then a path.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(12);
-
-/// How long a tunnel-node may take to answer a TunnelRequest before it is dialled where it has announced itself.
-const PATH_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// How long a tunnel-node that failed is passed over.
 const FAILED_FOR: Duration = Duration::from_secs(60);
@@ -37,12 +33,6 @@ const MAX_ROUTES: usize = 1_024;
 
 /// Most tunnel-nodes of a site that are looked at.
 const MAX_TUNNEL_NODES: usize = 8;
-
-/// Most addresses to which one TunnelRequest goes.
-const MAX_PATH_ADDRESSES: usize = 4;
-
-/// Through how many of those to whom a tunnel-node is attached it is asked at once: one may have died since.
-const MAX_FORWARDERS: usize = 2;
 
 /// Most failures and preferences that are remembered.
 const MAX_REMEMBERED: usize = 1_024;
@@ -71,8 +61,8 @@ enum Stage {
     FindingNodes,
     /// Has the NodeInfo of tunnel-nodes, waits for their Node records.
     CheckingNodes(Vec<Bytes>),
-    /// Has asked a tunnel-node for a path.
-    Asking { target: Box<Target>, requests: BTreeSet<RequestId>, deadline: Instant },
+    /// Asks tunnel-nodes for a path.
+    Asking(Box<Asking>),
 }
 
 /// A tunnel-node that will do.
@@ -83,8 +73,6 @@ struct Target {
     announced: Vec<Candidate>,
     /// Those through whom it can be asked, and who relay.
     attached_to: Vec<NodeId>,
-    /// The attempt for which a leg was dialled.
-    relayed: Option<LinkId>,
 }
 
 /// What a user-node remembers.
@@ -94,16 +82,19 @@ pub(super) struct Routing {
     failed_at: BTreeMap<(DeviceId, NodeId), Instant>,
     /// Which tunnel-node served a device before.
     sticky: BTreeMap<DeviceId, NodeId>,
+    /// How those were reached, as they announced it last.
+    known: BTreeMap<NodeId, (DeviceId, Target)>,
     /// When a node's record was last looked for.
     looked_up_at: BTreeMap<NodeId, Instant>,
 }
 
 impl Routing {
-    pub(super) fn sizes(&self) -> [TableSize; 4] {
+    pub(super) fn sizes(&self) -> [TableSize; 5] {
         [
             TableSize::new("routes", self.searches.len(), MAX_ROUTES),
             TableSize::new("failed routes", self.failed_at.len(), MAX_REMEMBERED),
             TableSize::new("tunnel-nodes used before", self.sticky.len(), MAX_REMEMBERED),
+            TableSize::new("tunnel-nodes known", self.known.len(), MAX_REMEMBERED),
             TableSize::new("nodes looked up", self.looked_up_at.len(), MAX_REMEMBERED),
         ]
     }
@@ -118,7 +109,7 @@ impl Routing {
 
     pub(super) fn next_at(&self) -> Option<Instant> {
         let deadline = |search: &Search| match &search.stage {
-            Stage::Asking { deadline, .. } => search.deadline.min(*deadline),
+            Stage::Asking(asking) => search.deadline.min(asking.due_at()),
             Stage::Resolving
             | Stage::FindingHere(_)
             | Stage::ProvingHere(..)
@@ -154,9 +145,40 @@ impl Node {
         service: String,
         now: Now,
     ) {
+        if self.routing.searches.values().any(|search| search.peer == Some(peer)) {
+            return self.answer(task, Answer::Failed(Failure::Busy));
+        }
         self.route(task, device.to_string(), Some(service), now);
-        if let Some(search) = self.routing.searches.get_mut(&task) {
-            search.peer = Some(peer);
+        let Some(search) = self.routing.searches.get_mut(&task) else { return };
+        search.peer = Some(peer);
+        self.ask_known(task, (peer, device), now);
+    }
+
+    /// Asks the tunnel-node of an open tunnel at once as it was reached last. Meanwhile the network tells where it is now, for the next
+    /// time.
+    fn ask_known(&mut self, task: TaskId, (peer, device): (NodeId, DeviceId), now: Now) {
+        let Some((_, target)) = self.routing.known.get(&peer).cloned() else { return };
+        let Some((_, device)) = self.devices.get(&device).cloned() else { return };
+        if self.trust.is_revoked(&peer) {
+            return;
+        }
+        let time = self.endpoint.time(now);
+        let tags = tags(&device.site, &self.keys, self.epoch_began, time);
+        // If there are too many look-ups already, this one is made the next time.
+        self.look_up(Query::TunnelNodes(tags), None);
+        self.ask_for_path(task, &device, vec![target], now);
+    }
+
+    /// Takes what a look-up has found for those tunnel-nodes that this node uses.
+    pub(super) fn note_tunnel_nodes(&mut self, found: &[Bytes], now: Now) {
+        for bytes in found {
+            let Ok(info) = UnverifiedRecord::parse(bytes) else { continue };
+            let node = subject(info.header());
+            let Some((device, _)) = self.routing.known.get(&node) else { continue };
+            let Some((_, device)) = self.devices.get(device).cloned() else { continue };
+            if let Some(target) = self.target(bytes, node, &device, now) {
+                self.routing.known.insert(node, (device.device, target));
+            }
         }
     }
 
@@ -179,10 +201,7 @@ impl Node {
             match search.stage {
                 Stage::Resolving => self.resolve(task, &search, now),
                 Stage::CheckingNodes(infos) => self.check_nodes(task, &search.device, &infos, now),
-                Stage::FindingHere(_)
-                | Stage::ProvingHere(..)
-                | Stage::FindingNodes
-                | Stage::Asking { .. } => {}
+                Stage::FindingHere(_) | Stage::ProvingHere(..) | Stage::FindingNodes | Stage::Asking(_) => {}
             }
         }
     }
@@ -335,10 +354,10 @@ impl Node {
         }
         self.endpoint.learn_peer(member, public.statement, now);
         let announced = self.dialable(private.candidates);
-        Some(Target { member, announced, attached_to: private.attachments, relayed: None })
+        Some(Target { member, announced, attached_to: private.attachments })
     }
 
-    /// Takes the tunnel-node that served before, else the first that did not fail lately.
+    /// Asks the tunnel-node that served before, else the first that did not fail lately, and soon those after it.
     fn choose(&mut self, task: TaskId, device: &EndDevice, mut targets: Vec<Target>, now: Now) {
         let sticky = self.routing.sticky.get(&device.device).copied();
         targets.sort_by_key(|target| {
@@ -347,47 +366,15 @@ impl Node {
             let failed = failed.is_some_and(|at| now.mono - *at < FAILED_FOR);
             (failed, Some(id) != sticky, !self.links.contains(&id))
         });
-        let Some(target) = targets.into_iter().next() else {
+        let Some(target) = targets.first() else {
             return self.route_failed_with(task, Failure::NoTunnelNode);
         };
         let is_lost = self.routing.searches.get(&task).is_some_and(|search| search.peer.is_some());
         if self.links.contains(&target.member.id) && !is_lost {
-            return self.path_found(task, &target, Vec::new());
+            let target = target.clone();
+            return self.path_found(task, target, (Vec::new(), None));
         }
-        self.ask_for_path(task, device, target, now);
-    }
-
-    fn ask_for_path(&mut self, task: TaskId, device: &EndDevice, mut target: Target, now: Now) {
-        let service = self.routing.searches.get(&task).and_then(|search| search.service.clone());
-        let service = chosen_service(device, service.as_deref()).map(|s| s.name.clone()).unwrap_or_default();
-        let mut id = SessionId([0; SessionId::SIZE]);
-        self.endpoint.rng().fill_bytes(&mut id.0);
-        let forwarders = self.forwarders(&target, now);
-        let candidates = self.offered_candidates(&forwarders, now);
-        let relay = forwarders.first().map(|server| server.node);
-        let request = TunnelRequest { id, device: device.device, service, candidates, relay, hello: None };
-        // At once: the tunnel-node dials the same relay as soon as it is asked (Rule 6.32).
-        if let Some(server) = forwarders.first() {
-            self.dial_leg(*server, request.link(), (&target.member, Side::Client), now);
-            target.relayed = Some(request.link());
-        }
-        self.seek_path(&target.member, &request, now);
-        let request = Request::TunnelRequest(request);
-        let mut requests = BTreeSet::new();
-        for forwarder in forwarders {
-            self.acquaint(forwarder.node, now);
-            let through = (forwarder.node, forwarder.address);
-            let id = self.endpoint.request_through(through, target.member.id, &request, now);
-            self.purposes.insert(id, Purpose::Path(task));
-            requests.insert(id);
-        }
-        let udp = target.announced.iter().filter(|candidate| candidate.transport == Transport::Udp);
-        for address in udp.map(|candidate| candidate.address).take(MAX_PATH_ADDRESSES) {
-            let server = Server { node: target.member.id, address };
-            requests.insert(self.ask(server, &request, Purpose::Path(task), now));
-        }
-        let deadline = now.mono.after(PATH_TIMEOUT);
-        self.set_stage(task, Stage::Asking { target: Box::new(target), requests, deadline });
+        self.ask_for_path(task, device, targets, now);
     }
 
     /// Returns those of the places that somebody names which may be dialled from here.
@@ -396,72 +383,13 @@ impl Node {
         candidates
     }
 
-    /// Returns those through whom a tunnel-node is asked, the nearest first.
-    fn forwarders(&self, target: &Target, now: Now) -> Vec<Server> {
-        let known = target.attached_to.iter().filter(|node| !self.trust.is_revoked(node));
-        let mut all: Vec<_> = known.filter_map(|node| self.server(*node)).collect();
-        let rtt = |server: &Server| self.servers.health(&server.node).and_then(|health| health.rtt);
-        all.sort_by_key(|server| {
-            let rtt = rtt(server);
-            (self.servers.penalty(&server.node, now.mono), rtt.is_none(), rtt)
-        });
-        all.truncate(MAX_FORWARDERS);
-        all
-    }
-
-    pub(super) fn path_answered(&mut self, task: TaskId, from: NodeId, reply: Reply, _now: Now) {
-        let Reply::TunnelOpened { candidates, flight: _ } = reply else { return };
-        let Some(Search { stage: Stage::Asking { target, .. }, .. }) = self.routing.searches.get(&task)
-        else {
-            return;
-        };
-        if target.member.id != from {
-            return;
-        }
-        let target = target.clone();
-        // What it says now comes before what it announced minutes ago. UDP asks nobody whether it wants to be sent to, so there only
-        // what the node has signed counts.
-        let mut places = self.dialable(candidates);
-        places.retain(|candidate| candidate.transport == Transport::Tcp);
-        let said: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
-        places.extend(target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address))));
-        self.path_found(task, &target, places);
-    }
-
-    pub(super) fn path_failed(&mut self, task: TaskId, request: RequestId, now: Now) {
-        let Some(Search { stage: Stage::Asking { requests, .. }, .. }) = self.routing.searches.get_mut(&task)
-        else {
-            return;
-        };
-        requests.remove(&request);
-        if requests.is_empty() {
-            self.dial_as_announced(task, now);
-        }
-    }
-
-    /// Nobody answered the TunnelRequest, as where UDP is blocked; the tunnel-node may still be dialled where it has announced
-    /// itself.
-    fn dial_as_announced(&mut self, task: TaskId, now: Now) {
-        let Some(Search { stage: Stage::Asking { target, .. }, device, .. }) =
-            self.routing.searches.get(&task)
-        else {
-            return;
-        };
-        let target = target.clone();
-        // Where UDP is silent, QUIC is not tried.
-        let tcp = target.announced.iter().filter(|candidate| candidate.transport == Transport::Tcp);
-        let places: Vec<_> = tcp.copied().collect();
-        if places.is_empty() && target.relayed.is_none() {
-            // The next attempt should not ask the same again if there is another.
-            if let Some(device) = self.named_device(device).map(|device| device.device) {
-                self.route_failed(device, target.member.id, now);
-            }
-            return self.route_failed_with(task, Failure::TunnelNodesSilent);
-        }
-        self.path_found(task, &target, places);
-    }
-
-    fn path_found(&mut self, task: TaskId, target: &Target, candidates: Vec<Candidate>) {
+    /// Says which tunnel-node it is, where to dial it, and the attempt for which a leg is under way.
+    fn path_found(
+        &mut self,
+        task: TaskId,
+        target: Target,
+        (candidates, relayed): (Vec<Candidate>, Option<LinkId>),
+    ) {
         let Some(search) = self.routing.searches.get(&task).cloned() else { return };
         let device = self.named_device(&search.device).cloned();
         let chosen = device.and_then(|device| {
@@ -478,7 +406,10 @@ impl Node {
             }
             self.routing.sticky.insert(device.device, peer);
         }
-        let relayed = target.relayed;
+        if self.routing.known.len() >= MAX_REMEMBERED {
+            self.routing.known.clear();
+        }
+        self.routing.known.insert(peer, (device.device, target));
         self.found_way(task, &device, service, Way::Tunnel { peer, identity, candidates, relayed });
     }
 
@@ -507,7 +438,7 @@ impl Node {
     pub(super) fn routing_timeout(&mut self, now: Now) {
         self.routing.failed_at.retain(|_, at| now.mono - *at < FAILED_FOR);
         let late = |search: &Search| match &search.stage {
-            Stage::Asking { deadline, .. } => search.deadline.min(*deadline) <= now.mono,
+            Stage::Asking(asking) => search.deadline.min(asking.due_at()) <= now.mono,
             Stage::Resolving
             | Stage::FindingHere(_)
             | Stage::ProvingHere(..)
@@ -518,7 +449,7 @@ impl Node {
         let late: Vec<_> = late.map(|(task, search)| (*task, search.stage.clone())).collect();
         for (task, stage) in late {
             match stage {
-                Stage::Asking { .. } => self.dial_as_announced(task, now),
+                Stage::Asking(_) => self.asking_timeout(task, now),
                 Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
                 Stage::FindingHere(_) | Stage::ProvingHere(..) => {
                     self.route_failed_with(task, Failure::UnusableDevice);

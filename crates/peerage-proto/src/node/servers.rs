@@ -150,6 +150,14 @@ impl Servers {
         health.marked_at = Some(now);
     }
 
+    /// Notes that something has failed for which a server may be to blame; its next answer makes up for it.
+    pub(super) fn doubt(&mut self, node: NodeId, now: Instant) {
+        let health = self.health.entry(node).or_default();
+        health.failures = health.failures.saturating_add(1);
+        health.failed_at = Some(now);
+        health.is_suspect = false;
+    }
+
     /// Takes one of the few look-ups that may go to an operator as the last resort.
     pub(super) fn take_last_resort(&mut self, now: Instant) -> bool {
         let full_at = self.budget_full_at.max(now).after(LAST_RESORT_INTERVAL);
@@ -393,10 +401,8 @@ impl Node {
         if !self.is_server(&node) {
             return;
         }
+        self.servers.doubt(node, now.mono);
         let health = self.servers.health.entry(node).or_default();
-        health.failures = health.failures.saturating_add(1);
-        health.failed_at = Some(now.mono);
-        health.is_suspect = false;
         health.turn = health.turn.wrapping_add(1);
         self.servers.silent.insert(node);
         let all = self.servers.super_nodes.len() + self.trust.operators().count();

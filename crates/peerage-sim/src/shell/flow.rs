@@ -63,6 +63,8 @@ impl Shell {
                 self.on_event(id, event, now);
             } else if let Some(key) = peer.bundle.poll_woken() {
                 self.on_woken(id, key, now);
+            } else if peer.bundle.poll_seek(now) {
+                // The world finds the way to a peer with each dial.
             } else if let Some(dial) = peer.bundle.poll_dial(now) {
                 let candidates = peer.candidates.clone();
                 self.wants.push_back(Want::Dial(id, candidates, Some(dial)));
@@ -86,6 +88,8 @@ impl Shell {
                 self.add_tunnel((id, session), &open, End::Device, None, now)
             }
             Event::Head(record) => self.tell(Input::HeadSeen(record)),
+            // Relays do not die here.
+            Event::Silent(_) => {}
             Event::Moved { .. } => self.moves = self.moves.saturating_add(1),
         }
     }

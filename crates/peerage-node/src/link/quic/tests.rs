@@ -167,6 +167,7 @@ async fn a_path_that_is_found_takes_the_tunnel_over_from_a_relay_and_its_end_is_
             LinkEvent::Up(_)
             | LinkEvent::Down(_)
             | LinkEvent::Head(_)
+            | LinkEvent::RelayLost(_)
             | LinkEvent::OpenAsked { .. }
             | LinkEvent::PathWanted { .. } => {}
         }

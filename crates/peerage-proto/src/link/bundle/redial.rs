@@ -28,6 +28,13 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// After this time of an outage, dials may take longer.
 const PATIENT_AFTER: Duration = Duration::from_secs(60);
 
+/// The time from one search for the peer to the next in an outage, at first; it doubles each time. Shorter asks those who are busy starting
+/// again, longer adds to the pause that people notice.
+const SEEK_MIN: Duration = Duration::from_millis(100);
+
+/// The same in the first seconds of an outage at the most; later it is as long as the pause between dials.
+const SEEK_MAX: Duration = Duration::from_secs(1);
+
 /// How often a better path is looked for after a change of the networks before the old one is good enough.
 const MAX_LOOKS: u32 = 5;
 
@@ -43,12 +50,24 @@ pub(super) struct Redial {
     under_way: Option<u64>,
     failures: u32,
     next_id: u64,
+    /// When the peer was looked for last, and how often in this outage.
+    sought_at: Option<Instant>,
+    searches: u32,
 }
 
 impl Redial {
     pub(super) fn new(local: NodeId) -> Self {
         let salt = local.hash.iter().fold(0_u64, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
-        Self { salt, since: None, began_at: None, under_way: None, failures: 0, next_id: 0 }
+        Self {
+            salt,
+            since: None,
+            began_at: None,
+            under_way: None,
+            failures: 0,
+            next_id: 0,
+            sought_at: None,
+            searches: 0,
+        }
     }
 
     pub(super) fn want(&mut self, now: Instant) {
@@ -64,10 +83,27 @@ impl Redial {
     }
 
     fn pause(&self) -> Duration {
-        let (Some(since), Some(began_at)) = (self.since, self.began_at) else { return PAUSE_MIN };
-        let pause = ((began_at - since) / PAUSE_PART).clamp(PAUSE_MIN, PAUSE_MAX);
+        self.after_outage(self.began_at, (PAUSE_MIN, self.failures))
+    }
+
+    /// Returns when the peer is to be looked for: it may be elsewhere, or where only a relay leads to it.
+    pub(super) fn seek_at(&self) -> Instant {
+        let pause = SEEK_MAX.min(SEEK_MIN * 2_u32.saturating_pow(self.searches.saturating_sub(1).min(10)));
+        let pause = self.after_outage(self.sought_at, (pause, self.searches));
+        self.sought_at.map_or(Instant::default(), |at| at.after(pause))
+    }
+
+    pub(super) const fn sought(&mut self, now: Instant) {
+        self.sought_at = Some(now);
+        self.searches = self.searches.saturating_add(1);
+    }
+
+    /// Returns a pause that is a part of the outage when it began, within limits.
+    fn after_outage(&self, at: Option<Instant>, (least, attempt): (Duration, u32)) -> Duration {
+        let (Some(since), Some(at)) = (self.since, at) else { return least };
+        let pause = ((at - since) / PAUSE_PART).clamp(least, PAUSE_MAX);
         // Up to a quarter more, so that those who lost the same peer do not come back all at once.
-        let drawn = mixed(self.salt ^ u64::from(self.failures)) % 256;
+        let drawn = mixed(self.salt ^ u64::from(attempt)) % 256;
         pause + pause * u32::try_from(drawn).unwrap_or(0) / 1_024
     }
 
@@ -109,13 +145,14 @@ impl Redial {
     pub(super) const fn begin_anew(&mut self) {
         self.failures = 0;
         self.since = None;
+        self.sought_at = None;
+        self.searches = 0;
     }
 
     /// What was tried is out of date.
     pub(super) const fn retry_now(&mut self) {
+        self.begin_anew();
         self.under_way = None;
-        self.failures = 0;
-        self.since = None;
         self.began_at = None;
     }
 

@@ -84,6 +84,39 @@ fn a_session_without_a_link_lives_twenty_minutes_and_is_dialled_for_ever_more_ra
     assert_eq!(world.ends[1].session(world.accepted).unwrap().state(), State::Ended(End::Expired));
 }
 
+/// Rule 7.26: quickly at first, and as rarely as it is dialled later.
+#[test]
+fn a_peer_that_is_lost_is_looked_for_within_a_second_again_and_later_ever_more_rarely() {
+    let mut world = World::new();
+    let first = world.link(Purpose::Shared, PathKind::Relayed);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    world.pass(Duration::from_secs(10));
+    assert!(!world.ends[0].poll_seek(world.now), "nothing is missing");
+    world.lose(first);
+    let lost_at = world.now;
+    let mut seeks: Vec<Duration> = Vec::new();
+    while world.now - lost_at < Duration::from_secs(600) {
+        if world.ends[0].poll_seek(world.now) {
+            seeks.push(world.now - lost_at);
+        }
+        world.step();
+    }
+    let pauses: Vec<_> = seeks.windows(2).map(|pair| (pair[0], pair[1] - pair[0])).collect();
+    assert_eq!(seeks[0], Duration::ZERO);
+    assert!(pauses.iter().take(3).all(|(_, pause)| *pause < Duration::from_millis(600)), "{pauses:?}");
+    let early = pauses.iter().filter(|(at, _)| *at < Duration::from_secs(14));
+    assert!(early.clone().all(|(_, pause)| *pause <= Duration::from_millis(1_350)), "{pauses:?}");
+    assert!((10..25).contains(&early.count()), "{pauses:?}");
+    assert!(seeks.len() < 110, "{}", seeks.len());
+    // After it was of use again, the next outage is a new one.
+    let second = world.link(Purpose::Shared, PathKind::Relayed);
+    world.transfer(key, 1_000);
+    world.pass(Duration::from_secs(10));
+    world.lose(second);
+    assert!(world.ends[0].poll_seek(world.now));
+}
+
 #[test]
 fn a_peer_that_closes_every_link_is_not_dialled_without_a_pause() {
     let mut world = World::new();
@@ -172,7 +205,7 @@ fn a_relayed_tunnel_looks_for_a_direct_path_ever_more_rarely_and_takes_it() {
     let (began_at, mut looks) = (world.now, Vec::new());
     while world.now - began_at < Duration::from_secs(600) {
         if let Some(dial) = world.ends[0].poll_dial(world.now) {
-            assert!(!dial.is_awaited, "the relay serves");
+            assert!(!world.ends[0].poll_seek(world.now), "the relay serves");
             looks.push((world.now - began_at).as_secs());
             world.ends[0].dial_failed(dial, world.now);
         }
@@ -447,7 +480,7 @@ impl World {
                             self.ends[end].with(session, self.now, |session, _| session.confirm());
                         }
                         Event::Head(record) => self.heads.push(record),
-                        Event::Usable | Event::Unusable | Event::Moved { .. } => {}
+                        Event::Usable | Event::Unusable | Event::Silent(_) | Event::Moved { .. } => {}
                     }
                 }
                 while let Some(link) = self.ends[end].poll_writable() {

@@ -91,6 +91,7 @@ impl Bundle {
                 let is_suspect = event == link::Event::Suspect;
                 if is_suspect {
                     self.note_outage(id, now);
+                    self.events.push_back(Event::Silent(id));
                 }
                 let Some(carrier) = self.links.get_mut(&id) else { return };
                 for (key, number) in carrier.streams.values() {

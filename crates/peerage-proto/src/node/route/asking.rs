@@ -1,0 +1,311 @@
+//! Asking tunnel-nodes for a path, in several attempts that overlap: one node may be gone, or one of those through whom it is asked
+//! (Rules 6.15, 6.17 and 6.32).
+//!
+//! An *attempt* is one TunnelRequest: to one tunnel-node, through at most one forwarder, who is the relay at which both are to meet.
+//! The first that is answered decides, and the others are given up.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use peerage_wire::codec::Transport;
+use peerage_wire::id::{DeviceId, LinkId, NodeId, SessionId};
+use peerage_wire::message::{Reply, Request, TunnelRequest};
+use peerage_wire::record::EndDevice;
+use peerage_wire::time::{Instant, Now};
+use rand_core::Rng as _;
+
+use super::{Failure, Target, chosen_service};
+use crate::link::Side;
+use crate::node::{Node, Purpose, RequestId, Server, TaskId};
+
+/// How long after an attempt without an answer the next are made as well (RFC 8305, section 5, recommends 250 ms). Shorter asks twice
+/// wherever a round trip is long; longer makes people wait for those who are gone.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// How long after the last attempt a tunnel-node is dialled where it has announced itself, although it has not answered.
+const PATH_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// Most tunnel-nodes that are asked for one path.
+const MAX_ASKED: usize = 3;
+
+/// Through how many of those to whom a tunnel-node is attached it is asked.
+const MAX_FORWARDERS: usize = 2;
+
+/// Most addresses to which one TunnelRequest goes.
+const MAX_PATH_ADDRESSES: usize = 4;
+
+/// The attempts of one search.
+#[derive(Clone, Debug)]
+pub(super) struct Asking {
+    device: DeviceId,
+    service: String,
+    /// Best first.
+    targets: Vec<Target>,
+    /// What is left to be tried: all of one turn at the same time.
+    turns: VecDeque<Vec<Try>>,
+    next_at: Option<Instant>,
+    attempts: Vec<Attempt>,
+    /// When nobody is waited for any more.
+    deadline: Instant,
+}
+
+/// A tunnel-node, by its place among the targets, and who passes the request on.
+#[derive(Clone, Copy, Debug)]
+struct Try {
+    target: usize,
+    forwarder: Option<Server>,
+    /// Whether it is asked at its own addresses too.
+    is_straight: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Attempt {
+    target: usize,
+    forwarder: Option<NodeId>,
+    /// For which a leg was dialled, if one was.
+    leg: Option<LinkId>,
+    /// The datagrams that were not answered yet.
+    requests: BTreeSet<RequestId>,
+}
+
+impl Asking {
+    /// Returns when something is due: the next attempts, or the end.
+    pub(super) fn due_at(&self) -> Instant {
+        self.next_at.map_or(self.deadline, |at| at.min(self.deadline))
+    }
+
+    fn attempt_with(&mut self, request: RequestId) -> Option<usize> {
+        self.attempts.iter().position(|attempt| attempt.requests.contains(&request))
+    }
+}
+
+impl Node {
+    /// Asks the best of these tunnel-nodes, and soon the others; while tunnels wait, whoever can be asked at once.
+    pub(super) fn ask_for_path(
+        &mut self,
+        task: TaskId,
+        device: &EndDevice,
+        mut targets: Vec<Target>,
+        now: Now,
+    ) {
+        targets.truncate(MAX_ASKED);
+        let Some(search) = self.routing.searches.get(&task) else { return };
+        let is_lost = search.peer.is_some();
+        let service = chosen_service(device, search.service.as_deref()).map(|service| service.name.clone());
+        let mut turns = VecDeque::<Vec<Try>>::new();
+        for (index, target) in targets.iter().enumerate() {
+            for (n, one) in self.tries(index, target, now).into_iter().enumerate() {
+                let turn = if is_lost { 0 } else { index + n };
+                turns.resize(turns.len().max(turn + 1), Vec::new());
+                turns.get_mut(turn).into_iter().for_each(|tries| tries.push(one));
+            }
+        }
+        let asking = Asking {
+            device: device.device,
+            service: service.unwrap_or_default(),
+            targets,
+            turns,
+            next_at: None,
+            attempts: Vec::new(),
+            deadline: now.mono.after(PATH_TIMEOUT),
+        };
+        self.ask_next(task, asking, now);
+    }
+
+    /// Returns the ways of asking one tunnel-node, the nearest forwarder first.
+    fn tries(&self, target: usize, of: &Target, now: Now) -> Vec<Try> {
+        let known = of.attached_to.iter().filter(|node| !self.trust.is_revoked(node));
+        let mut all: Vec<_> = known.filter_map(|node| self.server(*node)).collect();
+        let rtt = |server: &Server| self.servers.health(&server.node).and_then(|health| health.rtt);
+        all.sort_by_key(|server| {
+            let rtt = rtt(server);
+            (self.servers.penalty(&server.node, now.mono), rtt.is_none(), rtt)
+        });
+        all.truncate(MAX_FORWARDERS);
+        let mut forwarders = all.into_iter().map(Some);
+        let first = Try { target, forwarder: forwarders.next().flatten(), is_straight: true };
+        let others = forwarders.map(|forwarder| Try { target, forwarder, is_straight: false });
+        std::iter::once(first).chain(others).collect()
+    }
+
+    /// Makes the attempts of the next turn, and plans the one after.
+    fn ask_next(&mut self, task: TaskId, mut asking: Asking, now: Now) {
+        for one in asking.turns.pop_front().unwrap_or_default() {
+            let attempt = self.attempt(task, &asking, one, now);
+            asking.attempts.extend(attempt);
+        }
+        asking.deadline = now.mono.after(PATH_TIMEOUT);
+        asking.next_at = (!asking.turns.is_empty()).then(|| now.mono.after(STAGGER));
+        self.set_stage(task, super::Stage::Asking(Box::new(asking)));
+    }
+
+    fn attempt(&mut self, task: TaskId, asking: &Asking, one: Try, now: Now) -> Option<Attempt> {
+        let target = asking.targets.get(one.target)?;
+        let mut id = SessionId([0; SessionId::SIZE]);
+        self.endpoint.rng().fill_bytes(&mut id.0);
+        let candidates = self.offered_candidates(one.forwarder.as_slice(), now);
+        let (device, service) = (asking.device, asking.service.clone());
+        let relay = one.forwarder.map(|server| server.node);
+        let request = TunnelRequest { id, device, service, candidates, relay, hello: None };
+        let leg = one.forwarder.map(|_| request.link());
+        // At once: the tunnel-node dials the same relay as soon as it is asked (Rule 6.32).
+        if let Some(server) = one.forwarder {
+            self.dial_leg(server, request.link(), (&target.member, Side::Client), now);
+        }
+        self.seek_path(&target.member, &request, now);
+        let request = Request::TunnelRequest(request);
+        let mut requests = BTreeSet::new();
+        if let Some(forwarder) = one.forwarder {
+            self.acquaint(forwarder.node, now);
+            let through = (forwarder.node, forwarder.address);
+            let id = self.endpoint.request_through(through, target.member.id, &request, now);
+            self.purposes.insert(id, Purpose::Path(task));
+            requests.insert(id);
+        }
+        let udp = target.announced.iter().filter(|candidate| candidate.transport == Transport::Udp);
+        let straight = if one.is_straight { MAX_PATH_ADDRESSES } else { 0 };
+        for address in udp.map(|candidate| candidate.address).take(straight) {
+            let server = Server { node: target.member.id, address };
+            requests.insert(self.ask(server, &request, Purpose::Path(task), now));
+        }
+        Some(Attempt { target: one.target, forwarder: relay, leg, requests })
+    }
+
+    /// Takes the stage of a search that asks; whoever takes it sets another, or ends the search.
+    fn asking(&mut self, task: TaskId) -> Option<Asking> {
+        match &self.routing.searches.get(&task)?.stage {
+            super::Stage::Asking(asking) => Some((**asking).clone()),
+            super::Stage::Resolving
+            | super::Stage::FindingHere(_)
+            | super::Stage::ProvingHere(..)
+            | super::Stage::FindingNodes
+            | super::Stage::CheckingNodes(_) => None,
+        }
+    }
+
+    pub(in crate::node) fn path_answered(
+        &mut self,
+        task: TaskId,
+        request: RequestId,
+        reply: &Reply,
+        now: Now,
+    ) {
+        let (Reply::TunnelOpened { candidates, flight: _ }, Some(mut asking)) = (reply, self.asking(task))
+        else {
+            return;
+        };
+        let Some(answered) = asking.attempt_with(request) else { return };
+        let attempt = asking.attempts.remove(answered);
+        let Some(target) = asking.targets.get(attempt.target).cloned() else { return };
+        // Others through whom the same node was asked, and earlier, may have died.
+        let passed_over =
+            asking.attempts.iter().take(answered).filter(|other| other.target == attempt.target);
+        passed_over.filter_map(|other| other.forwarder).for_each(|node| self.servers.doubt(node, now.mono));
+        self.give_up(asking.attempts);
+        self.forget_requests(&attempt);
+        // What it says now comes before what it announced minutes ago. UDP asks nobody whether it wants to be sent to, so there only
+        // what the node has signed counts.
+        let mut places = self.dialable(candidates.clone());
+        places.retain(|candidate| candidate.transport == Transport::Tcp);
+        let said: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
+        places.extend(target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address))));
+        self.path_found(task, target, (places, attempt.leg));
+    }
+
+    pub(in crate::node) fn path_failed(&mut self, task: TaskId, request: RequestId, now: Now) {
+        let Some(mut asking) = self.asking(task) else { return };
+        let Some(attempt) = asking.attempt_with(request) else { return };
+        let Some(failed) = asking.attempts.get_mut(attempt) else { return };
+        failed.requests.remove(&request);
+        if !failed.requests.is_empty() {
+            return self.set_stage(task, super::Stage::Asking(Box::new(asking)));
+        }
+        // Nobody comes to the relay; the tunnel-node may still be dialled where it has announced itself.
+        if let Some(link) = failed.leg.take() {
+            self.abandon_leg(link);
+        }
+        if !asking.turns.is_empty() {
+            return self.ask_next(task, asking, now);
+        }
+        let is_over = asking.attempts.iter().all(|attempt| attempt.requests.is_empty());
+        self.set_stage(task, super::Stage::Asking(Box::new(asking)));
+        if is_over {
+            self.dial_as_announced(task, now);
+        }
+    }
+
+    /// A relay takes no connection: what was to lead through it is tried elsewhere at once.
+    pub(in crate::node) fn relay_refused(&mut self, link: LinkId, now: Now) {
+        let tasks = self.routing.searches.keys().copied().collect::<Vec<_>>();
+        for task in tasks {
+            let Some(mut asking) = self.asking(task) else { continue };
+            let Some(attempt) = asking.attempts.iter_mut().find(|attempt| attempt.leg == Some(link)) else {
+                continue;
+            };
+            attempt.leg = None;
+            if asking.turns.is_empty() {
+                self.set_stage(task, super::Stage::Asking(Box::new(asking)));
+            } else {
+                self.ask_next(task, asking, now);
+            }
+        }
+    }
+
+    pub(super) fn asking_timeout(&mut self, task: TaskId, now: Now) {
+        let Some(asking) = self.asking(task) else { return };
+        if asking.next_at.is_some_and(|at| at <= now.mono) {
+            self.ask_next(task, asking, now);
+        } else {
+            self.dial_as_announced(task, now);
+        }
+    }
+
+    /// Nobody answered the TunnelRequest, as where UDP is blocked; the tunnel-node may still be dialled where it has announced
+    /// itself.
+    fn dial_as_announced(&mut self, task: TaskId, now: Now) {
+        let Some(mut asking) = self.asking(task) else { return };
+        let leg_to = |index: usize| {
+            let attempts = asking.attempts.iter().filter(move |attempt| attempt.target == index);
+            attempts.filter_map(|attempt| attempt.leg).next()
+        };
+        // Where UDP is silent, QUIC is not tried.
+        let tcp = |target: &Target| {
+            let places = target.announced.iter().filter(|candidate| candidate.transport == Transport::Tcp);
+            places.copied().collect::<Vec<_>>()
+        };
+        let usable = |(index, target): &(usize, &Target)| !tcp(target).is_empty() || leg_to(*index).is_some();
+        let Some((index, _)) = asking.targets.iter().enumerate().find(usable) else {
+            self.give_up(std::mem::take(&mut asking.attempts));
+            // The next search should not ask the same again if there is another.
+            for target in asking.targets {
+                self.route_failed(asking.device, target.member.id, now);
+            }
+            return self.route_failed_with(task, Failure::TunnelNodesSilent);
+        };
+        let leg = leg_to(index);
+        let (kept, given_up) =
+            asking.attempts.into_iter().partition(|attempt| leg.is_some() && attempt.leg == leg);
+        self.give_up(given_up);
+        let kept: Vec<Attempt> = kept;
+        kept.iter().for_each(|attempt| self.forget_requests(attempt));
+        let target = asking.targets.swap_remove(index);
+        let places = tcp(&target);
+        self.path_found(task, target, (places, leg));
+    }
+
+    fn give_up(&mut self, attempts: Vec<Attempt>) {
+        for attempt in attempts {
+            self.forget_requests(&attempt);
+            if let Some(link) = attempt.leg {
+                self.abandon_leg(link);
+            }
+        }
+    }
+
+    fn forget_requests(&mut self, attempt: &Attempt) {
+        for request in &attempt.requests {
+            self.endpoint.forget_request(*request);
+            self.purposes.remove(request);
+        }
+    }
+}

@@ -5,9 +5,10 @@ mod support;
 use std::time::Duration;
 
 use peerage_proto::link::Side;
-use peerage_proto::node::{Answer, Command, Failure, Input, OwnLeg, Way};
+use peerage_proto::node::{Answer, Command, Event, Failure, Input, OwnLeg, Way};
+use peerage_proto::path::PathRole;
 use peerage_wire::id::NodeId;
-use support::{Decision, Faults, PRINTER, World, device, found, lan, office};
+use support::{Decision, Faults, PRINTER, SITE, USER, World, device, found, lan, office, printer};
 
 /// An office whose tunnel-node only its contact reaches; with what both nodes are called.
 fn behind_routers(seed: u64) -> (World, [std::net::SocketAddr; 2], [NodeId; 2]) {
@@ -228,4 +229,28 @@ fn a_dead_tunnel_node_makes_nobody_wait_while_another_serves() {
     world.run(Duration::from_secs(5));
     let to_dead = world.log[from..].iter().filter(|flight| flight.from == user && flight.to == dead).count();
     assert_eq!(to_dead, 0);
+}
+
+/// Rules 6.91 and 6.95: how a router shows a node is announced, and dialled only where it has answered. Both ends learn of the path.
+#[test]
+fn the_place_that_a_router_shows_is_dialled_when_it_has_answered() {
+    let mut world = World::new(8);
+    let site = world.join_with(SITE, lan("192.168.1.10", 1), 0, |config| config.advertise.clear());
+    let user = world.join_with(USER, lan("192.168.2.20", 2), 0, |config| config.advertise.clear());
+    world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(1));
+    let (site_id, user_id) = (world.host(site).id, world.host(user).id);
+    world.put_device(printer(site_id));
+    world.run(Duration::from_secs(2));
+    let Way::Tunnel { candidates, .. } = way(world.route(user, "hp", None)) else { panic!() };
+    assert!(candidates.iter().all(|candidate| candidate.address != site), "{candidates:?}");
+    let learned = |world: &mut World, at| {
+        let paths = world.host(at).events.iter().filter_map(|event| {
+            let Event::PathFound(path) = event else { return None };
+            Some((path.peer, path.remote, path.role))
+        });
+        paths.collect::<Vec<_>>()
+    };
+    assert_eq!(learned(&mut world, user), [(site_id, site, PathRole::Dial)]);
+    assert_eq!(learned(&mut world, site), [(user_id, user, PathRole::Await)]);
 }

@@ -125,6 +125,9 @@ impl Node {
     /// Returns how others see this node; `stated` is the last port that its router gave, if that is known and matters.
     fn seen_candidates(&self, stated: Option<SocketAddr>, now: Now) -> Vec<Candidate> {
         let mut seen = self.finding.nat.reflexive(&|address| self.is_own_address(address), now.mono);
+        // What the owner or a router has given is offered as that.
+        let own = self.own_candidates();
+        seen.retain(|seen| own.iter().all(|own| own.transport != Transport::Udp || own.address != *seen));
         seen.truncate(MAX_REFLEXIVE);
         let stated = stated.map(|address| (CandidateKind::Sequential, address));
         let seen = seen.into_iter().map(|address| (CandidateKind::Reflexive, address));

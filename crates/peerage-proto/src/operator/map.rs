@@ -74,7 +74,7 @@ impl Operator {
     /// Plans the map, and has the ledger sign what is to change.
     pub(super) fn plan_map(&mut self, now: Now) {
         self.supers.plan_at = None;
-        if !self.keeps_map() {
+        if !self.keeps_map_now(now) {
             return;
         }
         if let Some(until) = self.supers.signing_until.take().filter(|until| *until > now.mono) {

@@ -71,7 +71,10 @@ pub(super) struct Supers {
     pub(super) coverage: Coverage,
     /// The highest version of the segment map that any record named.
     pub(super) map_version: u64,
+    /// Since when this operator has kept the map in this run: those it has not heard since then may only be on their way here.
     pub(super) started_at: Instant,
+    /// Whether it kept the map when that was last asked.
+    kept_map: bool,
     pub(super) plan_at: Option<Instant>,
     /// Until when the ledger may be at work on the last plan.
     pub(super) signing_until: Option<Instant>,
@@ -140,6 +143,7 @@ impl Supers {
             coverage: Coverage::default(),
             map_version: 0,
             started_at: now,
+            kept_map: true,
             plan_at: None,
             signing_until: None,
             review_at: now,
@@ -266,10 +270,22 @@ impl Operator {
         self.facts.get(&domain).is_some_and(|facts: &DomainFacts| facts.vendor)
     }
 
-    /// Returns whether this operator is the one that keeps the segment map: the first of those that sign. Two that plan, each hearing
-    /// other super-nodes, would undo each other's changes.
-    pub(super) fn keeps_map(&self) -> bool {
-        self.trust.operators().map(|(id, _)| id).min() == Some(self.endpoint.id())
+    /// Returns whether this operator is the one that keeps the segment map: the first of those that sign, and whose records are valid
+    /// (Rule 6.70). Two that plan, each hearing other super-nodes, would undo each other's changes.
+    fn keeps_map(&self, now: Now) -> bool {
+        let time = self.endpoint.time(now);
+        let is_valid = |id: &NodeId| self.trust.operator(id).is_some_and(|member| time < member.expires);
+        self.trust.operators().map(|(id, _)| id).find(is_valid) == Some(self.endpoint.id())
+    }
+
+    /// Returns whether this operator keeps the map. One that has taken over waits for the super-nodes as after its start.
+    pub(super) fn keeps_map_now(&mut self, now: Now) -> bool {
+        let keeps = self.keeps_map(now);
+        if keeps && !self.supers.kept_map {
+            self.supers.started_at = now.mono;
+        }
+        self.supers.kept_map = keeps;
+        keeps
     }
 
     /// Returns what the newest record says about a super-node, in quarantine or not.
@@ -295,7 +311,7 @@ impl Operator {
         submission: Submission,
         now: Now,
     ) -> Result<Reply, Discard> {
-        if !self.keeps_map() {
+        if !self.keeps_map_now(now) {
             return Err(Discard::Forbidden);
         }
         let (id, node) = (submission.id, from.id);

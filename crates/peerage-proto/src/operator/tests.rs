@@ -4,6 +4,7 @@ use peerage_wire::keys::IdentityKey;
 use peerage_wire::message::{Load, RefusedReason, Submission, SuperNodeState};
 use peerage_wire::record::{HeadBody, OperatorBody, OperatorState, Roles};
 
+use super::segments::Standing;
 use super::*;
 use crate::endpoint::tests::{Bed, DOMAIN};
 
@@ -318,26 +319,84 @@ fn addresses_of_a_site_and_of_nobody_are_left_out() {
     assert!(others.iter().all(|output| matches!(output, Output::Contact { .. })), "{others:?}");
 }
 
-/// Rules 6.70 and 4.9: only the first of the active operators answers.
+impl Pair {
+    /// Lets the ledger say that there is another operator, which comes before this one; or how it stands now.
+    fn commit_operator(&mut self, other: &IdentityKey, state: OperatorState, life: Duration) {
+        let id = other.node_id(Domain::OPERATORS);
+        let time = self.bed.now.unix;
+        let header = Header {
+            key: id.record_key(),
+            version: time.as_millis(),
+            expires: time.after(life),
+            ..*self.bed.operator_record.header()
+        };
+        let body = OperatorBody {
+            identity: other.public(),
+            enrolment: [1; 32],
+            addresses: vec!["192.0.2.50:7400".parse().unwrap()],
+            state,
+        };
+        let draft = Draft { header, public: body.write(), private: None };
+        let record = draft.sign(&self.bed.root, &self.bed.network, &Real).unwrap();
+        self.operator.handle(Input::Committed(vec![record]), self.bed.now);
+    }
+
+    /// Returns the key of an operator that comes before this one.
+    fn earlier(&mut self) -> IdentityKey {
+        let own = self.operator.endpoint.id();
+        std::iter::repeat_with(|| IdentityKey::generate(&mut self.bed.rng))
+            .find(|identity| identity.node_id(Domain::OPERATORS) < own)
+            .unwrap()
+    }
+}
+
+/// Rules 6.70 and 4.9: only the first of the active operators answers; when it was retired, the next one does.
 #[test]
-fn an_operator_that_does_not_keep_the_map_is_silent() {
+fn an_operator_keeps_the_map_when_all_before_it_are_retired() {
     let mut pair = Pair::lender();
-    let own = pair.operator.endpoint.id();
-    let first = std::iter::repeat_with(|| IdentityKey::generate(&mut pair.bed.rng))
-        .find(|identity| identity.node_id(Domain::OPERATORS) < own)
-        .unwrap();
-    let id = first.node_id(Domain::OPERATORS);
-    let header = Header { key: id.record_key(), ..*pair.bed.operator_record.header() };
-    let body = OperatorBody {
-        identity: first.public(),
-        enrolment: [1; 32],
-        addresses: vec!["192.0.2.50:7400".parse().unwrap()],
-        state: OperatorState::Active,
-    };
-    let draft = Draft { header, public: body.write(), private: None };
-    let record = draft.sign(&pair.bed.root, &pair.bed.network, &Real).unwrap();
-    pair.operator.handle(Input::Committed(vec![record]), pair.bed.now);
+    let (first, day) = (pair.earlier(), Duration::from_secs(86_400));
+    pair.commit_operator(&first, OperatorState::Active, day);
     assert_eq!(pair.state(&submission(&[member_address()])), None);
+    for state in [OperatorState::Retired, OperatorState::Compromised] {
+        let mut pair = Pair::lender();
+        pair.commit_operator(&first, OperatorState::Active, day);
+        pair.bed.now = pair.bed.now.after(Duration::from_secs(1));
+        pair.commit_operator(&first, state, day);
+        assert_eq!(pair.state(&submission(&[member_address()])), Some(SuperNodeState::Checking), "{state:?}");
+    }
+}
+
+/// Rule 6.70: one that is gone for good, and that nobody has retired, holds the map up until its record ends.
+#[test]
+fn an_operator_keeps_the_map_when_the_records_of_all_before_it_have_ended() {
+    let mut pair = Pair::lender();
+    let first = pair.earlier();
+    pair.commit_operator(&first, OperatorState::Active, Duration::from_secs(30));
+    assert_eq!(pair.state(&submission(&[member_address()])), None);
+    pair.bed.now = pair.bed.now.after(Duration::from_secs(31));
+    assert_eq!(pair.state(&submission(&[member_address()])), Some(SuperNodeState::Checking));
+}
+
+/// Rules 6.70 and 6.72: nobody is taken for lost because the keeper has changed.
+#[test]
+fn an_operator_that_takes_over_waits_for_the_super_nodes() {
+    let mut pair = Pair::lender();
+    let (first, day) = (pair.earlier(), Duration::from_secs(86_400));
+    let lender = pair.identity.node_id(DOMAIN);
+    pair.assign();
+    pair.commit_operator(&first, OperatorState::Active, day);
+    let wait = |pair: &mut Pair, by: Duration| {
+        pair.bed.now = pair.bed.now.after(by);
+        pair.operator.handle(Input::Timeout, pair.bed.now);
+        pair.outputs();
+    };
+    wait(&mut pair, Duration::from_secs(1));
+    wait(&mut pair, Duration::from_secs(1_000));
+    pair.commit_operator(&first, OperatorState::Retired, day);
+    wait(&mut pair, Duration::from_secs(1));
+    let now = pair.bed.now.mono;
+    let standing = pair.operator.supers.standing(&lender, now);
+    assert!(matches!(standing, Some(Standing::Lost { since }) if since > now), "{standing:?}");
 }
 
 /// Rule 6.77: once, from super-nodes alone, and about domains that there are.

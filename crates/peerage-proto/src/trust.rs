@@ -110,6 +110,17 @@ impl Trust {
         self.revoked_nodes.contains(node) || self.revoked_domains.contains(&node.domain)
     }
 
+    /// Returns whether a whole domain was revoked.
+    pub fn is_domain_revoked(&self, domain: Domain) -> bool {
+        self.revoked_domains.contains(&domain)
+    }
+
+    /// Returns whether a node was revoked by itself, or with its domain by somebody who does not tell it why: nobody hears it then.
+    /// Those of a revoked domain may still learn that from super-nodes and operators (Rule 6.60).
+    pub fn is_unheard(&self, node: &NodeId, tells: bool) -> bool {
+        self.is_revoked(node) && (!tells || self.revoked_nodes.contains(node))
+    }
+
     /// Returns whether a node is an operator that still signs.
     pub fn is_operator(&self, node: &NodeId) -> bool {
         self.operators.get(node).is_some_and(|operator| operator.body.state == OperatorState::Active)

@@ -49,7 +49,7 @@ fn convicted(world: &World) -> BTreeSet<NodeId> {
     world.spies.convicted.keys().copied().collect()
 }
 
-/// Rule 6.80: whoever lies or withholds is found out, and nobody else.
+/// Rule 6.61: whoever lies or withholds is found out, and nobody else.
 #[test]
 fn whoever_forges_withholds_is_stale_or_silent_is_found_out_among_the_honest() {
     let (mut world, holders) = watched(1, 9);
@@ -101,7 +101,7 @@ fn who_is_found_out_keeps_its_lease_and_its_friendly_answers() {
     assert!(good && world.operator.segment_map()[0].holders.len() == 4);
 }
 
-/// Rule 6.80: an administrator's word counts; afterwards it takes new evidence.
+/// Rule 6.61: an administrator's word counts; afterwards it takes new evidence.
 #[test]
 fn who_is_released_begins_anew() {
     let (mut world, holders) = watched(3, 5);
@@ -120,7 +120,7 @@ fn who_is_released_begins_anew() {
     assert_eq!(convicted(&world), [node].into());
 }
 
-/// Rule 6.80: where nobody answers, it is the spy's own line.
+/// Rule 6.61: where nobody answers, it is the spy's own line.
 #[test]
 fn a_spy_that_nothing_reaches_convicts_nobody() {
     let (mut world, _) = watched(4, 4);
@@ -130,7 +130,7 @@ fn a_spy_that_nothing_reaches_convicts_nobody() {
     assert_eq!(convicted(&world), BTreeSet::new());
 }
 
-/// Rule 6.80: if nearly all seem to lie, half stay until somebody has looked; what was seen is shown.
+/// Rule 6.61: if nearly all seem to lie, half stay until somebody has looked; what was seen is shown.
 #[test]
 fn more_than_half_are_not_put_away_without_a_person() {
     let (mut world, _) = watched(5, 6);
@@ -197,7 +197,7 @@ fn without_spies_nobody_is_visited() {
     assert_eq!(world.spies.used.len(), used);
 }
 
-/// Rules 6.79 and 6.80: the real super-nodes, with lost datagrams, changes, starts, one that comes later, and an operator that is started
+/// Rules 6.79 and 6.61: the real super-nodes, with lost datagrams, changes, starts, one that comes later, and an operator that is started
 /// anew. They are visited once a minute, and none of them is ever suspected of more than bad luck.
 #[test]
 fn honest_super_nodes_are_not_convicted_whatever_happens_to_them() {

@@ -189,7 +189,7 @@ impl Endpoint {
         if member.id != header.sender {
             return Err(Discard::BadIntroduction);
         }
-        if trust.is_revoked(&member.id) {
+        if trust.is_unheard(&member.id, self.config.asks_introduction) {
             return Err(Discard::Revoked);
         }
         Ok(Sender { member, statement, introduction: Some(fingerprint) })
@@ -261,6 +261,11 @@ impl Endpoint {
         if !origin.back.carries(&decoded) {
             return Err(Discard::Forbidden);
         }
+        // Whoever was revoked with its whole domain may find that out, and nothing else (Rule 6.60).
+        let finds_out = matches!(decoded, Request::GetHead { domain: None } | Request::GetRevocations { .. });
+        if trust.is_revoked(&sender.member.id) && !finds_out {
+            return Err(Discard::Revoked);
+        }
         let from = self.peers.get(&sender.member.id).map_or(sender.member, |peer| peer.member);
         let incoming = Incoming { from, remote: origin.remote, request: decoded, reply_to };
         self.outcomes.push_back(Outcome::Request(Box::new(incoming)));
@@ -270,7 +275,8 @@ impl Endpoint {
     /// Checks again what may have changed since the context was made: expiry and revocation.
     fn check_sender(&self, sender: &Sender, trust: &Trust, now: Now) -> Result<(), Discard> {
         let member = &sender.member;
-        if trust.is_revoked(&member.id) || (member.is_operator && !trust.is_operator(&member.id)) {
+        let is_unheard = trust.is_unheard(&member.id, self.config.asks_introduction);
+        if is_unheard || (member.is_operator && !trust.is_operator(&member.id)) {
             return Err(Discard::Revoked);
         }
         if self.judging_time(now).is_some_and(|time| member.expires <= time) {

@@ -16,6 +16,7 @@ mod actor;
 mod chaos;
 mod datagrams;
 mod domain;
+mod excluded;
 mod flood;
 mod hints;
 mod impostor;

@@ -140,3 +140,32 @@ async fn a_tunnel_once_open_needs_no_operator() {
     operator.kill().await;
     assert_eq!(echo(tunnel.address("local"), b"without").await.unwrap(), b"without");
 }
+
+/// Rule 6.60: with the link and the tunnel of two of its members, and nobody else's; it does not come back.
+#[tokio::test]
+async fn a_revoked_domain_loses_its_open_tunnels_within_a_minute_and_cannot_grow() {
+    let town = Town::build().await;
+    let tunnel = connect(&town.user, "raw").await;
+    let mut stream = TcpStream::connect(tunnel.address("local")).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    let token = town.operator.token(&[]).await;
+    let other = town.operator.party.call(&["domain", "add", "other"]).await;
+    let revoked = town.operator.party.call(&["domain", "revoke", "acme", "--reason", "misbehaviour"]).await;
+    assert!(revoked["revoked_at_ms"].is_u64(), "{revoked}");
+    let mut byte = [0];
+    let end = timeout(REVOKED_WITHIN, stream.read(&mut byte)).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    for node in [&town.user, &town.office] {
+        eventually("the node knows that it is out", async || {
+            let status = node.call(&["status"]).await;
+            let is_out = status["warnings"].to_string().contains("revoked");
+            (is_out && status["tunnels"] == 0).then_some(())
+        })
+        .await;
+    }
+    town.user.run(&["connect", "printer:raw"]).await.failed_saying(&[]);
+    Party::new().run(&["join", &token, "--name", "late"]).await.failed_saying(&["no longer serves"]);
+    let shown = town.operator.party.call(&["domain", "show", "other"]).await;
+    assert_eq!((shown["id"].clone(), shown["revoked_at_ms"].is_null()), (other["id"].clone(), true));
+}

@@ -165,14 +165,15 @@ impl Node {
         self.review_legs(now);
     }
 
+    /// Forgets where the members of a revoked domain are. Those attached stay until they were told of it (Rule 6.60).
     fn part_with_all(&mut self, domain: Domain, now: Now) {
-        let Some(part) = &self.hold.part else { return };
+        let Some(part) = &mut self.hold.part else { return };
         let announced =
             part.records.list(Table::NodeInfo, domain, None).map(|record| subject(record.header()));
-        let nodes: Vec<_> = announced.chain(part.contacts.of(domain).map(|(node, _)| node)).collect();
-        for node in nodes {
-            self.part_with(&node, now);
+        for node in announced.collect::<Vec<_>>() {
+            part.records.remove(Table::NodeInfo, domain, node.record_key());
         }
+        self.review_legs(now);
     }
 
     /// Takes a record that another holder or an operator has handed over; `None` if it cannot be taken.

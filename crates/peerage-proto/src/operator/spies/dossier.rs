@@ -1,4 +1,4 @@
-//! What is known against a super-node, and when that is enough (Rule 6.80).
+//! What is known against a super-node, and when that is enough (Rule 6.61).
 //!
 //! An honest super-node must never be convicted. What it does wrong by accident (a lost datagram, a change that has not reached it, a
 //! start) passes; so one observation proves nothing, and each kind of fault has its own number.
@@ -186,7 +186,7 @@ mod tests {
         enough.position(|is_enough| is_enough).map(|n| n + 1)
     }
 
-    /// Rule 6.80: two forgeries, five lies, five silences in a row.
+    /// Rule 6.61: two forgeries, five lies, five silences in a row.
     #[test]
     fn each_kind_of_fault_has_its_number() {
         let always = |finding: Finding| enough_after(std::iter::repeat_n(finding, 10));
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(always(silent()), Some(5));
     }
 
-    /// Rule 6.80: bad luck now and then convicts nobody, and it is forgotten after a day.
+    /// Rule 6.61: bad luck now and then convicts nobody, and it is forgotten after a day.
     #[test]
     fn who_fails_now_and_then_is_not_convicted() {
         let one_in = |n: usize, bad: fn() -> Finding| {
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(one_in(50, || caught(Fault::Forged)), Some(100));
     }
 
-    /// Rule 6.80: silence about one kind of question counts, whatever else is answered meanwhile.
+    /// Rule 6.61: silence about one kind of question counts, whatever else is answered meanwhile.
     #[test]
     fn silence_is_counted_by_the_kind_of_question() {
         let about = |kind: &'static str| Finding { unanswered: [kind].into(), ..good() };
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(enough_after(turns), Some(9));
     }
 
-    /// Rule 6.80: however long it was honest before.
+    /// Rule 6.61: however long it was honest before.
     #[test]
     fn who_begins_to_lie_is_found_out_soon() {
         let honest = std::iter::repeat_n(good(), 90);

@@ -1,4 +1,4 @@
-//! What spies ask, and how an answer compares with what the ledger knows (Rules 6.79 and 6.80).
+//! What spies ask, and how an answer compares with what the ledger knows (Rules 6.79 and 6.61).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Spies: identities of the operator inside real domains, which ask super-nodes as members do and compare the answers with what the
-//! ledger knows (Rules 6.79 and 6.80; Ynddal 2016, section 4.3.5).
+//! ledger knows (Rules 6.79 and 6.61; Ynddal 2016, section 4.3.5).
 //!
 //! A spy comes, from a new port and with a new sealing key, as a computer does that has just been switched on; it pings a few
 //! super-nodes, asks two that hold places of its domain for the Head and some of what it states, and goes away. What it learns is

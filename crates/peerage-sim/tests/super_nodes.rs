@@ -321,3 +321,66 @@ fn an_owner_that_takes_a_computer_back_ends_its_part_after_a_handover() {
     assert!(reach(&mut world, 1).is_some());
     check(&mut world);
 }
+
+/// Found by the swarm: only who had been answered since its start asked over HTTPS why nobody answers any more; a computer that was
+/// revoked while it was off tried for ever to catch up with those who are silent to it.
+#[test]
+fn a_super_node_that_was_revoked_while_it_was_off_hears_of_it_when_it_is_started() {
+    let mut world = world_of(network(1, 4));
+    world.run(3 * MINUTE);
+    let lent = first_lent(1);
+    do_now(&mut world, Operation::Crash { host: lent, survivors: 0 });
+    do_now(&mut world, Operation::Revoke { host: lent });
+    world.run(MINUTE);
+    do_now(&mut world, Operation::Start { host: lent });
+    world.run(2 * MINUTE);
+    let host = &world.hosts[lent];
+    assert!(host.node.as_ref().unwrap().status(host.now(world.now())).revoked);
+    world.count_from_here();
+    world.run(10 * MINUTE);
+    let sent = world.counts(lent).datagrams;
+    assert!(sent <= 60, "{sent} datagrams");
+}
+
+/// Found by the swarm, Rule 6.54: it tried every ten seconds, with some thirty datagrams each time.
+#[test]
+fn a_super_node_that_can_catch_up_with_nobody_tries_ever_more_rarely_until_somebody_answers() {
+    let mut world = world_of(network(1, 4));
+    world.run(3 * MINUTE);
+    let lent = first_lent(1);
+    do_now(&mut world, Operation::Crash { host: lent, survivors: 0 });
+    let site = world.hosts[lent].site;
+    do_now(&mut world, Operation::Cut { site });
+    do_now(&mut world, Operation::Start { host: lent });
+    world.run(10 * MINUTE);
+    world.count_from_here();
+    world.run(10 * MINUTE);
+    let sent = world.counts(lent).datagrams;
+    assert!(sent <= 400, "{sent} datagrams");
+    do_now(&mut world, Operation::Join);
+    world.run(2 * MINUTE);
+    assert!(world.hosts[lent].node.as_ref().unwrap().is_caught_up());
+    check(&mut world);
+}
+
+#[test]
+fn an_organisation_that_floods_the_super_nodes_keeps_no_other_from_anything() {
+    let mut setup = network(2, 3);
+    let domain = setup.domains;
+    let user = setup.hosts[1];
+    setup.domains += 1;
+    setup.hosts.extend([HostSetup { domain, ..user }; 3]);
+    let flooding = setup.hosts.len() - 3..setup.hosts.len();
+    let mut world = world_of(setup);
+    world.run(3 * MINUTE);
+    for host in flooding {
+        do_now(&mut world, Operation::Lie { host, manner: Manner::Flood });
+    }
+    for turn in 0..10 {
+        let took = reach(&mut world, 1 + turn % 2);
+        assert!(took.is_some_and(|took| took <= TIMEOUT), "{took:?}");
+        world.run(MINUTE / 2);
+    }
+    // And nothing that a super-node has acknowledged is lost.
+    assert_eq!(serving(&world).len(), 3);
+}

@@ -139,6 +139,11 @@ impl Node {
         member.is_operator || (chosen() && self.servers.is_super_node(&member.id))
     }
 
+    /// The networks are others now: those that were silent before may not be.
+    pub(super) fn attach_anew(&mut self) {
+        self.serving.choice = Choice::default();
+    }
+
     pub(super) fn attaching_at(&self) -> Option<Instant> {
         let renewal = self.serving.attachments.values().map(|attachment| attachment.next_at).min();
         let choice = self.serving.choice.measuring.map(|(until, _)| until);
@@ -158,7 +163,8 @@ impl Node {
     pub(super) fn review_attachments(&mut self, now: Now) {
         if !self.wants_attachments() {
             self.serving.attachments.clear();
-            self.serving.choice = Choice::default();
+            // Whom nobody answers does not begin to hammer because it was elected again.
+            self.serving.choice.measuring = None;
             return;
         }
         self.choose_servers(now);

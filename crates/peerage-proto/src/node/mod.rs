@@ -596,6 +596,7 @@ impl Node {
     fn networks_changed(&mut self, interfaces: Vec<Interface>, now: Now) {
         self.interfaces = interfaces;
         self.stand_again();
+        self.attach_anew();
         self.relocate(now);
         self.readdress_role(now);
         self.forget_paths();

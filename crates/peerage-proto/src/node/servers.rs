@@ -44,6 +44,10 @@ const TIME_SOURCES: usize = AGREEING_SUPER_NODES + 1;
 /// How soon they are asked again while something depends on the time.
 const TIME_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often that is doubled while all are silent and nobody waits. More leaves a node without the time for longer after an outage,
+/// fewer has one that nobody answers any more ask all day.
+const MAX_TIME_DOUBLINGS: u32 = 3;
+
 /// What is remembered of an operator or super-node that was asked.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Health {
@@ -91,6 +95,10 @@ pub(super) struct Servers {
     budget_full_at: Instant,
     /// When servers were asked last for nothing but to confirm the time.
     timed_at: Option<Instant>,
+    /// Nobody has answered lately, or since the start.
+    is_alone: bool,
+    /// How often they were asked in vain since one has answered anything.
+    time_silences: u32,
 }
 
 impl Servers {
@@ -351,7 +359,9 @@ impl Node {
     /// stand in, their first answer does.
     pub(super) fn time_due_at(&self) -> Option<Instant> {
         let is_open = !self.endpoint.clock().is_learned() && !self.servers.super_nodes.is_empty();
-        let again = |at: Instant| self.needs_head().then(|| at.after(TIME_INTERVAL));
+        let doublings = if self.is_head_awaited() { 0 } else { self.servers.time_silences };
+        let pause = TIME_INTERVAL * (1 << doublings.min(MAX_TIME_DOUBLINGS));
+        let again = |at: Instant| self.needs_head().then(|| at.after(pause));
         if is_open { self.servers.timed_at.map_or(Some(Instant::default()), again) } else { None }
     }
 
@@ -362,6 +372,7 @@ impl Node {
             return;
         }
         let is_first = self.servers.timed_at.replace(now.mono).is_none();
+        self.servers.time_silences = self.servers.time_silences.saturating_add(u32::from(!is_first));
         let own = Segment::of_domain(self.me.id.domain);
         let mut domains = BTreeSet::new();
         let mut sources = self.holders(&own, now);
@@ -391,9 +402,12 @@ impl Node {
         health.failures = 0;
         health.is_suspect = false;
         self.servers.silent.clear();
+        self.servers.is_alone = false;
+        self.servers.time_silences = 0;
         if !std::mem::replace(&mut self.servers.online, true) {
             self.event(Event::Online);
             self.hasten_attachments(now);
+            self.hasten_catch_up(now);
         }
     }
 
@@ -405,11 +419,16 @@ impl Node {
         let health = self.servers.health.entry(node).or_default();
         health.turn = health.turn.wrapping_add(1);
         self.servers.silent.insert(node);
-        let all = self.servers.super_nodes.len() + self.trust.operators().count();
+        // A super-node does not hear itself.
+        let others = self.servers.super_nodes.keys().filter(|other| **other != self.me.id);
+        let all = others.count() + self.trust.operators().count();
         let is_alone = self.servers.silent.len() >= all.min(OFFLINE_AFTER);
-        if is_alone && std::mem::replace(&mut self.servers.online, false) {
-            self.event(Event::Offline);
-            // Servers are silent towards the revoked as well; over HTTPS an operator says so.
+        if is_alone && !std::mem::replace(&mut self.servers.is_alone, true) {
+            if std::mem::replace(&mut self.servers.online, false) {
+                self.event(Event::Offline);
+            }
+            // Servers are silent towards the revoked as well, also if that came about while this computer was off; over HTTPS an
+            // operator says so.
             self.outputs.push_back(Output::Renew);
         }
     }

@@ -308,6 +308,11 @@ impl Node {
         !self.watched.is_empty() || !self.openings.is_empty() || self.routing.is_busy() || self.is_attached()
     }
 
+    /// Returns whether somebody waits for a fresh Head.
+    pub(super) fn is_head_awaited(&self) -> bool {
+        !self.openings.is_empty() || self.routing.is_busy()
+    }
+
     fn head_due_at(&self) -> Instant {
         let refresh = if self.is_attached() { ATTACHED_REFRESH_AFTER } else { REFRESH_AFTER };
         let aged = match self.freshness.received_at {
@@ -315,8 +320,7 @@ impl Node {
             Some(_) | None => Instant::default(),
         };
         // Whoever waits for a decision should not wait for a pause that protects others.
-        let is_awaited = !self.openings.is_empty() || self.routing.is_busy();
-        let pause = if is_awaited { RETRY_AFTER } else { self.freshness.pause };
+        let pause = if self.is_head_awaited() { RETRY_AFTER } else { self.freshness.pause };
         self.freshness.tried_at.map_or(aged, |at| aged.max(at.after(pause)))
     }
 

@@ -21,6 +21,10 @@ use crate::reconcile::{Ended, RECONCILED, Reconciliation};
 /// How soon catching up is tried again after nobody could help.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often that is doubled: an attempt is some thirty datagrams, which are for nothing all day where a holder was revoked and
+/// nobody tells it. More leaves a holder that was cut off behind for longer; as a rule it hears of somebody before.
+const MAX_RETRY_DOUBLINGS: u32 = 4;
+
 /// How long a holder that was appointed may still be catching up itself, in milliseconds, and is asked only when operators are
 /// silent. Shorter makes those that are appointed together wait for each other, for a request each; longer has operators carry
 /// the table to more newcomers.
@@ -51,6 +55,8 @@ pub(super) struct CatchUp {
     source: Option<Server>,
     /// Who could not help.
     tried: BTreeSet<NodeId>,
+    /// How often nobody could.
+    failures: u32,
 }
 
 impl Node {
@@ -175,10 +181,23 @@ impl Node {
     /// Nobody could help. What was on disk is answered all the same: whoever asks compares it with the Head, and with several
     /// holders that were all started again together it is all there is.
     fn cannot_catch_up(&mut self, now: Now) {
-        let retry = now.mono.after(self.jittered(RETRY_INTERVAL));
+        let before = self.hold.part.as_ref().and_then(|part| part.catch_up.as_ref());
+        let failures = before.map_or(0, |state| state.failures);
+        let pause = RETRY_INTERVAL * (1 << failures.min(MAX_RETRY_DOUBLINGS));
+        let retry = now.mono.after(self.jittered(pause));
         let Some(part) = &mut self.hold.part else { return };
         part.announced = part.signed;
-        part.catch_up = Some(CatchUp::default());
+        part.catch_up = Some(CatchUp { failures: failures.saturating_add(1), ..CatchUp::default() });
         part.sync.wait_until(retry);
+    }
+
+    /// Somebody answers again after a silence: what waits for its next attempt need not wait for long.
+    pub(in crate::node) fn hasten_catch_up(&mut self, now: Now) {
+        let soon = now.mono.after(self.jittered(RETRY_INTERVAL));
+        let Some(part) = &mut self.hold.part else { return };
+        if let Some(state) = &mut part.catch_up {
+            state.failures = 0;
+            part.sync.hasten(soon);
+        }
     }
 }

@@ -144,6 +144,11 @@ impl Sync {
         self.next_at = at;
     }
 
+    /// Does what is due next at that time, if not before.
+    pub(super) fn hasten(&mut self, at: Instant) {
+        self.next_at = self.next_at.min(at);
+    }
+
     /// Has an operator asked soon whether what was caught up with is all.
     pub(super) const fn leave_unchecked(&mut self, pause: Duration) {
         self.unchecked = Some(pause);

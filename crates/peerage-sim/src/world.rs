@@ -224,6 +224,7 @@ pub struct World {
     paths: Vec<(Instant, usize, Path)>,
     /// Computers that still had tunnels when counting began.
     busy: std::collections::BTreeSet<usize>,
+    is_counting: bool,
     trace: Trace,
 }
 
@@ -295,6 +296,11 @@ impl World {
     /// Returns the most datagrams that an operator has heard in any second since [`World::count_from_here`].
     pub fn operator_peak(&self, index: usize) -> u64 {
         self.operators.get(index).map_or(0, |operator| operator.peak)
+    }
+
+    /// Returns whether it is counted what computers send.
+    pub const fn is_counting(&self) -> bool {
+        self.is_counting
     }
 
     /// Returns whether a computer had no tunnels left when counting began.

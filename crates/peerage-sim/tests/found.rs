@@ -146,6 +146,28 @@ fn servers_that_a_timeout_chooses_are_not_due_at_that_timeout() {
     }
 }
 
+/// A holder whose date is three seconds ahead dropped what had expired by its own clock, and was said to have lost it.
+#[test]
+fn what_has_expired_by_the_clock_of_its_holder_is_not_lost() {
+    let lent = |site, error_millis| HostSetup { lends: true, error_millis, ..host(site, true) };
+    let mut setup = setup(&[OPEN_SITE; 3], &[host(0, true), lent(1, 0), lent(2, 2_900)]);
+    setup.sample_interval = Duration::from_secs(1);
+    // It announces itself no more.
+    check(setup, &[(60, Operation::Lend { host: 1, on: false })], 70);
+}
+
+/// A seat that changed its owner while datagrams were counted: who had served was held to what those say who stand by.
+#[test]
+fn a_tunnel_node_that_loses_its_seat_to_another_may_have_said_what_it_said() {
+    for seed in 0..6 {
+        let lossy = SiteSetup { lan: Lan { multicast: Multicast::Works, loss: 290 }, ..OPEN_SITE };
+        let mut setup =
+            setup(&[lossy, OPEN_SITE], &[host(0, true), host(0, true), host(0, true), host(1, false)]);
+        setup.seed = seed;
+        check(setup, &[], 30);
+    }
+}
+
 // ---- sessions by themselves ---------------------------------------------------------------------------
 
 const SCRIPT: Script = Script {

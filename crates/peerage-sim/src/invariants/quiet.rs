@@ -1,5 +1,7 @@
 //! Who has nothing to do says next to nothing: the quietness budget.
 
+use std::collections::BTreeSet;
+
 use super::Invariant;
 use crate::host::{Host, true_time};
 use crate::world::World;
@@ -38,7 +40,10 @@ const PER_SILENT: u64 = 200;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Quiet {}
+pub struct Quiet {
+    /// Computers that were seen to be attached since counting began: where beacons are lost, a seat changes its owner now and then.
+    served: BTreeSet<usize>,
+}
 
 impl Quiet {
     /// What a super-node may say: for itself, for each domain, and the answers to everybody.
@@ -54,20 +59,33 @@ impl Invariant for Quiet {
         "quiet within the budget"
     }
 
+    fn sample(&mut self, world: &World) -> Option<String> {
+        if world.is_counting() {
+            let hosts = world.hosts.iter().enumerate().filter(|(_, host)| host.serves);
+            let is_attached = |host: &Host| {
+                let node = host.node.as_ref();
+                node.is_some_and(|node| !node.status(host.now(world.now())).attachments.is_empty())
+            };
+            self.served.extend(hosts.filter(|(_, host)| is_attached(host)).map(|(index, _)| index));
+        }
+        None
+    }
+
     fn conclude(&mut self, world: &World) -> Option<String> {
         for (index, host) in world.hosts.iter().enumerate() {
             let Some(node) = host.node.as_ref().filter(|_| world.was_idle(index)) else { continue };
             let is_revoked = world.ledger.member(&host.id).is_some_and(|member| member.revoked_at.is_some());
             let super_nodes = world.ledger.super_nodes(true_time(world.now()).unix).count() as u64;
             let status = node.status(host.now(world.now()));
-            let budget = match (status.attachments.is_empty(), host.serves) {
+            let has_served = self.served.contains(&index) || !status.attachments.is_empty();
+            let budget = match (has_served, host.serves) {
                 // A revoked node is not answered, and asks again as one that is cut off does.
                 _ if is_revoked => SERVING * 4 + super_nodes * PER_SILENT,
                 _ if status.super_role.from.is_some() => Self::of_holder(world),
                 _ if host.lends => SERVING + OFFERING,
-                (false, _) => SERVING,
-                (true, true) => STANDING_BY,
-                (true, false) => USER,
+                (true, _) => SERVING,
+                (false, true) => STANDING_BY,
+                (false, false) => USER,
             };
             let sent = world.counts(index).datagrams;
             if sent > budget {

@@ -272,6 +272,7 @@ impl World {
 
     /// Begins to count what computers send.
     pub fn count_from_here(&mut self) {
+        self.is_counting = true;
         self.counts.fill(super::Counts::default());
         for operator in &mut self.operators {
             operator.peak = 0;

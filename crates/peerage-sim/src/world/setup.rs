@@ -170,6 +170,7 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
         counts: Vec::new(),
         paths: Vec::new(),
         busy: std::collections::BTreeSet::new(),
+        is_counting: false,
         trace: Trace::default(),
         setup,
     };

@@ -18,7 +18,10 @@ use config::Config;
 use failure::{Failure, Result};
 use output::Output;
 use paths::Owner;
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+/// How long tasks may take to end after a command has. Longer only keeps whoever waits for the program.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -60,5 +63,8 @@ fn run(cli: Cli, output: Output) -> Result {
         .enable_all()
         .build()
         .map_err(|error| Failure::new("cannot start").why(error.to_string()))?;
-    runtime.block_on(commands::run(cli.command, context))
+    let result = runtime.block_on(commands::run(cli.command, context));
+    // All that matters has ended; a task that has not must not keep the program for ever.
+    runtime.shutdown_timeout(END_TIMEOUT);
+    result
 }

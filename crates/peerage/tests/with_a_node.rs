@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
     unistd::Pid,
 };
 use peerage_client::{
@@ -156,6 +159,18 @@ mod connect {
         json_line(&mut lines).await;
         child.kill().await.unwrap();
         assert_eq!(node.closed.recv().await.unwrap(), "0");
+    }
+
+    #[tokio::test]
+    async fn a_signal_ends_connect_although_the_node_does_not_answer_any_more() {
+        let node = TestNode::start();
+        let (child, mut lines) = node.spawn(&["connect", "hp:ipp", "--json"]);
+        json_line(&mut lines).await;
+        end(&child, Signal::SIGTERM);
+        let pid = Pid::from_raw(child.id().unwrap().try_into().unwrap());
+        // Nothing of the node runs while this thread waits.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        assert_eq!(waitid(Id::Pid(pid), flags).unwrap(), WaitStatus::Exited(pid, 0));
     }
 
     #[tokio::test]

@@ -12,7 +12,12 @@ use peerage_client::{
     local::{EventDetail, OpenTunnel, Path, Privacy, Tunnel, TunnelState},
 };
 use serde::Serialize;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
+use tokio::time::timeout;
+
+/// How long the node may take to confirm that the tunnel is closed. It closes it in any case when this process ends, so a longer
+/// wait only keeps whoever has pressed Ctrl-C.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What is told of the tunnel, in JSON one object a line.
 #[derive(Serialize)]
@@ -64,7 +69,7 @@ pub(crate) async fn run(args: Connect, context: &Context) -> Result {
         result = follow(&tunnel, &mut events, context.output) => return result,
     }
     // While the stream of events still holds it: afterwards the node would have closed it already.
-    client.close_tunnel(&tunnel.id).await?;
+    timeout(CLOSE_TIMEOUT, client.close_tunnel(&tunnel.id)).await.unwrap_or(Ok(()))?;
     drop(events);
     context.output.result(&Told::Closed, |_| "Closed.".to_owned())
 }

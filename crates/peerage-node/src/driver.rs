@@ -293,7 +293,10 @@ impl Driver {
             if let Ok(Answer::Route(route)) = receiver.await
                 && let Way::Tunnel { peer, identity, candidates, relayed } = route.way
             {
-                if let Some(leg) = relayed.and_then(|attempt| legs.take(attempt)) {
+                // Where a link serves already, a direct path is looked for, and the leg is let go.
+                if let Some(leg) = relayed.and_then(|attempt| legs.take(attempt))
+                    && !links.is_served(peer)
+                {
                     links.await_leg(leg);
                 }
                 links.set_path(peer, identity, &candidates);

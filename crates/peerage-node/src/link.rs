@@ -307,6 +307,12 @@ impl Links {
         }
     }
 
+    /// Returns whether a link that nothing is wrong with leads to a peer.
+    pub(crate) fn is_served(&self, peer: NodeId) -> bool {
+        let known = lock(&self.inner.peers).get(&peer).cloned();
+        known.and_then(|known| known.act(|state, _| state.bundle.serving().is_some())).unwrap_or(false)
+    }
+
     /// Tells that the computer's networks have changed: links from addresses that it has no more are left at once, and where it would
     /// reach a peer from another address now, a new link takes the tunnels over.
     pub fn networks_changed(&self, is_own: &dyn Fn(IpAddr) -> bool) {
@@ -513,7 +519,7 @@ impl Inner {
         let (inner, peer) = (Arc::downgrade(self), Arc::clone(peer));
         tasks.spawn(async move {
             let id = peer.id;
-            let is_quic = matches!(connected, Connected::Quic(_));
+            let watched = matches!(connected, Connected::Quic(_)).then(|| Arc::downgrade(&peer));
             let code = match connected {
                 Connected::Tcp(channel) => driver::run(peer, link, kick, *channel).await,
                 Connected::Quic(connection) => {
@@ -522,7 +528,7 @@ impl Inner {
             };
             tracing::debug!(peer = ?id, %code, "a link has ended");
             if let Some(inner) = inner.upgrade() {
-                if is_quic {
+                if watched.is_some_and(|peer| !paths::is_used(&peer, remote)) {
                     inner.notifier.notify(LinkEvent::PathUnused { peer: id, remote });
                 }
                 inner.forget_idle(id);

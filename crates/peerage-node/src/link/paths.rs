@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use peerage_proto::link::Side;
@@ -114,6 +114,17 @@ impl Inner {
 /// Whether nothing as good as QUIC leads to a peer.
 fn wants_path(peer: &Arc<Peer>) -> bool {
     peer.act(|state, _| state.bundle.serving() < Some(PathKind::Quic)).unwrap_or(false)
+}
+
+/// Whether a link on QUIC to this address of a peer is left.
+pub(super) fn is_used(peer: &Weak<Peer>, remote: SocketAddr) -> bool {
+    let used = peer.upgrade().and_then(|peer| {
+        peer.act(|state, _| {
+            let mut links = state.links.iter();
+            links.any(|(id, ends)| ends.remote == remote && state.bundle.path(*id) == Some(PathKind::Quic))
+        })
+    });
+    used.unwrap_or(false)
 }
 
 const fn candidate(path: &Path) -> Candidate {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use peerage_proto::link::bundle::{Bundle, Config, Dial, Event, LinkId, Purpose, SessionKey};
+use peerage_proto::link::bundle::{Bundle, Config, Dial, Event, LinkId, PathKind, Purpose, SessionKey};
 use peerage_proto::session::Budget;
 use peerage_wire::codec::Candidate;
 use peerage_wire::frame::Code;
@@ -278,6 +278,10 @@ impl Peer {
             if let Some(before) = before {
                 // It was begun for a network that is gone, or has ended long since.
                 before.abort();
+            }
+            // Checks of both ends may find now what they did not find before.
+            if dial.serving == Some(PathKind::Relayed) {
+                self.ask_for_path(inner);
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use peerage_wire::codec::{CandidateKind, Transport};
+use peerage_wire::codec::Transport;
 use peerage_wire::id::{DeviceId, LinkId, NodeId, SessionId};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
 use peerage_wire::record::EndDevice;
@@ -208,9 +208,7 @@ impl Node {
         let mut places = self.dialable(candidates.clone());
         places.retain(|candidate| candidate.transport == Transport::Tcp);
         let said: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
-        let announced = target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address)));
-        // How routers show it is dialled where it has answered a check (Rule 6.95): before, the router lets nobody in.
-        places.extend(announced.filter(|c| c.kind != CandidateKind::Reflexive));
+        places.extend(target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address))));
         self.path_found(task, target, (places, attempt.leg));
     }
 

@@ -172,6 +172,7 @@ impl Driver {
         self.handle(Input::Stopping);
         self.drain();
         self.lent.legs().close_all();
+        self.keep_relayed();
         let (mappings, links) = (self.mappings.take(), self.links);
         let give_back = async {
             if let Some(mappings) = mappings {

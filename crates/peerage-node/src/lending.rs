@@ -4,6 +4,7 @@
 //! file; what neither says has the defaults of [`SuperConfig`], by which nothing is lent.
 
 use peerage_proto::node::SuperConfig;
+use peerage_wire::time::UnixTime;
 
 use crate::relay::{self, Caps};
 use crate::store::{Batch, Contents};
@@ -13,6 +14,7 @@ const MAX_BYTES: &str = "super-max-bytes";
 const MAX_TUNNELS: &str = "super-max-tunnels";
 const MAX_RATE: &str = "super-max-rate";
 const MAX_DAILY: &str = "super-max-daily";
+const RELAY_DAY: &str = "super-relay-day";
 
 /// The least memory that can be lent: a few hundred records. With less, a super-node would refuse most of what its range
 /// brings, and be a hole in the table.
@@ -113,6 +115,19 @@ impl Lending {
     }
 }
 
+/// Returns the day of relayed bytes that an earlier run was in: when it ends, and how many bytes had passed.
+pub(crate) fn relay_day(contents: &Contents) -> Option<(UnixTime, u64)> {
+    let (ends, bytes) = contents.facts.get(RELAY_DAY)?.split_first_chunk::<8>()?;
+    let ends = UnixTime::from_millis(u64::from_be_bytes(*ends));
+    Some((ends, u64::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+/// Returns the batch that keeps it.
+pub(crate) fn keep_relay_day((ends, bytes): (UnixTime, u64)) -> Batch {
+    let value = [ends.as_millis().to_be_bytes(), bytes.to_be_bytes()].concat();
+    Batch { changes: Vec::new(), facts: vec![(RELAY_DAY, Some(value))] }
+}
+
 /// Returns what a relay may use of what is lent.
 pub(crate) const fn caps(config: &SuperConfig) -> Caps {
     Caps { bytes_per_second: Some(config.max_rate), bytes_per_day: Some(config.max_daily) }
@@ -151,6 +166,18 @@ mod tests {
         store.write(off.to_batch()).await.unwrap();
         drop(store);
         assert_eq!(Lending::load(&Store::open(&path).unwrap().1), off);
+    }
+
+    #[tokio::test]
+    async fn the_day_of_relayed_bytes_is_there_after_a_restart() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("node.db");
+        let (store, contents) = Store::open(&path).unwrap();
+        assert_eq!(relay_day(&contents), None);
+        let day = (UnixTime::from_millis(1_800_000_000_123), 77);
+        store.write(keep_relay_day(day)).await.unwrap();
+        drop(store);
+        assert_eq!(relay_day(&Store::open(&path).unwrap().1), Some(day));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_proto::relay::{Input, LegId, Limits, Output};
 use peerage_wire::leg;
+use peerage_wire::time::UnixTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -156,6 +157,16 @@ impl Legs {
     /// Sets other limits, from the next bytes on.
     pub fn set_caps(&self, caps: Caps) {
         self.inner.meter.set_caps(caps);
+    }
+
+    /// Goes on with the day of an earlier run: when it ends, and how many bytes have passed in it.
+    pub fn resume_day(&self, day: (UnixTime, u64)) {
+        self.inner.meter.resume_day(day);
+    }
+
+    /// Returns when the day whose bytes are limited ends, and how many have passed in it.
+    pub fn day(&self) -> (UnixTime, u64) {
+        self.inner.meter.day()
     }
 
     /// Closes everything.

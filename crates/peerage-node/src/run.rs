@@ -255,6 +255,9 @@ fn lend(
     let told = Lending::load(&member.contents);
     let lent = lending::possible(told.or(config.lending).config());
     let (legs, leg_news) = Legs::new(lending::caps(&lent), clock.clone());
+    if let Some(day) = lending::relay_day(&member.contents) {
+        legs.resume_day(day);
+    }
     let serves_devices = config.tunnel_role && may_serve(member);
     Ok((told, Lent::new(legs, serves_devices, lent), leg_news))
 }

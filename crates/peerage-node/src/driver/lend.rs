@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use peerage_proto::node::{Answer, Command, Input, SuperConfig, SuperState};
+use peerage_wire::time::Instant;
 use tokio::sync::oneshot;
 use tokio::time;
 
@@ -14,6 +15,10 @@ use crate::relay::Legs;
 /// How long a node that ends goes on for the sake of what it holds. Others hold the same, so less only leaves them more to
 /// copy; service managers kill after 90 s.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// How often it is written down, while anything is relayed, how much of the day's bytes is used up. More seldom lets a computer
+/// that crashes give more than its owner lends, by what it relays meanwhile; more often writes for nothing.
+const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the shell has to know about lending.
 pub(crate) struct Lent {
@@ -27,12 +32,21 @@ pub(crate) struct Lent {
     holds: bool,
     /// What the machine knows of relayed bytes.
     told_bytes: u64,
+    /// How many of them are accounted for on disk, and since when.
+    kept: (u64, Instant),
 }
 
 impl Lent {
     pub(crate) fn new(legs: Legs, serves_devices: bool, config: SuperConfig) -> Self {
-        let lent =
-            Self { door: Door::new(legs.clone()), legs, serves_devices, config, holds: false, told_bytes: 0 };
+        let lent = Self {
+            door: Door::new(legs.clone()),
+            legs,
+            serves_devices,
+            config,
+            holds: false,
+            told_bytes: 0,
+            kept: (0, Instant::default()),
+        };
         lent.apply();
         lent
     }
@@ -77,6 +91,20 @@ impl Driver {
         if bytes != self.lent.told_bytes {
             self.lent.told_bytes = bytes;
             self.handle(Input::Relayed { bytes });
+        }
+        let (kept, at) = self.lent.kept;
+        if bytes != kept && self.clock.mono() - at >= KEEP_INTERVAL {
+            self.keep_relayed();
+        }
+    }
+
+    /// Writes down how much of the day's bytes is used up, so that a restart does not give them again.
+    pub(super) fn keep_relayed(&mut self) {
+        let bytes = self.lent.legs.bytes();
+        if bytes != self.lent.kept.0 {
+            self.lent.kept = (bytes, self.clock.mono());
+            // Should it fail, the store has said so; the next one is a minute away.
+            drop(self.store.submit(lending::keep_relay_day(self.lent.legs.day())));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use peerage_proto::relay::Allowance;
+use peerage_wire::time::UnixTime;
 use tokio::time;
 
 use crate::clock::Clock;
@@ -71,6 +72,19 @@ impl Meter {
     /// Returns whether the day's bytes are used up.
     pub fn is_exhausted(&self) -> bool {
         self.lock().is_exhausted(self.clock.mono())
+    }
+
+    /// Goes on with the day of an earlier run: when it ends, and how many bytes have passed in it.
+    pub(super) fn resume_day(&self, (ends, bytes): (UnixTime, u64)) {
+        let now = self.clock.now();
+        self.lock().resume(now.mono.after(ends.since(now.unix)), bytes, now.mono);
+    }
+
+    /// Returns when the day ends, and how many bytes have passed in it.
+    pub(super) fn day(&self) -> (UnixTime, u64) {
+        let now = self.clock.now();
+        let (ends_at, bytes) = self.lock().day(now.mono);
+        (now.unix.after(ends_at - now.mono), bytes)
     }
 
     /// Returns how many bytes have passed.

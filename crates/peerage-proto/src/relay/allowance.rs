@@ -22,7 +22,7 @@ pub struct Allowance {
     tokens: u64,
     /// Up to when tokens were filled in.
     filled_at: Instant,
-    day_began_at: Instant,
+    day_ends_at: Instant,
     /// Bytes of the day so far.
     of_day: u64,
     /// Bytes ever.
@@ -32,8 +32,9 @@ pub struct Allowance {
 impl Allowance {
     /// Makes a full allowance; `None` is without limit.
     pub fn new(per_second: Option<u64>, per_day: Option<u64>, now: Instant) -> Self {
+        let day_ends_at = now.after(DAY);
         let mut allowance =
-            Self { per_second, per_day, tokens: 0, filled_at: now, day_began_at: now, of_day: 0, total: 0 };
+            Self { per_second, per_day, tokens: 0, filled_at: now, day_ends_at, of_day: 0, total: 0 };
         allowance.tokens = allowance.burst();
         allowance
     }
@@ -53,7 +54,7 @@ impl Allowance {
         self.fill(now);
         let left_of_day = self.left_of_day();
         if left_of_day == 0 {
-            return Err(self.day_began_at.after(DAY));
+            return Err(self.day_ends_at);
         }
         let wanted = wanted.min(left_of_day);
         let granted = match self.per_second {
@@ -87,6 +88,19 @@ impl Allowance {
         self.left_of_day() == 0
     }
 
+    /// Goes on with a day that began before it was made, ends then, and in which so many bytes have passed. One that would end
+    /// more than a day from now is shortened: somebody has set a clock.
+    pub fn resume(&mut self, ends_at: Instant, of_day: u64, now: Instant) {
+        self.day_ends_at = ends_at.min(now.after(DAY));
+        self.of_day = of_day;
+    }
+
+    /// Returns when the day ends, and how many bytes have passed in it.
+    pub fn day(&mut self, now: Instant) -> (Instant, u64) {
+        self.begin_day(now);
+        (self.day_ends_at, self.of_day)
+    }
+
     /// Returns how many bytes have passed since it was made.
     pub const fn total(&self) -> u64 {
         self.total
@@ -101,8 +115,8 @@ impl Allowance {
     }
 
     fn begin_day(&mut self, now: Instant) {
-        if now - self.day_began_at >= DAY {
-            self.day_began_at = now;
+        if now >= self.day_ends_at {
+            self.day_ends_at = now.after(DAY);
             self.of_day = 0;
         }
     }
@@ -186,6 +200,21 @@ mod tests {
         assert!(allowance.is_exhausted(at(8)));
         assert!(!allowance.is_exhausted(tomorrow));
         assert_eq!(allowance.take(60_000, tomorrow), Ok(60_000));
+    }
+
+    #[test]
+    fn a_day_goes_on_after_a_restart_and_ends_when_it_would_have() {
+        let mut before = Allowance::new(None, Some(100), at(0));
+        assert_eq!(before.take(70, at(1)), Ok(70));
+        let (ends_at, of_day) = before.day(at(2));
+        let mut after = Allowance::new(None, Some(100), at(2));
+        after.resume(ends_at, of_day, at(2));
+        assert_eq!((after.take(100, at(3)), after.total()), (Ok(30), 30));
+        assert_eq!(after.take(1, at(4)), Err(ends_at));
+        assert_eq!(after.take(100, ends_at), Ok(100));
+        // A clock was set back by a week meanwhile.
+        after.resume(ends_at.after(7 * DAY), 100, at(5));
+        assert_eq!(after.take(1, at(5)), Err(at(5).after(DAY)));
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub use lending::{SuperLimits, SuperNode, SuperOff, SuperOn, SuperRange, SuperSt
 pub use mapping::{PortMapping, PortMappingState};
 pub use nat::{Nat, NatMapping, NatPorts};
 pub use status::{
-    Attachment, Clock, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator, Records, Status,
+    Attachment, Clock, Elected, Election, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator,
+    Records, Status,
 };
 pub use tunnels::{OpenTunnel, Path, PathKind, Privacy, Tunnel, TunnelState};
 

@@ -353,6 +353,14 @@ fn status(full: bool) -> local::Status {
         locations: vec![location(full)],
         head: full.then_some(local::Head { age_ms: 1, sequence: 2, epoch: 3, revocations: 4 }),
         port_mappings: vec![port_mapping(full)],
+        elections: vec![local::Election {
+            location: "0123456789abcdef".to_owned(),
+            interface: full.then(|| "eth0".to_owned()),
+            candidates: vec!["n1".to_owned()],
+            serving: vec![local::Elected { node: "n1".to_owned(), since_at_ms: 1 }],
+            stands_in: true,
+            hears_others: false,
+        }],
         attachments: vec![local::Attachment {
             node: "s1".to_owned(),
             address: "[2001:db8::1]:4433".parse().unwrap(),
@@ -388,6 +396,7 @@ fn super_node(full: bool) -> local::SuperNode {
         range: full.then(|| local::SuperRange { from: "0".repeat(16), to: "f".repeat(16) }),
         records: 1,
         bytes_held: 2,
+        lacking: 1,
         attached: 3,
         served_requests: 4,
         relayed_bytes: 5,

@@ -14,6 +14,7 @@
 mod chance;
 mod heard;
 mod io;
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -225,21 +226,6 @@ impl Election {
             ],
         };
         own.into_iter().chain([looking, look_up, self.heard.next_gone()]).flatten().min()
-    }
-
-    /// Returns whether this node is to serve.
-    pub const fn is_elected(&self) -> bool {
-        matches!(self.state, State::Seated { .. })
-    }
-
-    /// Returns how many others are elected, as far as can be heard.
-    pub fn others(&self) -> usize {
-        self.heard.seated().count()
-    }
-
-    /// Returns whether the announcements of the location are looked up because no beacon is heard.
-    pub const fn is_deaf(&self) -> bool {
-        self.is_deaf
     }
 
     // ---- beginning and end ------------------------------------------------------------------

@@ -36,7 +36,7 @@ const LABEL_RANK: &[u8] = b"peerage rank 1";
 /// Bytes of a nonce.
 pub const NONCE_SIZE: usize = 12;
 const HEADER_SIZE: usize = 2 + NONCE_SIZE;
-/// Kind, node, ballot, time, and for how many seconds.
+/// Kind, node, ballot, time, and for how many seconds; the digest of the Head may follow.
 const BODY_SIZE: usize = 1 + NodeId::SIZE + 32 + 8 + 4;
 
 /// What an election is about: a location, and who may stand (Rule 6.24).
@@ -103,6 +103,8 @@ pub struct Beacon {
     pub time: UnixTime,
     /// For how long its sender has been elected, in seconds; for people.
     pub seated_secs: u32,
+    /// The [digest](crate::record::HeadBody::digest) of its sender's Head, if that is fresh.
+    pub head: Option<[u8; 8]>,
 }
 
 /// Why a datagram is not a beacon for this node.
@@ -128,12 +130,13 @@ impl Beacon {
         crypto: &dyn Crypto,
         nonce: &[u8; NONCE_SIZE],
     ) -> Vec<u8> {
-        let mut body = Vec::with_capacity(BODY_SIZE + TAG_SIZE);
+        let mut body = Vec::with_capacity(BODY_SIZE + 8 + TAG_SIZE);
         body.push(Kind::ALL.iter().find(|(kind, _)| *kind == self.kind).map_or(0, |(_, number)| *number));
         body.extend_from_slice(&self.node.to_bytes());
         body.extend_from_slice(&self.ballot.0);
         body.extend_from_slice(&self.time.as_millis().to_be_bytes());
         body.extend_from_slice(&self.seated_secs.to_be_bytes());
+        body.extend(self.head.into_iter().flatten());
         let sealed = crypto.seal(&key(epoch_key, network), nonce, &[FORM, VERSION], &mut body);
         debug_assert!(sealed.is_ok(), "a beacon is within the bound of its cipher");
         [&[FORM, VERSION][..], nonce, &body].concat()
@@ -176,13 +179,14 @@ impl Beacon {
         let (node, rest) = rest.split_first_chunk::<{ NodeId::SIZE }>()?;
         let (ballot, rest) = rest.split_first_chunk::<32>()?;
         let (time, rest) = rest.split_first_chunk::<8>()?;
-        let (seated, _) = rest.split_first_chunk::<4>()?;
+        let (seated, rest) = rest.split_first_chunk::<4>()?;
         Some(Self {
             kind,
             node: NodeId::from_bytes(node),
             ballot: Ballot(*ballot),
             time: UnixTime::from_millis(u64::from_be_bytes(*time)),
             seated_secs: u32::from_be_bytes(*seated),
+            head: rest.first_chunk::<8>().copied(),
         })
     }
 }
@@ -215,6 +219,7 @@ mod tests {
             ballot: Ballot::new(&LocationId([4; 32]), &[]),
             time: UnixTime::from_secs(1_800_000_000),
             seated_secs: 77,
+            head: Some([6; 8]),
         }
     }
 
@@ -237,6 +242,15 @@ mod tests {
             let other = (&NETWORK, Domain(6));
             assert_eq!(Beacon::open(&sealed, other, &keys(2), &Real), Err(BeaconError::Unknown));
         }
+    }
+
+    /// Rule 6.25: those of a node that has no fresh Head, or is of an older version, end before it.
+    #[test]
+    fn a_beacon_without_a_digest_is_read() {
+        let sent = Beacon { head: None, ..beacon(Kind::Elected) };
+        let sealed = sent.seal(&NETWORK, &keys(2).epoch_key, &Real, &[1; 12]);
+        assert_eq!(sealed.len(), HEADER_SIZE + BODY_SIZE + TAG_SIZE);
+        assert_eq!(open(&sealed, &keys(2)), Ok(sent));
     }
 
     /// Rule 6.25: outside of the seal there is nothing but form, version and chance.

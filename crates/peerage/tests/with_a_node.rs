@@ -12,9 +12,9 @@ use nix::{
 use peerage_client::{
     Problem, ProblemKind, Protocol, Role, Service,
     local::{
-        Clock, Device, DeviceState, Event, EventDetail, Head, Nat, NodeIdentity, NodeState, OpenTunnel, Path,
-        PathKind, Privacy, ReachableVia, Records, Status, SuperLimits, SuperNode, SuperOff, SuperOn,
-        SuperRange, SuperState, Tunnel, TunnelState,
+        Clock, Device, DeviceState, Elected, Election, Event, EventDetail, Head, Nat, NodeIdentity,
+        NodeState, OpenTunnel, Path, PathKind, Privacy, ReachableVia, Records, Status, SuperLimits,
+        SuperNode, SuperOff, SuperOn, SuperRange, SuperState, Tunnel, TunnelState,
     },
 };
 use peerage_node::local_api::{Backend, Socket, serve};
@@ -59,6 +59,8 @@ mod questions {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
         }
+        let served = "served at   eth0, location 0123456789abcdef: by this computer (elected ";
+        assert!(text.lines().any(|shown| shown.starts_with(served)), "{text}");
     }
 
     #[tokio::test]
@@ -318,6 +320,14 @@ impl Backend for FakeBackend {
             locations: Vec::new(),
             head: Some(Head { age_ms: 600_000, sequence: 5, epoch: 2, revocations: 1 }),
             port_mappings: Vec::new(),
+            elections: vec![Election {
+                location: "0123456789abcdef".to_owned(),
+                interface: Some("eth0".to_owned()),
+                candidates: Vec::new(),
+                serving: vec![Elected { node: "n1".to_owned(), since_at_ms: 0 }],
+                stands_in: false,
+                hears_others: true,
+            }],
             attachments: Vec::new(),
             nat: Nat::default(),
             devices: 1,

@@ -20,6 +20,9 @@ pub struct SuperNode {
     pub records: u64,
     /// The memory that these take, in bytes.
     pub bytes_held: u64,
+    /// Of how many domains it cannot hold everything for want of memory; it says nothing about their sets.
+    #[serde(default)]
+    pub lacking: u64,
     /// How many nodes are in standing contact with it.
     pub attached: u64,
     /// How many requests it has answered for others.

@@ -22,6 +22,9 @@ pub struct Status {
     /// The operator's latest statement about the domain; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<Head>,
+    /// Who serves the devices at its locations; empty where there are none, or it may not serve them.
+    #[serde(default)]
+    pub elections: Vec<Election>,
     /// The super-nodes and operators through which it can be asked; empty unless it serves devices.
     pub attachments: Vec<Attachment>,
     /// How many devices of the domain it knows.
@@ -180,6 +183,35 @@ pub struct Head {
     pub epoch: u64,
     /// How many revocations it counts.
     pub revocations: u64,
+}
+
+/// Who serves the devices at a location. Nodes say so themselves: it is a reason to look, not to trust.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Election {
+    /// The short form of the location, as in [`Location`].
+    pub location: String,
+    /// The interface that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The nodes that an administrator has named for its devices; empty if any member may serve them.
+    #[serde(default)]
+    pub candidates: Vec<String>,
+    /// Who serves, this node first if it does.
+    pub serving: Vec<Elected>,
+    /// Whether this node serves only because it found that those who are elected do not.
+    #[serde(default)]
+    pub stands_in: bool,
+    /// Whether others can be heard here; if not, only this node is named.
+    pub hears_others: bool,
+}
+
+/// One that serves the devices at a location.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elected {
+    /// Its id.
+    pub node: String,
+    /// Since when, as it says.
+    pub since_at_ms: u64,
 }
 
 /// The standing contact with a node through which this one can be asked.

@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 
 use peerage_client::local::{
-    Attachment, Clock, Device, DeviceState, Head, InterfaceKind, Location, Nat, NatMapping, NatPorts,
-    NodeIdentity, NodeState, Operator, PortMapping, PortMappingState, ReachableVia, Records, Status,
-    SuperNode,
+    Attachment, Clock, Device, DeviceState, Elected, Election, Head, InterfaceKind, Location, Nat,
+    NatMapping, NatPorts, NodeIdentity, NodeState, Operator, PortMapping, PortMappingState, ReachableVia,
+    Records, Status, SuperNode,
 };
 use peerage_client::{Protocol, Role, Service};
 use peerage_proto::lan;
 use peerage_proto::mapping::{Mapping, RouterMapping};
-use peerage_proto::node::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status as NodeStatus};
+use peerage_proto::node::{
+    AttachmentStatus, DeviceStatus, ElectedStatus, ElectionStatus, HeadStatus, ServerStatus,
+    Status as NodeStatus,
+};
 use peerage_proto::path::{self, NatBehaviour, PortChoice};
 use peerage_wire::codec;
 use peerage_wire::id::{LocationId, to_hex};
@@ -45,6 +48,7 @@ pub(super) fn status(
             revocations: head.revocations.into(),
         }),
         port_mappings: status.mappings.iter().map(port_mapping).collect(),
+        elections: status.elections.iter().map(|election| describe_election(election, status)).collect(),
         attachments: attachments(status),
         devices: status.devices.len() as u64,
         serves: status.devices.iter().filter(|d| d.served).map(|d| d.device.name.clone()).collect(),
@@ -123,7 +127,7 @@ fn location(id: LocationId, interface: &lan::Interface) -> Option<Location> {
         },
         gateway_mac: Some(gateway.to_string()),
         prefix: prefix.to_string(),
-        location: Some(to_hex(id.0.get(..8)?)),
+        location: Some(short(id)),
     })
 }
 
@@ -183,6 +187,29 @@ fn nat(known: &NatBehaviour) -> Nat {
         },
         observed: known.observed.clone(),
     }
+}
+
+fn describe_election(election: &ElectionStatus, status: &NodeStatus) -> Election {
+    let here = status.locations.iter().find(|(location, _)| *location == election.location);
+    let interface = here.and_then(|(_, interface)| interface.as_ref());
+    let own = election.elected_for.map(|elected_for| ElectedStatus { node: status.id, elected_for });
+    let serving = own.into_iter().chain(election.others.iter().copied()).map(|elected| Elected {
+        node: elected.node.to_string(),
+        since_at_ms: now_ms().saturating_sub(millis(elected.elected_for)),
+    });
+    Election {
+        location: short(election.location),
+        interface: interface.map(|interface| interface.name.clone()),
+        candidates: election.servers.iter().map(ToString::to_string).collect(),
+        serving: serving.collect(),
+        stands_in: election.is_additional,
+        hears_others: election.hears,
+    }
+}
+
+/// Writes a location as people see it.
+fn short(location: LocationId) -> String {
+    to_hex(location.0.get(..8).unwrap_or_default())
 }
 
 fn warnings(status: &NodeStatus) -> Vec<String> {

@@ -106,6 +106,7 @@ pub(super) fn describe(status: &SuperStatus, config: SuperConfig) -> SuperNode {
         range: status.from.zip(status.to).map(|(from, to)| SuperRange { from: hex(from), to: hex(to) }),
         records: status.records as u64,
         bytes_held: status.bytes as u64,
+        lacking: status.lacking as u64,
         attached: status.attached as u64,
         served_requests: status.served,
         relayed_bytes: status.relayed_bytes,

@@ -22,6 +22,8 @@ struct Voice {
     at: Instant,
     /// What it holds or wants; none once it is silent or has said goodbye.
     kind: Option<Kind>,
+    /// For how long it had been elected then, as it says.
+    elected_for: Duration,
     rank: u64,
 }
 
@@ -51,7 +53,13 @@ impl Heard {
             Kind::Checked => known.and_then(|voice| voice.kind),
         };
         let rank = known.map_or_else(|| beacon.ballot.rank(&beacon.node), |voice| voice.rank);
-        self.voices.insert(beacon.node, Voice { time: beacon.time, at: now, kind, rank });
+        let elected_for = match beacon.kind {
+            Kind::Checked => known.map_or(Duration::ZERO, |voice| voice.elected_for),
+            Kind::Elected | Kind::Standing | Kind::Additional | Kind::Goodbye | Kind::Who => {
+                Duration::from_secs(beacon.seated_secs.into())
+            }
+        };
+        self.voices.insert(beacon.node, Voice { time: beacon.time, at: now, kind, elected_for, rank });
         true
     }
 
@@ -87,6 +95,12 @@ impl Heard {
     pub(super) fn seated(&self) -> impl Iterator<Item = NodeId> + '_ {
         let elected = self.voices.iter().filter(|(_, voice)| voice.kind == Some(Kind::Elected));
         elected.map(|(node, _)| *node)
+    }
+
+    /// Returns those who serve, in a seat or beside those, and for how long they say that they have.
+    pub(super) fn serving(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> + '_ {
+        let serving = self.voices.iter().filter(|(node, _)| self.is_seated(node));
+        serving.map(move |(node, voice)| (*node, voice.elected_for.saturating_add(now - voice.at)))
     }
 
     /// Returns whether somebody serves, in a seat or beside those.

@@ -137,7 +137,7 @@ impl Lan {
                     computer.sent += 1;
                     let time = UnixTime::from_millis(computer.counter);
                     let seated_secs = u32::try_from(seated.as_secs()).unwrap();
-                    let beacon = Beacon { kind, node, ballot: ballot(), time, seated_secs };
+                    let beacon = Beacon { kind, node, ballot: ballot(), time, seated_secs, head: None };
                     if self.carries {
                         self.number += 1;
                         let delay = Duration::from_millis(1 + self.draw(80));
@@ -466,7 +466,14 @@ fn an_accomplice_cannot_vouch_for_false_winners_for_ever() {
         let computer = lan.computers.get_mut(&accomplice).unwrap();
         computer.counter += 1;
         let time = UnixTime::from_millis(computer.counter);
-        let beacon = Beacon { kind: Kind::Checked, node: accomplice, ballot: ballot(), time, seated_secs: 0 };
+        let beacon = Beacon {
+            kind: Kind::Checked,
+            node: accomplice,
+            ballot: ballot(),
+            time,
+            seated_secs: 0,
+            head: None,
+        };
         lan.number += 1;
         lan.under_way.insert((lan.now, lan.number), (accomplice, beacon));
         lan.run(MINUTE);
@@ -493,7 +500,7 @@ fn a_replayed_beacon_does_not_keep_a_dead_node_elected() {
     let (mut lan, nodes) = lan_of(3, 14);
     let dead = lan.serving()[0];
     let time = UnixTime::from_millis(lan.computers[&dead].counter);
-    let old = Beacon { kind: Kind::Elected, node: dead, ballot: ballot(), time, seated_secs: 9 };
+    let old = Beacon { kind: Kind::Elected, node: dead, ballot: ballot(), time, seated_secs: 9, head: None };
     lan.sleep(dead);
     for _ in 0..60 {
         for node in &nodes {
@@ -518,7 +525,8 @@ fn a_flood_of_invented_nodes_fills_no_memory_and_darkens_no_site_for_ever() {
             invented += 1;
             let time = UnixTime::from_millis(invented);
             let node = id(1_000 + n);
-            let beacon = Beacon { kind: Kind::Elected, node, ballot: ballot(), time, seated_secs: 9 };
+            let beacon =
+                Beacon { kind: Kind::Elected, node, ballot: ballot(), time, seated_secs: 9, head: None };
             for computer in lan.computers.keys().copied().collect::<Vec<_>>() {
                 lan.input(computer, Happening::Heard(&beacon));
             }
@@ -678,7 +686,10 @@ fn beside_a_false_one(span: Duration) -> (Election, usize, Duration) {
             beacons += 1;
             let time = UnixTime::from_millis(beacons);
             let (kind, node, ballot) = (Kind::Elected, id(2), ballot());
-            election.handle(Happening::Heard(&Beacon { kind, node, ballot, time, seated_secs: 1 }), now);
+            election.handle(
+                Happening::Heard(&Beacon { kind, node, ballot, time, seated_secs: 1, head: None }),
+                now,
+            );
             next = now.after(BEACON_INTERVAL);
         } else {
             election.handle(Happening::Timeout, now);

@@ -16,6 +16,7 @@ use peerage_wire::time::{Instant, Now, UnixTime};
 use super::lookup::{Server, Verdict};
 use super::places::{EPOCH_MARGIN_SECS, may_dial, tags};
 use super::queries::Query;
+use super::status::{ElectedStatus, ElectionStatus};
 use super::{Discard, Node, Output, Purpose, RequestId, TaskId};
 use crate::election::{Election, Happening, Order, SPREAD};
 use crate::sizes::TableSize;
@@ -123,6 +124,22 @@ impl Electing {
 }
 
 impl Node {
+    /// Returns who serves at the own locations.
+    pub(super) fn election_status(&self, now: Instant) -> Vec<ElectionStatus> {
+        let status = |contest: &Contest| {
+            let others = contest.election.serving(now);
+            ElectionStatus {
+                location: contest.location,
+                servers: contest.servers.clone(),
+                elected_for: contest.election.elected_for(now),
+                is_additional: contest.election.is_additional(),
+                others: others.map(|(node, elected_for)| ElectedStatus { node, elected_for }).collect(),
+                hears: !contest.election.is_deaf(),
+            }
+        };
+        self.electing.contests.values().map(status).collect()
+    }
+
     // ---- what is elected --------------------------------------------------------------------
 
     /// Returns whether this node could serve a device: it stands at one of its locations, and is not excluded.
@@ -268,6 +285,9 @@ impl Node {
         if contest.interface != interface || !may_stand {
             return Err(Discard::Forbidden);
         }
+        if let (Kind::Elected | Kind::Additional, Some(digest)) = (beacon.kind, beacon.head) {
+            self.neighbour_has_head(digest, now);
+        }
         self.inform(beacon.ballot, Happening::Heard(&beacon), now);
         Ok(())
     }
@@ -319,7 +339,8 @@ impl Node {
         let next = self.electing.sent.after(Duration::from_millis(1));
         self.electing.sent = time.max(next);
         let seated_secs = u32::try_from(seated.as_secs()).unwrap_or(u32::MAX);
-        let beacon = Beacon { kind, node: self.me.id, ballot, time: self.electing.sent, seated_secs };
+        let head = self.fresh_digest(now);
+        let beacon = Beacon { kind, node: self.me.id, ballot, time: self.electing.sent, seated_secs, head };
         // For as long as others may not have the new key yet, the one before is used, which those who have it keep.
         let is_new = time.since(self.epoch_began).as_secs() < EPOCH_MARGIN_SECS;
         let key = self.keys.previous.as_ref().filter(|_| is_new).unwrap_or(&self.keys.epoch_key).clone();

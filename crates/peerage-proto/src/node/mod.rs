@@ -53,7 +53,10 @@ pub use io::{
 pub use legs::{LegNews, LegOrder, OwnLeg};
 pub use lookup::{EAGER_INTERVAL, REDUNDANCY, SECOND_ANSWER_TIMEOUT, Server};
 pub use openings::{MAX_SERVED, MAX_SERVED_PER_PEER};
-pub use status::{AttachmentStatus, DeviceStatus, HeadStatus, ServerStatus, Status, SuperStatus};
+pub use status::{
+    AttachmentStatus, DeviceStatus, ElectedStatus, ElectionStatus, HeadStatus, ServerStatus, Status,
+    SuperStatus,
+};
 
 use elect::Electing;
 use hold::{Errand, Hold};

@@ -43,6 +43,8 @@ pub struct Status {
     pub devices: Vec<DeviceStatus>,
     /// The routers that were asked to forward ports, and what came of it.
     pub mappings: Vec<RouterMapping>,
+    /// Who serves at its locations.
+    pub elections: Vec<ElectionStatus>,
     /// To whom it is attached.
     pub attachments: Vec<AttachmentStatus>,
     /// When its last announcement ends.
@@ -123,6 +125,32 @@ pub struct HeadStatus {
     pub silent: Option<Duration>,
 }
 
+/// Who serves the devices at a location, as this node hears it.
+#[derive(Clone, Debug)]
+pub struct ElectionStatus {
+    /// Where.
+    pub location: LocationId,
+    /// Who may stand, if an administrator has named them; empty: every member.
+    pub servers: Vec<NodeId>,
+    /// For how long this node has been elected; `None` if it is not.
+    pub elected_for: Option<Duration>,
+    /// Whether it serves only because those who are elected do not.
+    pub is_additional: bool,
+    /// Others who say that they are elected.
+    pub others: Vec<ElectedStatus>,
+    /// Whether others can be heard here; if not, it goes by who has announced itself.
+    pub hears: bool,
+}
+
+/// Somebody elected.
+#[derive(Clone, Copy, Debug)]
+pub struct ElectedStatus {
+    /// Who.
+    pub node: NodeId,
+    /// For how long, as it says.
+    pub elected_for: Duration,
+}
+
 /// A standing contact.
 #[derive(Clone, Copy, Debug)]
 pub struct AttachmentStatus {
@@ -167,6 +195,7 @@ impl Node {
             locations: self.location_status(),
             devices: self.device_status(),
             mappings: self.mapping.routers().to_vec(),
+            elections: self.election_status(now.mono),
             attachments: self.attachment_status(now),
             info_expires: self.own_info().map(|record| record.header().expires),
             announced: self.serving.announcing.is_acknowledged,

@@ -27,8 +27,19 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// pays for the traffic of a node that nobody answers any more.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(40);
 
-/// How often a node that may serve, but has no device at its locations, asks whether that has changed. Others are silent.
+/// How often a node that may serve, but has nothing to serve, asks whether that has changed. Others are silent.
 const POLL_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The same while somebody elected here says that its Head is still the newest. More often has the computers of a large LAN ask
+/// for nothing; more seldom lets whoever says so falsely keep a revocation or a device from them for longer, and beyond the hour for
+/// which the key of the epoch before is good they would not hear their neighbours any more.
+const VOUCHED_INTERVAL: Duration = Duration::from_secs(1_800);
+
+/// How long a neighbour's word counts: several of its beacons may be lost.
+const VOUCHED_FOR: Duration = Duration::from_secs(60);
+
+/// Within how long those ask for the new Head who hear of it, in milliseconds: hundreds hear it at once.
+const NEWS_WITHIN_MILLIS: u64 = 30_000;
 
 /// How old the Head on disk may become while nothing in it changes. More often would wear out a flash card for nothing; more
 /// seldom makes a node that is restarted while no operator answers say that its knowledge is older than it is.
@@ -64,6 +75,12 @@ pub(super) struct Freshness {
     /// How long to wait after that.
     pause: Duration,
     poll_at: Instant,
+    /// What the Head before stated, for neighbours that do not have the newest yet.
+    digest_before: Option<[u8; 8]>,
+    /// When a neighbour said last that it has the same Head.
+    vouched_at: Option<Instant>,
+    /// Whether one said since the last look-up that it has another.
+    has_news: bool,
     /// The look-ups of those sets that are not what the Head states. Comparing costs a hash of every record, so it is done
     /// when a set or the Head changes, and not for each tunnel.
     differing: Vec<Query>,
@@ -96,6 +113,9 @@ impl Freshness {
             tried_at: None,
             pause: RETRY_AFTER,
             poll_at: now,
+            digest_before: None,
+            vouched_at: None,
+            has_news: false,
             differing: Vec::new(),
             disputed: false,
             complete: false,
@@ -150,6 +170,11 @@ impl Node {
         let is_old = self.endpoint.judging_time(now).is_some() && age > MAX_HEAD_AGE;
         if version > known {
             self.outputs.push_back(Output::HeadChanged(bytes.clone()));
+            let before = self.freshness.body().map(HeadBody::digest);
+            if before != Some(body.digest()) {
+                self.freshness.digest_before = before;
+                self.freshness.vouched_at = None;
+            }
             self.freshness.head = Some((record, body));
             self.freshness.complete = false;
             self.compare_sets(now);
@@ -342,14 +367,50 @@ impl Node {
     /// Fetches the Head when it is due.
     pub(super) fn keep_fresh(&mut self, now: Now) {
         let due = self.freshness_at().is_some_and(|at| at <= now.mono);
-        if due && self.look_up(Query::Head, None) {
+        if due && self.is_vouched_for(now) {
             self.freshness.poll_at = now.mono.after(self.jittered(POLL_INTERVAL));
+        } else if due && self.look_up(Query::Head, None) {
+            self.freshness.poll_at = now.mono.after(self.jittered(POLL_INTERVAL));
+            self.freshness.has_news = false;
         }
         let stale = self.is_stale(now);
         if stale != self.freshness.stale {
             self.freshness.stale = stale;
             self.event(Event::Stale(stale));
         }
+    }
+
+    /// Returns the digest of the newest Head, if that is fresh enough to be passed on as news.
+    pub(super) fn fresh_digest(&self, now: Now) -> Option<[u8; 8]> {
+        let is_fresh = self.head_age(now).is_some_and(|age| age <= MAX_HEAD_AGE);
+        self.freshness.body().filter(|_| is_fresh).map(HeadBody::digest)
+    }
+
+    /// Somebody elected here has a Head with this digest (Rule 6.25). Whoever says so is believed no further than to ask later, or
+    /// sooner, but no more often than without it.
+    pub(super) fn neighbour_has_head(&mut self, digest: [u8; 8], now: Now) {
+        let own = self.freshness.body().map(HeadBody::digest);
+        if own == Some(digest) {
+            self.freshness.vouched_at = Some(now.mono);
+        } else if self.freshness.digest_before != Some(digest)
+            && !std::mem::replace(&mut self.freshness.has_news, true)
+        {
+            let wait = Duration::from_millis(self.endpoint.below(NEWS_WITHIN_MILLIS));
+            let last = self.freshness.received_at.max(self.freshness.tried_at);
+            let allowed = last.map_or(now.mono, |at| at.after(POLL_INTERVAL).max(now.mono));
+            self.freshness.poll_at = self.freshness.poll_at.min(allowed.after(wait));
+        }
+    }
+
+    /// Returns whether a neighbour's word takes the place of asking for the Head now.
+    fn is_vouched_for(&self, now: Now) -> bool {
+        let within = |at: Option<Instant>, time| at.is_some_and(|at| now.mono - at < time);
+        let is_needed = self.needs_head() && self.head_due_at() <= now.mono;
+        let last = self.freshness.received_at.max(self.freshness.tried_at);
+        !is_needed
+            && !self.freshness.has_news
+            && within(self.freshness.vouched_at, VOUCHED_FOR)
+            && within(last, VOUCHED_INTERVAL)
     }
 
     /// A look-up of the Head has ended.

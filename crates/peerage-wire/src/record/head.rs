@@ -2,7 +2,9 @@
 
 use super::{Record, Table};
 use crate::cbor::{Malformed, Map, MapWriter};
-use crate::id::{Domain, RecordKey};
+use crate::id::{Domain, RecordKey, prefix, sha256};
+
+const LABEL_DIGEST: &[u8] = b"peerage head digest 1";
 
 /// A set of records in short: how many, and the sum of their hashes modulo 2^256 (Rule 2.19). The sum does
 /// not depend on their order, and a record can be added or taken away without looking at the others.
@@ -76,6 +78,12 @@ impl HeadBody {
             *to = from;
         }
         RecordKey(key)
+    }
+
+    /// Returns what a Head states in 8 bytes, for neighbours to compare: the same as long as nothing in it has changed
+    /// (Rule 6.25).
+    pub fn digest(&self) -> [u8; 8] {
+        prefix(&sha256(&[LABEL_DIGEST, &self.write().finish()]))
     }
 
     /// Writes the public body.

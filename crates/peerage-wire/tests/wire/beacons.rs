@@ -4,6 +4,7 @@ use peerage_wire::beacon::{Ballot, Beacon, Kind};
 use peerage_wire::crypto::Real;
 use peerage_wire::id::{Domain, LocationId, NetworkId, NodeId};
 use peerage_wire::keys::{DomainKeys, SecretKey};
+use peerage_wire::record::{HeadBody, SetSummary};
 use peerage_wire::time::UnixTime;
 
 use crate::vectors::Vectors;
@@ -37,10 +38,27 @@ fn beacons_ballots_and_ranks_are_the_vectors() {
         ("checked", Kind::Checked),
     ] {
         let time = UnixTime::from_millis(1_800_000_000_123);
-        let beacon = Beacon { kind, node, ballot: open, time, seated_secs: 600 };
+        let beacon = Beacon { kind, node, ballot: open, time, seated_secs: 600, head: None };
         let sealed = beacon.seal(&NETWORK, &keys.epoch_key, &Real, &[0x55; 12]);
         vectors.check(&format!("beacon_{name}"), &sealed);
         assert_eq!(Beacon::open(&sealed, (&NETWORK, DOMAIN), &keys, &Real), Ok(beacon));
     }
+    let sum = |byte: u8| SetSummary { count: byte.into(), sum: [byte; 32] };
+    let stated = HeadBody {
+        operators: sum(1),
+        revocations: sum(2),
+        devices: sum(3),
+        epoch: 4,
+        map_version: 5,
+        offline_hours: Some(6),
+        super_nodes: Some(sum(7)),
+    };
+    vectors.check("head_digest", &stated.digest());
+    let time = UnixTime::from_millis(1_800_000_000_123);
+    let head = Some(stated.digest());
+    let beacon = Beacon { kind: Kind::Elected, node, ballot: open, time, seated_secs: 600, head };
+    let sealed = beacon.seal(&NETWORK, &keys.epoch_key, &Real, &[0x55; 12]);
+    vectors.check("beacon_elected_with_head", &sealed);
+    assert_eq!(Beacon::open(&sealed, (&NETWORK, DOMAIN), &keys, &Real), Ok(beacon));
     vectors.finish();
 }

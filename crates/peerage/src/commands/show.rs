@@ -10,7 +10,7 @@ use crate::{
 use peerage_client::local::PortMapping;
 use peerage_client::{
     Client, Service,
-    local::{Device, Head, Nat, NatMapping, Operator, Status, Tunnel},
+    local::{Device, Election, Head, Nat, NatMapping, Operator, Status, Tunnel},
 };
 use serde::Serialize;
 
@@ -106,6 +106,7 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("seen from outside", nat(&status.nat)),
         ("devices", status.devices.to_string()),
         ("serves", list(&status.serves)),
+        ("served at", lines(status.elections.iter().map(|place| election(place, &node.id, now_ms)))),
         ("tunnels", status.tunnels.to_string()),
         ("super-node", super_node::describe(&status.super_node)),
         ("membership", format!("ends {} unless renewed", when(status.records.node_expires_at_ms, now_ms))),
@@ -134,6 +135,27 @@ fn nat(nat: &Nat) -> String {
     } else {
         format!("{seen}, mapping {}, ports {}", nat.mapping, nat.ports)
     }
+}
+
+/// Writes who serves the devices at a location.
+fn election(election: &Election, own: &str, now_ms: u64) -> String {
+    let place = election.interface.as_ref().map_or_else(String::new, |name| format!("{name}, "));
+    let serving = election.serving.iter().map(|elected| {
+        let who = if elected.node == own { "this computer".to_owned() } else { short(&elected.node) };
+        format!("{who} (elected {})", when(elected.since_at_ms, now_ms))
+    });
+    let serving = match (serving.collect::<Vec<_>>(), election.hears_others) {
+        (some, true) if !some.is_empty() => some.join(" and "),
+        (_, true) => "nobody yet".to_owned(),
+        (none, false) if none.is_empty() => "others, as far as announced; none is heard here".to_owned(),
+        (some, false) => format!("{}; no other is heard here", some.join(" and ")),
+    };
+    let note = if election.stands_in { ", because those elected do not serve" } else { "" };
+    let among = match election.candidates.len() {
+        0 => String::new(),
+        count => format!(", of {count} named nodes"),
+    };
+    format!("{place}location {}: by {serving}{note}{among}", election.location)
 }
 
 fn operator(operator: &Operator) -> String {

@@ -40,7 +40,11 @@ fn request(limits: &SuperOn) -> local::SuperOn {
 }
 
 fn farewell(ended: &SuperOff) -> &'static str {
+    let is_kept = ended.super_node.state != SuperState::Off;
     match ended.handed_over {
+        Some(false) if is_kept => {
+            "This computer goes on lending: somebody has said so (`peerage super on`) before it had handed over."
+        }
         None => "This computer lends nothing to the network; it held nothing for others.",
         Some(true) => "This computer lends nothing to the network any more; others hold what it held.",
         Some(false) => {
@@ -106,7 +110,17 @@ fn range(range: &SuperRange) -> String {
 }
 
 fn holds(node: &SuperNode) -> String {
-    format!("{} records in {}, {} nodes attached", node.records, bytes(node.bytes_held), node.attached)
+    let lacking = match node.lacking {
+        0 => String::new(),
+        1 => ", no room for one domain (lend more with --max-memory)".to_owned(),
+        count => format!(", no room for {count} domains (lend more with --max-memory)"),
+    };
+    format!(
+        "{} records in {}, {} nodes attached{lacking}",
+        node.records,
+        bytes(node.bytes_held),
+        node.attached
+    )
 }
 
 /// Writes what it has given, if it was ever asked for anything.
@@ -148,6 +162,21 @@ mod tests {
         assert!(lines[1].starts_with("the whole table, 12 records in "), "{text}");
         assert!(lines[2].starts_with("70 requests answered, ") && lines[2].ends_with("1 refused"), "{text}");
         assert!(show(&serving()).contains("at most"));
+    }
+
+    #[test]
+    fn domains_for_which_there_is_no_room_are_counted() {
+        assert!(!describe(&serving()).contains("no room"));
+        let full = SuperNode { lacking: 3, ..serving() };
+        assert!(describe(&full).contains("no room for 3 domains"), "{}", describe(&full));
+    }
+
+    #[test]
+    fn an_owner_who_lends_again_reads_that_it_goes_on() {
+        let kept = SuperOff { handed_over: Some(false), super_node: serving() };
+        assert!(farewell(&kept).contains("goes on lending"));
+        let ended = SuperOff { handed_over: Some(false), super_node: SuperNode::default() };
+        assert!(farewell(&ended).contains("No operator has confirmed"));
     }
 
     #[test]

@@ -292,7 +292,7 @@ impl Driver {
         let (links, legs) = (self.links.clone(), self.legs.clone());
         self.jobs.spawn(async move {
             if let Ok(Answer::Route(route)) = receiver.await
-                && let Way::Tunnel { peer, identity, candidates, relayed } = route.way
+                && let Way::Tunnel { peer, identity, candidates, relayed, begun: _ } = route.way
             {
                 // Where a link serves already, a direct path is looked for, and the leg is let go.
                 if let Some(leg) = relayed.and_then(|attempt| legs.take(attempt))
@@ -392,6 +392,9 @@ impl Driver {
                     mappings.want(is_wanted);
                 }
             }
+            handshake @ (Output::BeginHandshake { .. } | Output::AnswerHandshake { .. }) => {
+                self.on_handshake(handshake);
+            }
             Output::Leg(output) => self.lent.legs().apply(output),
             Output::OwnLeg { leg, order } => self.legs.order(leg, order),
             Output::HeadChanged(record) => self.links.send_head(&record),
@@ -405,6 +408,17 @@ impl Driver {
                 }
                 (self.on_event)(event);
             }
+        }
+    }
+
+    /// Begins or answers a handshake by message; it is computing, and takes a fraction of a millisecond.
+    fn on_handshake(&mut self, output: Output) {
+        if let Output::BeginHandshake { attempt, identity, places } = output {
+            let hello = self.links.begin(attempt, identity, places);
+            self.handle(Input::HandshakeBegun { attempt, hello });
+        } else if let Output::AnswerHandshake { task, peer, identity, hello } = output {
+            let flight = self.links.answer((peer, identity), &hello);
+            self.handle(Input::HandshakeAnswered { task, flight });
         }
     }
 

@@ -9,15 +9,20 @@
 //! each peer. One task drives each link and one more keeps each peer: it lets time pass and dials. They and the tasks of the streams share
 //! the bundle behind a lock that is held only while bytes move in memory, never while anything waits.
 //!
-//! Invariants: a link exists only after both sides have proven their keys; links, handshakes and links per address are
+//! Where no link stands, the first flights of the handshake travel with the request for a path ([`attempt`], and [`prepared`] at the other end),
+//! so that a tunnel costs two round trips.
+//!
+//! Invariants: a link exists only after the peer has proven its key to this side; links, handshakes and links per address are
 //! limited; everything that a stranger can make this node keep ends by itself.
 
+mod attempt;
 mod channel;
 mod dial;
 mod driver;
 mod listen;
 mod paths;
 mod peer;
+mod prepared;
 mod quic;
 mod relayed;
 mod stream;
@@ -33,18 +38,21 @@ use peerage_proto::link::{self, Side};
 use peerage_proto::session;
 use peerage_wire::codec::{Candidate, CandidateKind, Transport};
 use peerage_wire::frame::Code;
-use peerage_wire::id::{DeviceId, NodeId};
+use peerage_wire::id::{DeviceId, LinkId as AttemptId, NodeId};
 use peerage_wire::open::Open;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time;
 
+pub(crate) use self::attempt::Begun;
+use self::attempt::{Attempt, Early};
 use self::channel::Channel;
 pub use self::channel::ChannelError;
 pub use self::dial::DialError;
 pub(crate) use self::dial::connect;
 use self::peer::{Ends, Peer};
+use self::prepared::Prepared;
 pub(crate) use self::relayed::Leg;
 pub use self::stream::Stream;
 use crate::clock::Clock;
@@ -185,6 +193,9 @@ struct Inner {
     /// The newest Head, for peers that come.
     head: Mutex<Option<Bytes>>,
     permits: Arc<Semaphore>,
+    /// Handshakes that this node has begun by message, and those that peers have.
+    attempts: Mutex<BTreeMap<AttemptId, Attempt>>,
+    prepared: Mutex<Prepared>,
     /// The links.
     tasks: Mutex<JoinSet<()>>,
     /// What never ends by itself, and what nobody waits for: listeners, keepers of peers, dials.
@@ -230,6 +241,8 @@ impl Links {
             peers: Mutex::default(),
             head: Mutex::default(),
             permits: Arc::new(Semaphore::new(MAX_LINKS)),
+            attempts: Mutex::default(),
+            prepared: Mutex::default(),
             tasks: Mutex::default(),
             helpers: Mutex::default(),
         };
@@ -247,10 +260,10 @@ impl Links {
         identity: [u8; 32],
         candidates: &[Candidate],
     ) -> Result<PeerLink, DialError> {
-        self.connect_or_meet((peer, identity), candidates, None).await
+        self.connect_or_meet((peer, identity), candidates, (None, None)).await
     }
 
-    /// As [`connect`](Self::connect), and meets the peer at a relay at the same time, if a leg is under way.
+    /// As [`connect`](Self::connect), by what was begun before, and at a relay at the same time, if a leg is under way.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -258,12 +271,12 @@ impl Links {
         &self,
         (peer, identity): (NodeId, [u8; 32]),
         candidates: &[Candidate],
-        leg: Option<Leg>,
+        under_way: (Option<Begun>, Option<Leg>),
     ) -> Result<PeerLink, DialError> {
         let known = self.inner.peer(peer);
         known.set_reach(identity, candidates);
         let guard = known.gate.lock().await;
-        let result = self.connect_alone(&known, leg).await;
+        let result = self.connect_alone(&known, under_way).await;
         drop(guard);
         let link = result.map(|path| PeerLink { peer: Arc::clone(&known), path });
         drop(known);
@@ -271,7 +284,11 @@ impl Links {
         link
     }
 
-    async fn connect_alone(&self, peer: &Arc<Peer>, leg: Option<Leg>) -> Result<Path, DialError> {
+    async fn connect_alone(
+        &self,
+        peer: &Arc<Peer>,
+        (begun, leg): (Option<Begun>, Option<Leg>),
+    ) -> Result<Path, DialError> {
         let standing_path = peer.act(|state, _| state.bundle.best_link().and_then(|link| state.path(link)));
         if let Some(path) = standing_path.flatten() {
             return Ok(path);
@@ -279,9 +296,9 @@ impl Links {
         if !peer.act(|state, _| state.bundle.may_dial()).unwrap_or(false) {
             return Err(DialError::TooManyLinks);
         }
-        let link = match leg {
-            Some(leg) => self.inner.race(peer, leg).await?,
-            None => self.inner.dial_or_await(peer).await?,
+        let link = match begun {
+            Some(begun) => self.inner.go_on(peer, begun, leg).await?,
+            None => self.inner.race(peer, (None, leg)).await?,
         };
         let path = peer.act(|state, _| state.path(link)).flatten();
         path.ok_or(DialError::NoCandidate)
@@ -411,7 +428,11 @@ impl Inner {
 
     /// Dials a peer for new tunnels. Where it has tunnels already and its links are full or in doubt, it is looked for as well, since
     /// it may be that only a relay leads to it.
-    async fn dial_or_await(self: &Arc<Self>, peer: &Arc<Peer>) -> Result<LinkId, DialError> {
+    async fn dial_or_await(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        early: Option<Early>,
+    ) -> Result<LinkId, DialError> {
         let is_looked_for = peer.ask_for_path(self);
         let awaited = async {
             loop {
@@ -423,7 +444,8 @@ impl Inner {
             }
         };
         let awaited = time::timeout(dial::CANDIDATE_TIMEOUT, awaited);
-        let (mut dialled, mut awaited) = (pin!(self.dial(peer, Purpose::Shared, None)), pin!(awaited));
+        let dialled = self.dial(peer, (Purpose::Shared, None), early);
+        let (mut dialled, mut awaited) = (pin!(dialled), pin!(awaited));
         tokio::select! {
             result = &mut dialled => match result {
                 Err(error) if is_looked_for => awaited.await.map_err(|_elapsed| error),
@@ -435,7 +457,7 @@ impl Inner {
 
     /// Dials a peer for its tunnels that wait, or that want another link.
     async fn dial_for(self: &Arc<Self>, peer: &Arc<Peer>, dial: Dial) -> Result<LinkId, DialError> {
-        match time::timeout(dial.timeout, self.dial(peer, dial.purpose, dial.serving)).await {
+        match time::timeout(dial.timeout, self.dial(peer, (dial.purpose, dial.serving), None)).await {
             Ok(result) => result,
             Err(_elapsed) => Err(DialError::TimedOut),
         }
@@ -445,8 +467,8 @@ impl Inner {
     async fn dial(
         self: &Arc<Self>,
         peer: &Arc<Peer>,
-        purpose: Purpose,
-        serving: Option<PathKind>,
+        (purpose, serving): (Purpose, Option<PathKind>),
+        early: Option<Early>,
     ) -> Result<LinkId, DialError> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
         let reach = peer.act(|state, _| state.reach.clone()).unwrap_or_default();
@@ -466,7 +488,7 @@ impl Inner {
             let is_of_use = path == PathKind::Direct || (quic.is_some() && purpose == Purpose::Shared);
             is_of_use && serving.is_none_or(|serving| path > serving)
         });
-        let (connected, candidate) = dial::dial((&self.config.tls, quic), identity, &places).await?;
+        let (connected, candidate) = dial::dial((&self.config.tls, quic), identity, &places, early).await?;
         let remote = candidate.address;
         let failed = |source: std::io::Error| DialError::Failed { address: remote, source: source.into() };
         let local = match &connected {
@@ -570,6 +592,8 @@ pub(crate) const fn place(transport: Transport, address: SocketAddr) -> Candidat
     Candidate { kind: CandidateKind::Configured, transport, address }
 }
 
+#[cfg(test)]
+mod cold;
 #[cfg(test)]
 mod mobility;
 #[cfg(test)]

@@ -35,7 +35,8 @@ use crate::clock::Clock;
 use crate::places::{Counted, Places};
 
 pub use meter::{Caps, Meter};
-pub use own::{Joined, OwnLegEvent, OwnLegs};
+pub(crate) use own::Ahead;
+pub use own::{Joined, Leg, OwnLegEvent, OwnLegs};
 pub use pump::pump;
 
 /// How long a leg may take until it has said what it wants and is waiting for its partner; the machine limits the

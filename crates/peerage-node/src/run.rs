@@ -525,7 +525,11 @@ fn goodbye_outputs(node: &mut Node, datagrams: &Datagrams, now: Now) -> Option<b
             Output::Answer { .. } => return Some(false),
             // What it learns on the way out is not kept.
             Output::Store { task, .. } => node.handle(Input::Stored { task, ok: true }, now),
+            Output::AnswerHandshake { task, .. } => {
+                node.handle(Input::HandshakeAnswered { task, flight: None }, now);
+            }
             Output::Multicast { .. }
+            | Output::BeginHandshake { .. }
             | Output::FindDevice { .. }
             | Output::ProvePin { .. }
             | Output::ServeTunnel { .. }

@@ -8,6 +8,7 @@
 //! names (there is none to tell a listener on the way).
 
 mod any;
+mod prepared;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use zeroize::Zeroizing;
 use peerage_wire::keys::IdentityKey;
 
 pub use any::AnyCertificate;
+pub(crate) use prepared::go_on;
 
 /// What both ends of a link say that they want to speak.
 pub const ALPN_TUNNEL: &[u8] = b"peerage-tunnel/1";
@@ -54,15 +56,8 @@ impl Tls {
     pub fn new(identity: &IdentityKey) -> Result<Self, Error> {
         let provider = provider();
         let key = Arc::new(certified(identity, &provider)?);
-        let verifier = RawKeyVerifier { expected: None, provider: Arc::clone(&provider) };
-        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&version::TLS13])?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&key))));
-        server.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
-        server.send_tls13_tickets = 0;
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { provider, key, server: Arc::new(server) })
+        let server = Arc::new(server_config(&provider, &key, None)?);
+        Ok(Self { provider, key, server })
     }
 
     /// Begins a handshake with the node that holds `expected`, and with no other.
@@ -104,6 +99,23 @@ impl Tls {
     pub fn accept(&self) -> Result<ServerConnection, Error> {
         ServerConnection::new(Arc::clone(&self.server))
     }
+}
+
+/// Returns how a server is set up that takes the key `expected`, or any.
+fn server_config(
+    provider: &Arc<CryptoProvider>,
+    key: &Arc<CertifiedKey>,
+    expected: Option<[u8; 32]>,
+) -> Result<ServerConfig, Error> {
+    let verifier = RawKeyVerifier { expected, provider: Arc::clone(provider) };
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::clone(key))));
+    server.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
+    server.send_tls13_tickets = 0;
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(server)
 }
 
 /// Returns the identity key that the peer of a finished handshake has proven; `None` before, or without the right ALPN.

@@ -144,6 +144,11 @@ byte_id!(
 );
 
 byte_id!(
+    /// Names a prepared handshake (Rule 7.29). Only the two ends know it before the connection that goes on with it says it.
+    HandshakeId,
+    16
+);
+byte_id!(
     /// Names a session: random, chosen by the user-node.
     SessionId, 16
 );

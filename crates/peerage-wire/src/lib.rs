@@ -22,6 +22,7 @@ pub mod limits;
 pub mod message;
 pub mod open;
 pub mod packet;
+pub mod prepared;
 pub mod record;
 pub mod seal;
 #[cfg(test)]

@@ -4,12 +4,16 @@
 //! write hands over many records at once, and each record holds whole frames, so that no frame waits for the next record.
 
 use std::io::{self, BufRead as _, IoSlice, Write};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use peerage_proto::session::{Budget, Held};
 use peerage_wire::frame::Encoded;
+use peerage_wire::id::HandshakeId;
+use peerage_wire::prepared;
 use rustls::Connection;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 /// The room for received bytes of an idle link; an ordinary request and its answer fit.
 const READ_MIN: usize = 16 * 1_024;
@@ -43,6 +47,12 @@ pub enum ChannelError {
     /// The peer closed its side.
     #[error("the other side closed the connection")]
     Ended,
+    /// It goes on with a handshake that was not prepared here, or is over.
+    #[error("the connection goes on with a handshake that nobody has prepared")]
+    NotPrepared,
+    /// The relay has not joined the leg.
+    #[error("the relay has not joined the connection with that of the other side")]
+    NotJoined,
 }
 
 /// What a socket gave.
@@ -63,10 +73,19 @@ pub(super) enum Opened {
     Part,
 }
 
+/// What has to happen before what can be read is the peer's.
+enum Joining {
+    Awaited(oneshot::Receiver<()>),
+    Failed,
+}
+
 /// One TLS connection and its socket.
 pub(super) struct Channel {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     tls: Connection,
+    joining: Option<Joining>,
+    /// What goes before TLS, and what of TLS has been put behind it so that both go out together; empty from then on.
+    beginning: Vec<u8>,
     /// Received and not yet opened: `received[opened..filled]`.
     received: Vec<u8>,
     opened: usize,
@@ -81,12 +100,14 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(socket: TcpStream, mut tls: Connection) -> Self {
+    pub(super) fn new(socket: Arc<TcpStream>, mut tls: Connection) -> Self {
         // What may wait is bounded by what `poll_output` of the link hands out at a time.
         tls.set_buffer_limit(None);
         Self {
             socket,
             tls,
+            joining: None,
+            beginning: Vec::new(),
             received: Vec::new(),
             opened: 0,
             filled: 0,
@@ -97,12 +118,23 @@ impl Channel {
         }
     }
 
+    /// Goes on with a handshake in which only this side has something left to say; it says so first. If the connection has yet to be joined
+    /// with another, nothing is read before `joined` resolves.
+    pub(super) fn go_on(
+        socket: Arc<TcpStream>,
+        (tls, name): (Connection, HandshakeId),
+        joined: Option<oneshot::Receiver<()>>,
+    ) -> Self {
+        let (joining, beginning) = (joined.map(Joining::Awaited), prepared::beginning(name).to_vec());
+        Self { joining, beginning, ..Self::new(socket, tls) }
+    }
+
     /// Lets the buffer for received bytes grow within a budget.
     pub(super) fn set_budget(&mut self, budget: Budget) {
         self.budget = Some(budget);
     }
 
-    pub(super) const fn socket(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
@@ -133,9 +165,29 @@ impl Channel {
         }
     }
 
+    /// Waits until there may be something to read or, if that is wanted, room to write.
+    pub(super) async fn ready(&mut self, wants_room: bool) -> io::Result<()> {
+        let Self { socket, joining, .. } = self;
+        let readable = async {
+            if let Some(Joining::Awaited(joined)) = joining {
+                *joining = joined.await.is_err().then_some(Joining::Failed);
+            }
+            // What has failed is told by the next reading.
+            if joining.is_some() { Ok(()) } else { socket.readable().await }
+        };
+        tokio::select! {
+            ready = readable => ready,
+            ready = socket.writable(), if wants_room => ready,
+        }
+    }
+
     /// Reads what the socket has, without waiting.
     pub(super) fn fill(&mut self) -> Result<Filled, ChannelError> {
-        self.resize();
+        match self.joining {
+            Some(Joining::Awaited(_)) => return Ok(Filled::Nothing),
+            Some(Joining::Failed) => return Err(ChannelError::NotJoined),
+            None => self.resize(),
+        }
         let room = self.received.get_mut(self.filled..).unwrap_or_default();
         match self.socket.try_read(room) {
             Ok(0) => Err(ChannelError::Ended),
@@ -238,9 +290,9 @@ impl Channel {
 
     /// Ends this side and reads on, for nothing, until the peer has ended its side too.
     pub(super) async fn end_and_discard(&mut self) -> Result<(), ChannelError> {
-        socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)?;
+        socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write)?;
         loop {
-            self.socket.readable().await?;
+            self.ready(false).await?;
             (self.opened, self.filled) = (0, 0);
             match self.fill() {
                 Ok(_discarded) => {}
@@ -252,11 +304,14 @@ impl Channel {
 
     /// Returns whether everything sealed has gone to the socket.
     pub(super) fn is_flushed(&self) -> bool {
-        !self.tls.wants_write()
+        !self.tls.wants_write() && self.beginning.is_empty()
     }
 
     /// Sends what the socket takes, without waiting; returns whether nothing is left.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
+        if !self.flush_beginning()? {
+            return Ok(false);
+        }
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Socket(&self.socket)) {
                 Ok(_count) => {}
@@ -265,6 +320,23 @@ impl Channel {
             }
         }
         self.sealed = None;
+        Ok(true)
+    }
+}
+
+impl Channel {
+    /// Sends what goes before TLS, in one piece with what TLS has to say by then; returns whether nothing is left.
+    fn flush_beginning(&mut self) -> io::Result<bool> {
+        while !self.beginning.is_empty() {
+            while self.tls.wants_write() {
+                self.tls.write_tls(&mut self.beginning)?;
+            }
+            match self.socket.try_write(&self.beginning) {
+                Ok(count) => drop(self.beginning.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
         Ok(true)
     }
 }

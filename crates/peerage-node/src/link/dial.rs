@@ -3,8 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use peerage_wire::codec::{Candidate, Transport};
 use peerage_wire::limits::MAX_CANDIDATES;
@@ -12,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time;
 
 use super::Connected;
+use super::attempt::Early;
 use super::channel::{Channel, ChannelError};
 use super::quic::Quic;
 use crate::tls::{Tls, peer_identity};
@@ -50,28 +54,62 @@ pub enum DialError {
 /// carry one part in a hundred more.
 const SEGMENT_BYTES: u32 = 1_220;
 
-/// Connects to the peer with this key at the first candidate that leads to it; by UDP only with QUIC.
+/// Connects to the peer with this key at the first candidate that leads to it, or on the connection that is being made already; by UDP
+/// only with QUIC.
 pub(super) async fn dial(
     (tls, quic): (&Tls, Option<&Quic>),
     identity: [u8; 32],
     candidates: &[Candidate],
+    early: Option<Early>,
 ) -> Result<(Connected, Candidate), DialError> {
-    let mut waiting = in_turn(candidates);
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    let first = early.map(|early| {
+        let address = candidates.first().map_or(unknown, |candidate| candidate.address);
+        let connected = async move {
+            let gone = |_failed| io::Error::from(io::ErrorKind::NotConnected);
+            let (socket, candidate) = early.await.map_err(gone)?;
+            let channel = prove(tls, identity, socket).await?;
+            Ok((Connected::Tcp(Box::new(channel)), candidate))
+        };
+        async move { (address, within(CANDIDATE_TIMEOUT, connected).await) }.boxed()
+    });
+    let others = in_turn(candidates).into_iter().map(|candidate| {
+        let connected = attempt((tls, quic), identity, candidate);
+        async move { (candidate.address, within(CANDIDATE_TIMEOUT, connected).await) }.boxed()
+    });
+    first_of(first.into_iter().chain(others)).await
+}
+
+/// Connects by TCP to the first of these places that takes a connection, and says nothing.
+pub(super) async fn connect_any(places: &[Candidate]) -> Result<(TcpStream, Candidate), DialError> {
+    let attempts = places.iter().take(MAX_CANDIDATES).map(|place| {
+        let place = *place;
+        let connected = async move { Ok((connect(place.address).await?, place)) };
+        async move { (place.address, within(CANDIDATE_TIMEOUT, connected).await) }.boxed()
+    });
+    first_of(attempts).await
+}
+
+/// One attempt, with the address that it is about.
+type Trial<'a, T> = BoxFuture<'a, (SocketAddr, Result<T, ChannelError>)>;
+
+/// Makes attempts, each a little after the one before or as soon as that has failed, until one succeeds.
+async fn first_of<'a, T>(attempts: impl Iterator<Item = Trial<'a, T>>) -> Result<T, DialError> {
+    let mut waiting = attempts.collect::<VecDeque<_>>();
     let mut running = FuturesUnordered::new();
     let mut last_error = DialError::NoCandidate;
     loop {
         if running.is_empty() || !waiting.is_empty() {
             match waiting.pop_front() {
-                Some(candidate) => running.push(attempt((tls, quic), identity, candidate)),
+                Some(attempt) => running.push(attempt),
                 None if running.is_empty() => return Err(last_error),
                 None => {}
             }
         }
         tokio::select! {
-            Some((candidate, result)) = running.next() => match result {
-                Ok(connected) => return Ok((connected, candidate)),
+            Some((address, result)) = running.next() => match result {
+                Ok(reached) => return Ok(reached),
                 Err(source) => {
-                    let address = candidate.address;
                     tracing::debug!(%address, error = %source, "a candidate failed");
                     last_error = DialError::Failed { address, source };
                 }
@@ -96,20 +134,22 @@ async fn attempt(
     (tls, quic): (&Tls, Option<&Quic>),
     identity: [u8; 32],
     candidate: Candidate,
-) -> (Candidate, Result<Connected, ChannelError>) {
+) -> Result<(Connected, Candidate), ChannelError> {
     let address = candidate.address;
-    let connected = async {
-        match (candidate.transport, quic) {
-            (Transport::Tcp, _) => {
-                let channel = connect_channel(tls, identity, address).await?;
-                Ok(Connected::Tcp(Box::new(channel)))
-            }
-            (Transport::Udp, Some(quic)) => quic.connect(tls, identity, address).await.map(Connected::Quic),
-            (Transport::Udp, None) => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
-        }
+    let connected = match (candidate.transport, quic) {
+        (Transport::Tcp, _) => Connected::Tcp(Box::new(connect_channel(tls, identity, address).await?)),
+        (Transport::Udp, Some(quic)) => Connected::Quic(quic.connect(tls, identity, address).await?),
+        (Transport::Udp, None) => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
     };
-    let timeout = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
-    (candidate, time::timeout(CANDIDATE_TIMEOUT, connected).await.unwrap_or_else(|_| timeout()))
+    Ok((connected, candidate))
+}
+
+async fn within<T>(
+    limit: Duration,
+    attempt: impl Future<Output = Result<T, ChannelError>>,
+) -> Result<T, ChannelError> {
+    let late = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
+    time::timeout(limit, attempt).await.unwrap_or_else(|_elapsed| late())
 }
 
 /// Connects by TCP to the peer with this key.
@@ -118,9 +158,13 @@ pub(super) async fn connect_channel(
     identity: [u8; 32],
     address: SocketAddr,
 ) -> Result<Channel, ChannelError> {
-    let socket = connect(address).await?;
+    prove(tls, identity, connect(address).await?).await
+}
+
+/// Makes the handshake with the peer that has this key.
+async fn prove(tls: &Tls, identity: [u8; 32], socket: TcpStream) -> Result<Channel, ChannelError> {
     prepare(&socket)?;
-    let mut channel = Channel::new(socket, tls.connect(identity)?.into());
+    let mut channel = Channel::new(Arc::new(socket), tls.connect(identity)?.into());
     channel.handshake().await?;
     // The verifier has seen the key; what is left is a server without our ALPN.
     if peer_identity(channel.tls()) != Some(identity) {

@@ -132,10 +132,8 @@ fn receive(peer: &Arc<Peer>, id: LinkId, channel: &mut Channel) -> Result<(), Ch
 
 async fn wait(channel: &mut Channel, kick: &Notify, is_flushed: bool) -> std::io::Result<()> {
     let quiet = async {
-        let socket = channel.socket();
         tokio::select! {
-            ready = socket.readable() => ready,
-            ready = socket.writable(), if !is_flushed => ready,
+            ready = channel.ready(!is_flushed) => ready,
             () = kick.notified() => Ok(()),
         }
     };
@@ -143,10 +141,8 @@ async fn wait(channel: &mut Channel, kick: &Notify, is_flushed: bool) -> std::io
         return ready;
     }
     channel.shrink();
-    let socket = channel.socket();
     tokio::select! {
-        ready = socket.readable() => ready,
-        ready = socket.writable(), if !is_flushed => ready,
+        ready = channel.ready(!is_flushed) => ready,
         () = kick.notified() => Ok(()),
     }
 }

@@ -1,18 +1,20 @@
 //! Accepting links.
 
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use peerage_proto::link::Side;
 use peerage_proto::link::bundle::{PathKind, Purpose};
-use peerage_wire::id::NodeId;
+use peerage_wire::id::{HandshakeId, NodeId};
+use peerage_wire::prepared::{BEGINNING_SIZE, begins_prepared, read_beginning};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time;
 
 use super::channel::{Channel, ChannelError};
 use super::dial::prepare;
-use super::{Connected, Inner, Via, standing};
+use super::{Connected, Inner, Via, lock, standing};
 use crate::door::Door;
 use crate::places::Places;
 use crate::tls::peer_identity;
@@ -106,9 +108,44 @@ async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<
         }
     }
     prepare(&socket)?;
-    let mut channel = Channel::new(socket, inner.config.tls.accept()?.into());
-    channel.handshake().await?;
+    let channel = inner.accept_on(Arc::new(socket)).await?;
     let identity = peer_identity(channel.tls()).ok_or(rustls::Error::NoApplicationProtocol)?;
     // Only nodes of the same domain have tunnels between them; HELLO has to name the same.
     Ok(Came::Link(NodeId::new(inner.config.local.domain, &identity), Box::new(channel)))
+}
+
+impl Inner {
+    /// Makes the server's side of a handshake: goes on with the one that was prepared if the connection says so, otherwise begins it
+    /// (Rule 7.30). The caller limits the time.
+    pub(super) async fn accept_on(&self, socket: Arc<TcpStream>) -> Result<Channel, ChannelError> {
+        let mut first = [0];
+        if socket.peek(&mut first).await? == 0 {
+            return Err(ChannelError::Ended);
+        }
+        let tls = if begins_prepared(first[0]) {
+            let name = read_name(&socket).await?;
+            lock(&self.prepared).take(name, self.config.clock.mono()).ok_or(ChannelError::NotPrepared)?
+        } else {
+            self.config.tls.accept()?.into()
+        };
+        let mut channel = Channel::new(socket, tls);
+        channel.handshake().await?;
+        Ok(channel)
+    }
+}
+
+/// Reads which handshake a connection goes on with.
+async fn read_name(socket: &TcpStream) -> Result<HandshakeId, ChannelError> {
+    let mut beginning = [0; BEGINNING_SIZE];
+    let mut filled = 0;
+    while filled < BEGINNING_SIZE {
+        socket.readable().await?;
+        match socket.try_read(beginning.get_mut(filled..).unwrap_or_default()) {
+            Ok(0) => return Err(ChannelError::Ended),
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    read_beginning(&beginning).ok_or(ChannelError::NotPrepared)
 }

@@ -9,19 +9,20 @@ use peerage_proto::link::bundle::{LinkId, PathKind, Purpose};
 use tokio::sync::oneshot;
 use tokio::time;
 
+use super::attempt::Early;
 use super::channel::{Channel, ChannelError};
 use super::dial::{self, DialError};
 use super::peer::Peer;
 use super::{Connected, Inner, Links, Via, lock, standing};
-use crate::relay::Joined;
+use crate::relay::{self, Joined};
 use crate::tls::peer_identity;
 
 /// How long a meeting may take once no address leads to the peer. Longer makes an application wait for a tunnel-node that is dead, although
 /// another could serve; shorter gives up relays that are slow: two round trips and a handshake.
 const MEETING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A leg under way; it resolves when the peer is at its other end.
-pub(crate) type Leg = oneshot::Receiver<Joined>;
+/// A leg under way; it resolves when the relay was asked to join it.
+pub(crate) type Leg = oneshot::Receiver<relay::Leg>;
 
 impl Links {
     /// Takes a leg that this node has made, at whichever end; a link over it stands as soon as both have proven their keys.
@@ -39,7 +40,7 @@ impl Links {
     pub(crate) fn await_leg(&self, leg: Leg) {
         let links = self.clone();
         let task = async move {
-            if let Ok(joined) = leg.await {
+            if let Some(joined) = joined(leg).await {
                 links.take_leg(joined);
             }
         };
@@ -47,18 +48,28 @@ impl Links {
     }
 }
 
+/// Waits until the peer is at the other end of a leg; `None` if it does not come.
+async fn joined(leg: Leg) -> Option<Joined> {
+    leg.await.ok()?.joined().await
+}
+
 impl Inner {
-    /// Dials a peer directly and meets it at a relay at the same time; whichever stands first is used. If that is the relay, the
-    /// direct dial goes on, and what it comes to takes the tunnels over.
-    pub(super) async fn race(self: &Arc<Self>, peer: &Arc<Peer>, leg: Leg) -> Result<LinkId, DialError> {
+    /// Dials a peer directly, on the connection that is being made already if there is one, and meets it at a relay at the same time;
+    /// whichever stands first is used. If that is the relay, the direct dial goes on, and what it comes to takes the tunnels over.
+    pub(super) async fn race(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        (early, leg): (Option<Early>, Option<Leg>),
+    ) -> Result<LinkId, DialError> {
+        let Some(leg) = leg else { return self.dial_or_await(peer, early).await };
         let (sender, direct) = oneshot::channel();
         let (inner, other) = (Arc::clone(self), Arc::clone(peer));
         lock(&self.helpers).spawn(async move {
             // Nobody waits for it any more if the relay was faster.
-            let _ = sender.send(inner.dial(&other, Purpose::Shared, None).await);
+            let _ = sender.send(inner.dial(&other, (Purpose::Shared, None), early).await);
         });
         let relayed = async {
-            let joined = leg.await.map_err(|_gone| DialError::NoCandidate)?;
+            let joined = joined(leg).await.ok_or(DialError::NoCandidate)?;
             self.lead(joined).await
         };
         let direct = async { direct.await.unwrap_or(Err(DialError::NoCandidate)) };
@@ -79,6 +90,16 @@ impl Inner {
         }
     }
 
+    /// Dials a peer directly while a relay serves.
+    pub(super) fn dial_beside(self: &Arc<Self>, peer: &Arc<Peer>, early: Option<Early>) {
+        let (inner, peer) = (Arc::clone(self), Arc::clone(peer));
+        lock(&self.helpers).spawn(async move {
+            if let Err(error) = inner.dial(&peer, (Purpose::Shared, Some(PathKind::Relayed)), early).await {
+                tracing::debug!(%error, "there is no direct path beside the relay");
+            }
+        });
+    }
+
     /// Completes the handshake over a leg and begins to drive the link.
     async fn lead(self: &Arc<Self>, leg: Joined) -> Result<LinkId, DialError> {
         let Joined { what, stream } = leg;
@@ -86,12 +107,15 @@ impl Inner {
         let handshake = async {
             dial::prepare(&stream)?;
             let local = stream.local_addr()?;
-            let tls = match what.side {
-                Side::Client => self.config.tls.connect(what.identity)?.into(),
-                Side::Server => self.config.tls.accept()?.into(),
+            let channel = match what.side {
+                Side::Client => {
+                    let tls = self.config.tls.connect(what.identity)?;
+                    let mut channel = Channel::new(stream, tls.into());
+                    channel.handshake().await?;
+                    channel
+                }
+                Side::Server => self.accept_on(stream).await?,
             };
-            let mut channel = Channel::new(stream, tls);
-            channel.handshake().await?;
             // Whoever is at the other end, the relay included, must be the peer that the attempt is about.
             if peer_identity(channel.tls()) != Some(what.identity) {
                 return Err(rustls::Error::General("another node is at the other end".to_owned()).into());

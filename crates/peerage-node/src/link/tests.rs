@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::relay::{Caps, Legs};
 
-const DOMAIN: Domain = Domain(7);
+pub(super) const DOMAIN: Domain = Domain(7);
 
 #[tokio::test]
 async fn many_at_once_share_one_dial_and_the_link_is_told() {
@@ -176,16 +176,16 @@ async fn legs_and_links_come_through_one_port_as_far_as_the_door_is_open() {
     );
 }
 
-struct Node {
-    key: IdentityKey,
+pub(super) struct Node {
+    pub(super) key: IdentityKey,
     domain: Domain,
-    links: Links,
-    events: mpsc::Receiver<LinkEvent>,
-    address: SocketAddr,
+    pub(super) links: Links,
+    pub(super) events: mpsc::Receiver<LinkEvent>,
+    pub(super) address: SocketAddr,
 }
 
 impl Node {
-    fn new(seed: u8, domain: Domain) -> Self {
+    pub(super) fn new(seed: u8, domain: Domain) -> Self {
         let key = key(seed);
         let (links, events) = Links::new(LinkConfig {
             local: key.node_id(domain),
@@ -196,7 +196,7 @@ impl Node {
         Self { key, domain, links, events, address: ([127, 0, 0, 1], 0).into() }
     }
 
-    async fn serving(seed: u8) -> Self {
+    pub(super) async fn serving(seed: u8) -> Self {
         let mut node = Self::new(seed, DOMAIN);
         let listener = TcpListener::bind(node.address).await.unwrap();
         node.address = listener.local_addr().unwrap();
@@ -204,16 +204,16 @@ impl Node {
         node
     }
 
-    fn id(&self) -> NodeId {
+    pub(super) fn id(&self) -> NodeId {
         self.key.node_id(self.domain)
     }
 
-    async fn dial(&self, to: &Self) -> Result<PeerLink, DialError> {
+    pub(super) async fn dial(&self, to: &Self) -> Result<PeerLink, DialError> {
         self.links.connect(to.id(), to.key.public(), &[tcp(to.address)]).await
     }
 }
 
-fn tcp(address: SocketAddr) -> Candidate {
+pub(super) fn tcp(address: SocketAddr) -> Candidate {
     place(Transport::Tcp, address)
 }
 
@@ -221,7 +221,7 @@ fn key(seed: u8) -> IdentityKey {
     IdentityKey::from_seed(&[seed; 32])
 }
 
-fn open() -> Open {
+pub(super) fn open() -> Open {
     use peerage_wire::id::{DeviceId, SessionId};
     Open { session: SessionId([9; 16]), device: DeviceId([3; 32]), service: "ipp".to_owned() }
 }

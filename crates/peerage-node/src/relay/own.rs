@@ -1,20 +1,25 @@
 //! This computer's own legs: from the dial to the relay until it says that the peer is there.
+//!
+//! What a user-node sends right behind its request to be joined reaches the peer (Rule 6.31). So its leg can be had as soon as the request
+//! is sent, by whoever has something to say that needs no answer first; the relay's answer still comes before anything of the peer's.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use peerage_proto::link::Side;
 use peerage_proto::node::{LegNews, LegOrder, OwnLeg};
 use peerage_proto::relay::LegId;
 use peerage_wire::id::LinkId;
+use peerage_wire::leg;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
-use super::{MAX_FRAMES, lock, prepare, read_frame, within, write_frame};
+use super::{FAREWELL_TIMEOUT, MAX_FRAMES, lock, prepare, within};
 use crate::link::connect;
 
 /// How long a relay may take to accept a connection: three lost packets in a row on a bad path.
@@ -41,7 +46,45 @@ pub struct Joined {
     /// For what it was dialled.
     pub what: OwnLeg,
     /// The connection to the relay.
-    pub stream: TcpStream,
+    pub stream: Arc<TcpStream>,
+}
+
+/// A leg that the relay was asked to join.
+#[derive(Debug)]
+pub struct Leg {
+    /// For what it was dialled.
+    pub what: OwnLeg,
+    stream: Arc<TcpStream>,
+    joined: oneshot::Receiver<()>,
+    /// Whether something follows the request already, so that the request cannot be repeated.
+    has_followers: Arc<AtomicBool>,
+}
+
+/// A leg on which something is sent before it is joined.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    /// For what it was dialled.
+    pub what: OwnLeg,
+    /// The connection to the relay; nothing may be read before `joined`.
+    pub stream: Arc<TcpStream>,
+    /// Resolves when what follows is the peer's; fails if the relay refuses.
+    pub joined: oneshot::Receiver<()>,
+}
+
+impl Leg {
+    /// Waits until the peer is at the other end; `None` if it does not come.
+    pub async fn joined(self) -> Option<Joined> {
+        let Self { what, stream, joined, .. } = self;
+        joined.await.ok().map(|()| Joined { what, stream })
+    }
+
+    /// Takes the leg as it is, to send something right behind the request.
+    pub(crate) fn go_ahead(self) -> Ahead {
+        // Should the request be repeated at this very moment, the relay closes the leg, as if the peer had not come.
+        self.has_followers.store(true, Ordering::Relaxed);
+        let Self { what, stream, joined, .. } = self;
+        Ahead { what, stream, joined }
+    }
 }
 
 /// What the driver has to hear of own legs.
@@ -58,7 +101,7 @@ pub enum OwnLegEvent {
 pub struct OwnLegs {
     events: mpsc::Sender<OwnLegEvent>,
     tasks: Arc<Mutex<BTreeMap<LegId, mpsc::Sender<LegOrder>>>>,
-    dialled: Arc<Mutex<BTreeMap<LinkId, oneshot::Receiver<Joined>>>>,
+    dialled: Arc<Mutex<BTreeMap<LinkId, oneshot::Receiver<Leg>>>>,
 }
 
 impl OwnLegs {
@@ -80,8 +123,8 @@ impl OwnLegs {
         }
     }
 
-    /// Returns the leg that is under way for an attempt to reach a peer; once. It resolves when the peer is there.
-    pub fn take(&self, link: LinkId) -> Option<oneshot::Receiver<Joined>> {
+    /// Returns the leg that is under way for an attempt to reach a peer; once. It resolves when the relay was asked to join it.
+    pub fn take(&self, link: LinkId) -> Option<oneshot::Receiver<Leg>> {
         lock(&self.dialled).remove(&link)
     }
 
@@ -95,13 +138,15 @@ impl OwnLegs {
         });
         let own = self.clone();
         tokio::spawn(async move {
-            let joined = own.lead(leg, what.address, orders).await;
+            let result = own.lead((leg, what), taker, orders).await;
             lock(&own.tasks).remove(&leg);
-            match joined {
-                Ok(stream) => own.deliver(Joined { what, stream }, taker).await,
+            match result {
+                // A node that is gone needs no visitors.
+                Ok(Some(joined)) => drop(own.events.send(OwnLegEvent::Visited(joined)).await),
+                // Whoever has not been told of the attempt yet still comes.
+                Ok(None) => time::sleep(TAKING_TIMEOUT).await,
                 Err(error) => {
                     tracing::debug!(relay = %what.address, %error, "a leg was not joined");
-                    drop(taker);
                     own.tell(leg, LegNews::Closed).await;
                 }
             }
@@ -109,46 +154,84 @@ impl OwnLegs {
         });
     }
 
-    /// Connects to a relay, and carries what it and the node say to each other until the leg is joined.
+    /// Connects to a relay, and carries what it and the node say to each other until the leg is joined. Returns it, unless `taker` has been
+    /// given it before.
     async fn lead(
         &self,
-        leg: LegId,
-        address: SocketAddr,
+        (leg, what): (LegId, OwnLeg),
+        mut taker: Option<oneshot::Sender<Leg>>,
         mut orders: mpsc::Receiver<LegOrder>,
-    ) -> io::Result<TcpStream> {
-        let mut stream = within(CONNECT_TIMEOUT, connect(address)).await?;
+    ) -> io::Result<Option<Joined>> {
+        let stream = Arc::new(within(CONNECT_TIMEOUT, connect(what.address)).await?);
         prepare(&stream)?;
         self.tell(leg, LegNews::Opened).await;
+        let (mut ready, joined) = oneshot::channel();
+        let mut joined = Some(joined);
+        let has_followers = Arc::new(AtomicBool::new(false));
         for _frame in 0..=MAX_FRAMES {
             let order = time::timeout(DECISION_TIMEOUT, orders.recv()).await;
             match order.map_err(|_elapsed| io::ErrorKind::TimedOut)? {
-                Some(LegOrder::Send(payload)) => write_frame(&mut stream, &payload).await?,
-                Some(LegOrder::Joined) => return Ok(stream),
+                Some(LegOrder::Send(_)) if has_followers.load(Ordering::Relaxed) => {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                Some(LegOrder::Send(payload)) => ask(&stream, &payload).await?,
+                Some(LegOrder::Joined) if joined.is_some() => return Ok(Some(Joined { what, stream })),
+                Some(LegOrder::Joined) => {
+                    // Whoever has reached the peer in another way has dropped its end, and with it the leg.
+                    let _ = ready.send(());
+                    return Ok(None);
+                }
                 Some(LegOrder::Dial(_) | LegOrder::Close) | None => {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
             }
-            let payload = within(ANSWER_TIMEOUT, read_frame(&mut stream)).await?;
+            if let Some((taker, joined)) = taker.take().and_then(|taker| Some((taker, joined.take()?))) {
+                let (stream, has_followers) = (Arc::clone(&stream), Arc::clone(&has_followers));
+                let _ = taker.send(Leg { what, stream, joined, has_followers });
+            }
+            let payload = tokio::select! {
+                payload = within(ANSWER_TIMEOUT, hear(&stream)) => payload?,
+                () = ready.closed(), if joined.is_none() => return Err(io::ErrorKind::NotConnected.into()),
+            };
             self.tell(leg, LegNews::Datagram(payload)).await;
         }
         Err(io::ErrorKind::InvalidData.into())
-    }
-
-    async fn deliver(&self, joined: Joined, taker: Option<oneshot::Sender<Joined>>) {
-        let Some(taker) = taker else {
-            // A node that is gone needs no visitors.
-            let _ = self.events.send(OwnLegEvent::Visited(joined)).await;
-            return;
-        };
-        // Whoever has reached the peer in another way has dropped its end, and with it the leg; whoever has not been told
-        // of the attempt yet still comes.
-        if taker.send(joined).is_ok() {
-            time::sleep(TAKING_TIMEOUT).await;
-        }
     }
 
     async fn tell(&self, leg: LegId, news: LegNews) {
         // A node that is gone needs no news.
         let _ = self.events.send(OwnLegEvent::News(leg, news)).await;
     }
+}
+
+/// Sends a datagram on a connection that others may hold too.
+async fn ask(stream: &TcpStream, payload: &[u8]) -> io::Result<()> {
+    let framed = leg::frame(payload).ok_or(io::ErrorKind::InvalidData)?;
+    within(FAREWELL_TIMEOUT, stream.writable()).await?;
+    // A few hundred bytes always fit into the buffer of a new connection.
+    let count = stream.try_write(&framed)?;
+    if count == framed.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Reads one datagram from such a connection, and not a byte more.
+async fn hear(stream: &TcpStream) -> io::Result<Bytes> {
+    let mut header = [0; leg::LENGTH_SIZE];
+    fill(stream, &mut header).await?;
+    let length = leg::length(header).ok_or(io::ErrorKind::InvalidData)?;
+    let mut payload = vec![0; length];
+    fill(stream, &mut payload).await?;
+    Ok(payload.into())
+}
+
+async fn fill(stream: &TcpStream, mut buffer: &mut [u8]) -> io::Result<()> {
+    while !buffer.is_empty() {
+        stream.readable().await?;
+        match stream.try_read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => buffer = buffer.get_mut(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

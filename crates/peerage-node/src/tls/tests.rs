@@ -70,6 +70,64 @@ fn a_client_without_a_key_is_refused() {
     assert!(run(client.into(), Tls::new(&bob).unwrap().accept().unwrap().into()).is_err());
 }
 
+mod a_prepared_handshake {
+    use super::*;
+    use peerage_wire::limits::{MAX_FLIGHT, MAX_HELLO};
+
+    /// Rule 7.29: both flights fit into messages, and each side has proven the other's key before it sends or takes anything else.
+    #[test]
+    fn goes_on_over_a_connection_and_proves_both_keys() {
+        let (alice, bob) = (key(1), key(2));
+        let (mut client, hello) = Tls::new(&alice).unwrap().begin(bob.public()).unwrap();
+        let (server, flight) = Tls::new(&bob).unwrap().prepare(alice.public(), &hello).unwrap();
+        assert!(hello.len() <= MAX_HELLO, "{}", hello.len());
+        assert!(flight.len() <= MAX_FLIGHT, "{}", flight.len());
+        assert_eq!(peer_identity(&client), None);
+        go_on(&mut client, bob.public(), &flight).unwrap();
+        assert_eq!(peer_identity(&server), None);
+        let (client, server, _) = run(client, server).unwrap();
+        assert_eq!(peer_identity(&client), Some(bob.public()));
+        assert_eq!(peer_identity(&server), Some(alice.public()));
+        assert_eq!(server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+
+    #[test]
+    fn is_refused_to_whoever_has_another_key_than_the_one_who_asked() {
+        let (alice, bob, mallory) = (key(1), key(2), key(3));
+        // Mallory has had Alice's request answered as her own, or Alice's name put before her hello.
+        let (mut client, hello) = Tls::new(&mallory).unwrap().begin(bob.public()).unwrap();
+        let (server, flight) = Tls::new(&bob).unwrap().prepare(alice.public(), &hello).unwrap();
+        go_on(&mut client, bob.public(), &flight).unwrap();
+        let refused = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        assert_eq!(run(client, server).unwrap_err(), refused);
+    }
+
+    #[test]
+    fn takes_no_flight_of_another_server_or_for_another_hello() {
+        let (alice, bob, mallory) = (key(1), key(2), key(3));
+        let user = Tls::new(&alice).unwrap();
+        let (mut client, hello) = user.begin(bob.public()).unwrap();
+        let (_, flight) = Tls::new(&mallory).unwrap().prepare(alice.public(), &hello).unwrap();
+        assert!(go_on(&mut client, bob.public(), &flight).is_err());
+        let (mut client, _) = user.begin(bob.public()).unwrap();
+        let (_, flight) = Tls::new(&bob).unwrap().prepare(alice.public(), &hello).unwrap();
+        assert!(go_on(&mut client, bob.public(), &flight).is_err());
+    }
+
+    #[test]
+    fn needs_whole_flights() {
+        let (alice, bob) = (key(1), key(2));
+        let server = Tls::new(&bob).unwrap();
+        let (mut client, hello) = Tls::new(&alice).unwrap().begin(bob.public()).unwrap();
+        for part in [0, 1, 5, hello.len() - 1] {
+            assert!(server.prepare(alice.public(), &hello[..part]).is_err(), "{part}");
+        }
+        assert!(server.prepare(alice.public(), &[7; 218]).is_err());
+        let (_, flight) = server.prepare(alice.public(), &hello).unwrap();
+        assert!(go_on(&mut client, bob.public(), &flight[..flight.len() - 1]).is_err());
+    }
+}
+
 #[test]
 fn only_the_usual_form_of_an_ed25519_key_is_an_identity() {
     let key = key(1).public();

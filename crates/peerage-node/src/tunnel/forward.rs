@@ -187,13 +187,14 @@ impl Dialer {
 
     async fn try_way(&self, route: &Route) -> Result<(Option<PeerLink>, bool), ForwardError> {
         let wants_proof = route.service.tls && !route.pins.is_empty();
-        let (peer, identity, candidates, relayed) = match &route.way {
-            // The node has proven the place itself.
-            Way::Local(_) => return Ok((None, wants_proof)),
-            Way::Tunnel { peer, identity, candidates, relayed } => (*peer, *identity, candidates, *relayed),
+        // The node has proven the place itself.
+        let Way::Tunnel { peer, identity, candidates, relayed, begun } = &route.way else {
+            return Ok((None, wants_proof));
         };
+        let (peer, identity) = (*peer, *identity);
+        let begun = begun.as_ref().and_then(|begun| self.links.take_begun(begun));
         let leg = relayed.and_then(|attempt| self.legs.take(attempt));
-        let link = self.links.connect_or_meet((peer, identity), candidates, leg).await?;
+        let link = self.links.connect_or_meet((peer, identity), candidates, (begun, leg)).await?;
         if !wants_proof {
             return Ok((Some(link), false));
         }
@@ -221,6 +222,9 @@ impl Dialer {
 
     fn report(&self, route: &Route, error: &ForwardError) {
         let Way::Tunnel { peer, .. } = route.way else { return };
+        if was_lost(error) {
+            return tracing::debug!(?peer, "a request was lost with its link");
+        }
         let code = match error {
             ForwardError::Refused(code) => Some(*code),
             ForwardError::PinMismatch | ForwardError::NoCertificate => Some(Code::PinMismatch),
@@ -245,6 +249,12 @@ impl Dialer {
     fn proofs(&self) -> std::sync::MutexGuard<'_, BTreeMap<Proof, Instant>> {
         self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns whether the request for a tunnel was lost with the link that carried it. That says nothing against the way: the next link to the
+/// same tunnel-node will do.
+const fn was_lost(error: &ForwardError) -> bool {
+    matches!(error, ForwardError::Refused(Code::UnknownSession))
 }
 
 fn ask_for(link: &PeerLink, route: &Route) -> Result<Arc<Stream>, ForwardError> {
@@ -334,8 +344,7 @@ async fn find_way(
         dialer.report(&route, &error);
         // A tunnel that was resumed may have been granted before it failed, and the device may have read what was sent. A session that
         // the tunnel-node does not know was never granted.
-        let is_unknown = matches!(error, ForwardError::Refused(Code::UnknownSession));
-        if early.len() > 0 && stream.was_resumed() && !is_unknown {
+        if early.len() > 0 && stream.was_resumed() && !was_lost(&error) {
             return Err(error);
         }
         last = Some(error);

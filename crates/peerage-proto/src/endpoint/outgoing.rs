@@ -330,11 +330,16 @@ impl Endpoint {
 
     /// Introduces this node to a peer that has not answered it lately, so that the next long message fits.
     pub fn warm_up(&mut self, to: NodeId, remote: SocketAddr, now: Now) {
-        let time = self.clock.time(now);
-        let opened = self.peers.get(&to).and_then(|peer| peer.opened.as_ref());
-        if !opened.is_some_and(|opened| opened.confirmed && !opened.context.is_spent(time)) {
+        if !self.is_known_to(&to, now) {
             self.introduce(to, (remote, Way::Straight), now);
         }
+    }
+
+    /// Returns whether a peer has answered lately, so that messages to it need no introduction.
+    pub fn is_known_to(&self, peer: &NodeId, now: Now) -> bool {
+        let time = self.clock.time(now);
+        let opened = self.peers.get(peer).and_then(|peer| peer.opened.as_ref());
+        opened.is_some_and(|opened| opened.confirmed && !opened.context.is_spent(time))
     }
 
     fn begin(&mut self, waiting: Waiting, now: Now) -> RequestId {

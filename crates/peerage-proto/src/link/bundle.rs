@@ -360,6 +360,11 @@ impl Bundle {
         self.links.get(&id).map(|carrier| carrier.standing.path)
     }
 
+    /// Returns whether the peer has said HELLO on a link.
+    pub fn is_up(&self, id: LinkId) -> bool {
+        self.links.get(&id).is_some_and(|carrier| carrier.up_at.is_some())
+    }
+
     /// Returns the smoothed round trip of a link.
     pub fn round_trip(&self, id: LinkId) -> Option<Duration> {
         self.links.get(&id).and_then(|carrier| carrier.link.round_trip())

@@ -119,6 +119,20 @@ pub enum Input {
         /// Where it is.
         remote: SocketAddr,
     },
+    /// Answers [`Output::BeginHandshake`].
+    HandshakeBegun {
+        /// Which.
+        attempt: LinkId,
+        /// The first flight of the TLS client; `None` if there is none that a request can carry.
+        hello: Option<Bytes>,
+    },
+    /// Answers [`Output::AnswerHandshake`].
+    HandshakeAnswered {
+        /// Which.
+        task: TaskId,
+        /// The first flight of the TLS server; `None` if it prepares no handshake.
+        flight: Option<Bytes>,
+    },
     /// Something happened to a leg that this node has made.
     OwnLeg {
         /// Which.
@@ -267,7 +281,18 @@ pub enum Way {
         candidates: Vec<Candidate>,
         /// The attempt for which a leg to a relay is under way since before this answer.
         relayed: Option<LinkId>,
+        /// The handshake that was begun since before this answer.
+        begun: Option<Begun>,
     },
+}
+
+/// A handshake that was begun while the tunnel-node was asked for a path (Rule 7.29).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// As [`Output::BeginHandshake`] has named it.
+    pub attempt: LinkId,
+    /// The first flight of the TLS server, if the tunnel-node has prepared the handshake.
+    pub flight: Option<Bytes>,
 }
 
 /// Why a command failed, for people.
@@ -369,6 +394,29 @@ pub enum Output {
         tunnel: TunnelId,
         /// Why.
         code: Code,
+    },
+    /// Begin a handshake with whoever holds `identity`, connect to these places meanwhile, and answer at once by
+    /// [`Input::HandshakeBegun`]. [`Way::Tunnel`] says how it goes on; if nothing does within half a minute, it is dropped.
+    BeginHandshake {
+        /// Which.
+        attempt: LinkId,
+        /// The peer's identity key, to be pinned in TLS.
+        identity: [u8; 32],
+        /// Where its signed announcement says that links are received, best first; already checked to be places that may be
+        /// dialled. All are of TCP, and nothing is said there before the tunnel-node has answered.
+        places: Vec<Candidate>,
+    },
+    /// Prepare the other side of a handshake that a peer has begun, as far as there is room, keep it for a connection to come, and
+    /// answer at once by [`Input::HandshakeAnswered`]. The same hello is answered with the same flight.
+    AnswerHandshake {
+        /// Which.
+        task: TaskId,
+        /// Who has sealed the request.
+        peer: NodeId,
+        /// Its identity key, to be pinned in TLS.
+        identity: [u8; 32],
+        /// The first flight of the TLS client; not checked in any way.
+        hello: Bytes,
     },
     /// Do something with a leg of this node's own.
     OwnLeg {

@@ -47,8 +47,8 @@ use crate::trust::{Member, Trust};
 pub use config::{Config, SuperConfig};
 pub use elect::Elections;
 pub use io::{
-    Answer, Change, Command, Event, Failure, Found, Input, Output, PinProof, Route, SuperState, TaskId,
-    TunnelId, Watched, Way,
+    Answer, Begun, Change, Command, Event, Failure, Found, Input, Output, PinProof, Route, SuperState,
+    TaskId, TunnelId, Watched, Way,
 };
 pub use legs::{LegNews, LegOrder, OwnLeg};
 pub use lookup::{EAGER_INTERVAL, REDUNDANCY, SECOND_ANSWER_TIMEOUT, Server};
@@ -62,7 +62,7 @@ use elect::Electing;
 use hold::{Errand, Hold};
 use legs::Legs;
 use mapped::PortMapping;
-use openings::Opening;
+use openings::{Handshakes, Opening};
 use paths::{Came, Finding};
 use places::Places;
 pub(crate) use places::is_private;
@@ -156,6 +156,7 @@ pub struct Node {
     serving: Serving,
     electing: Electing,
     openings: BTreeMap<TunnelId, Opening>,
+    handshakes: Handshakes,
     routing: Routing,
     reach: Reach,
     watched: BTreeMap<TunnelId, Watched>,
@@ -211,6 +212,7 @@ impl Node {
             serving: Serving::default(),
             electing: Electing::new(config.elections),
             openings: BTreeMap::new(),
+            handshakes: Handshakes::default(),
             routing: Routing::default(),
             reach: Reach::default(),
             watched: BTreeMap::new(),
@@ -295,6 +297,8 @@ impl Node {
             Input::LinkDown(peer) => {
                 self.links.remove(&peer);
             }
+            Input::HandshakeBegun { attempt, hello } => self.handshake_begun(attempt, hello, now),
+            Input::HandshakeAnswered { task, flight } => self.handshake_answered(task, flight),
             Input::OwnLeg { leg, news } => self.own_leg(leg, news, now),
             Input::PathUsed { peer, remote } => self.path_used(&peer, remote),
             Input::PathUnused { peer, remote } => self.path_unused(&peer, remote),
@@ -479,11 +483,7 @@ impl Node {
                 Ok(Reply::Notified(id))
             }
             Request::TunnelRequest(request) => {
-                let reply = self.tunnel_requested(&from, &request, now);
-                if reply.is_ok() {
-                    self.path_asked(&from, came, &request, now);
-                }
-                reply
+                return self.tunnel_requested((&from, came), request, reply_to, now);
             }
             // Only those to whom this node is attached may hand something on to it (Rule 6.28).
             Request::Forward(forward) if self.serving.attachments.contains_key(&from.id) => {

@@ -1,20 +1,26 @@
 //! The tunnel-node's decisions: each tunnel that is asked of it is checked, its device found and proven, and then served or
 //! refused with a reason (Rules 6.12 to 6.14).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerage_wire::codec::Service;
+use bytes::Bytes;
+use peerage_wire::codec::{Candidate, Service};
 use peerage_wire::frame::Code;
 use peerage_wire::id::NodeId;
+use peerage_wire::limits::MAX_FLIGHT;
 use peerage_wire::message::{Reply, TunnelRequest};
 use peerage_wire::open::Open;
 use peerage_wire::record::{EndDevice, Table};
 use peerage_wire::time::{Instant, Now};
 
+use super::paths::Came;
 use super::queries::Query;
 use super::sync::Gate;
 use super::{Discard, Event, Found, Node, Output, PinProof, TaskId, TunnelId, Watched};
+use crate::endpoint::ReplyTo;
+use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 
 /// How long the decision about one tunnel may take, a sweep for a device that has moved included.
@@ -24,6 +30,22 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(15);
 pub const MAX_SERVED: usize = 10_000;
 /// See [`MAX_SERVED`].
 pub const MAX_SERVED_PER_PEER: usize = 1_024;
+
+/// Most TunnelRequests that wait for the shell to prepare a handshake. It answers at once, so that more than one would already be
+/// odd; what comes beyond is answered without.
+const MAX_ANSWERING: usize = 64;
+
+/// TunnelRequests that wait for the shell to prepare a handshake.
+#[derive(Debug, Default)]
+pub(super) struct Handshakes {
+    answering: BTreeMap<TaskId, (ReplyTo, Vec<Candidate>)>,
+}
+
+impl Handshakes {
+    pub(super) fn size(&self) -> TableSize {
+        TableSize::new("handshakes to be answered", self.answering.len(), MAX_ANSWERING)
+    }
+}
 
 /// A tunnel that was asked for and is not decided yet.
 #[derive(Clone, Debug)]
@@ -51,21 +73,44 @@ enum Check {
 }
 
 impl Node {
-    /// Tells a member of the own domain where this node waits for links, and meets it at a relay; permits nothing
-    /// (Rules 6.17 and 6.32).
+    /// Tells a member of the own domain where this node waits for links, prepares the handshake that it has begun, and meets it at a
+    /// relay; permits nothing (Rules 6.17, 6.32 and 7.29).
     pub(super) fn tunnel_requested(
         &mut self,
-        from: &Member,
-        request: &TunnelRequest,
+        (from, came): (&Member, Came),
+        mut request: TunnelRequest,
+        reply_to: ReplyTo,
         now: Now,
-    ) -> Result<Reply, Discard> {
+    ) {
         let served = self.devices.get(&request.device).is_some_and(|(_, device)| self.could_serve(device));
         if from.id.domain != self.me.id.domain || !served {
-            return Err(Discard::Forbidden);
+            return self.endpoint.discard(Discard::Forbidden);
         }
-        self.meet_at_relay(from, request, now);
+        self.meet_at_relay(from, &request, now);
         let candidates = self.opened_candidates((from.id, request.id), now);
-        Ok(Reply::TunnelOpened { candidates, flight: None })
+        match request.hello.take() {
+            Some(hello) if self.handshakes.answering.len() < MAX_ANSWERING => {
+                let task = self.new_task();
+                self.handshakes.answering.insert(task, (reply_to, candidates));
+                let (peer, identity) = (from.id, from.identity);
+                self.outputs.push_back(Output::AnswerHandshake { task, peer, identity, hello });
+            }
+            Some(_) | None => self.path_opened(&reply_to, candidates, None),
+        }
+        self.path_asked(from, came, &request, now);
+    }
+
+    /// The shell has prepared a handshake, or has not.
+    pub(super) fn handshake_answered(&mut self, task: TaskId, flight: Option<Bytes>) {
+        if let Some((reply_to, candidates)) = self.handshakes.answering.remove(&task) {
+            self.path_opened(&reply_to, candidates, flight);
+        }
+    }
+
+    fn path_opened(&mut self, reply_to: &ReplyTo, candidates: Vec<Candidate>, flight: Option<Bytes>) {
+        let flight = flight.filter(|flight| flight.len() <= MAX_FLIGHT);
+        let reply = Reply::TunnelOpened { candidates, flight };
+        self.endpoint.reply(reply_to, &reply);
     }
 
     pub(super) fn open_asked(&mut self, tunnel: TunnelId, peer: NodeId, open: Open, now: Now) {

@@ -18,7 +18,7 @@ use super::lookup::Verdict;
 use super::places::{may_dial, tags};
 use super::queries::Query;
 use super::sync::Gate;
-use super::{Answer, Discard, Failure, Node, Route, TaskId, Way};
+use super::{Answer, Begun, Discard, Failure, Node, Route, TaskId, Way};
 use crate::sizes::TableSize;
 use crate::trust::{Member, Trust};
 
@@ -33,6 +33,10 @@ const MAX_ROUTES: usize = 1_024;
 
 /// Most tunnel-nodes of a site that are looked at.
 const MAX_TUNNEL_NODES: usize = 8;
+
+/// How long those who were found for a device are asked again without a look-up, unless they fail. Longer misses who comes in
+/// the meantime; shorter makes a tunnel on a cold link wait for a look-up. They announce themselves as often (Rule 6.7).
+const FOUND_FOR: Duration = Duration::from_secs(300);
 
 /// Most failures and preferences that are remembered.
 const MAX_REMEMBERED: usize = 1_024;
@@ -75,6 +79,13 @@ struct Target {
     attached_to: Vec<NodeId>,
 }
 
+/// Tunnel-nodes that were found for a device, as they have announced themselves.
+#[derive(Clone, Debug)]
+struct FoundNodes {
+    infos: Vec<Bytes>,
+    found_at: Instant,
+}
+
 /// What a user-node remembers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Routing {
@@ -86,16 +97,19 @@ pub(super) struct Routing {
     known: BTreeMap<NodeId, (DeviceId, Target)>,
     /// When a node's record was last looked for.
     looked_up_at: BTreeMap<NodeId, Instant>,
+    /// Who was found lately, so that the next tunnel needs no look-up (Rule 6.4).
+    found: BTreeMap<DeviceId, FoundNodes>,
 }
 
 impl Routing {
-    pub(super) fn sizes(&self) -> [TableSize; 5] {
+    pub(super) fn sizes(&self) -> [TableSize; 6] {
         [
             TableSize::new("routes", self.searches.len(), MAX_ROUTES),
             TableSize::new("failed routes", self.failed_at.len(), MAX_REMEMBERED),
             TableSize::new("tunnel-nodes used before", self.sticky.len(), MAX_REMEMBERED),
             TableSize::new("tunnel-nodes known", self.known.len(), MAX_REMEMBERED),
             TableSize::new("nodes looked up", self.looked_up_at.len(), MAX_REMEMBERED),
+            TableSize::new("tunnel-nodes found", self.found.len(), MAX_REMEMBERED),
         ]
     }
 
@@ -266,11 +280,39 @@ impl Node {
             return self.route_failed_with(task, Failure::NoTunnelNode);
         }
         self.look_from_outside(now);
+        if let Some(infos) = self.known_nodes(task, device, now) {
+            self.set_stage(task, Stage::CheckingNodes(infos.clone()));
+            return self.check_nodes(task, &device.device.to_string(), &infos, now);
+        }
         self.set_stage(task, Stage::FindingNodes);
         let time = self.endpoint.time(now);
         let tags = tags(&device.site, &self.keys, self.epoch_began, time);
         if !self.look_up(Query::TunnelNodes(tags), Some(task)) {
             self.route_failed_with(task, Failure::Busy);
+        }
+    }
+
+    /// Returns who was found for the device lately, as long as nobody of them has failed. Where the other end of an open tunnel is
+    /// now is asked anew: it may have moved.
+    fn known_nodes(&mut self, task: TaskId, device: &EndDevice, now: Now) -> Option<Vec<Bytes>> {
+        let is_lost = self.routing.searches.get(&task).is_some_and(|search| search.peer.is_some());
+        let known = self.routing.found.get(&device.device)?;
+        if now.mono - known.found_at >= FOUND_FOR {
+            self.routing.found.remove(&device.device);
+            return None;
+        }
+        (!is_lost).then(|| known.infos.clone())
+    }
+
+    /// Remembers who was found for a device, if one of them will do.
+    fn note_known(&mut self, device: DeviceId, infos: &[Bytes], now: Now) {
+        let found = &mut self.routing.found;
+        if found.len() >= MAX_REMEMBERED {
+            found.retain(|_, known| now.mono - known.found_at < FOUND_FOR);
+        }
+        if found.len() < MAX_REMEMBERED {
+            // What is known already is not younger for being used.
+            found.entry(device).or_insert_with(|| FoundNodes { infos: infos.to_vec(), found_at: now.mono });
         }
     }
 
@@ -288,7 +330,7 @@ impl Node {
         let Some(identity) = self.endpoint.peer(&peer).map(|member| member.identity) else { return false };
         let service = self.routing.searches.get(&task).and_then(|search| search.service.clone());
         let Some(service) = chosen_service(device, service.as_deref()).cloned() else { return false };
-        let way = Way::Tunnel { peer, identity, candidates: Vec::new(), relayed: None };
+        let way = Way::Tunnel { peer, identity, candidates: Vec::new(), relayed: None, begun: None };
         self.found_way(task, device, service, way);
         true
     }
@@ -328,6 +370,13 @@ impl Node {
         }
         if waiting {
             return;
+        }
+        if targets.is_empty() && self.routing.found.remove(&device.device).is_some() {
+            // Those who were known have gone, or may not serve any more.
+            return self.find_nodes(task, &device, now);
+        }
+        if !targets.is_empty() {
+            self.note_known(device.device, infos, now);
         }
         self.choose(task, &device, targets, now);
     }
@@ -372,7 +421,7 @@ impl Node {
         let is_lost = self.routing.searches.get(&task).is_some_and(|search| search.peer.is_some());
         if self.links.contains(&target.member.id) && !is_lost {
             let target = target.clone();
-            return self.path_found(task, target, (Vec::new(), None));
+            return self.path_found(task, target, (Vec::new(), None, None));
         }
         self.ask_for_path(task, device, targets, now);
     }
@@ -388,7 +437,7 @@ impl Node {
         &mut self,
         task: TaskId,
         target: Target,
-        (candidates, relayed): (Vec<Candidate>, Option<LinkId>),
+        (candidates, relayed, begun): (Vec<Candidate>, Option<LinkId>, Option<Begun>),
     ) {
         let Some(search) = self.routing.searches.get(&task).cloned() else { return };
         let device = self.named_device(&search.device).cloned();
@@ -410,7 +459,7 @@ impl Node {
             self.routing.known.clear();
         }
         self.routing.known.insert(peer, (device.device, target));
-        self.found_way(task, &device, service, Way::Tunnel { peer, identity, candidates, relayed });
+        self.found_way(task, &device, service, Way::Tunnel { peer, identity, candidates, relayed, begun });
     }
 
     fn found_way(&mut self, task: TaskId, device: &EndDevice, service: Service, way: Way) {
@@ -430,6 +479,7 @@ impl Node {
             self.routing.failed_at.retain(|_, at| now.mono - *at < FAILED_FOR);
         }
         self.routing.failed_at.insert((device, peer), now.mono);
+        self.routing.found.remove(&device);
         if self.routing.sticky.get(&device) == Some(&peer) {
             self.routing.sticky.remove(&device);
         }
@@ -454,7 +504,9 @@ impl Node {
                 Stage::FindingHere(_) | Stage::ProvingHere(..) => {
                     self.route_failed_with(task, Failure::UnusableDevice);
                 }
-                Stage::CheckingNodes(_) => self.route_failed_with(task, Failure::NoTunnelNode),
+                Stage::CheckingNodes(_) => {
+                    self.route_failed_with(task, Failure::NoTunnelNode);
+                }
             }
         }
     }

@@ -227,7 +227,12 @@ impl Node {
             TableSize::new("served tunnels", serving, MAX_SERVED),
             TableSize::new("served tunnels of one peer", most, MAX_SERVED_PER_PEER),
         ];
-        let seats = self.electing.sizes().into_iter().chain(self.legs.sizes()).chain([self.servers.size()]);
+        let seats = self
+            .electing
+            .sizes()
+            .into_iter()
+            .chain(self.legs.sizes())
+            .chain([self.servers.size(), self.handshakes.size()]);
         let others = self.routing.sizes().into_iter().chain(seats).chain(self.hold_sizes());
         let others = others.chain(self.finding.sizes());
         own.into_iter().chain(others).chain(self.endpoint.table_sizes()).collect()

@@ -24,9 +24,9 @@ use peerage_proto::endpoint;
 use peerage_proto::lan::{Gateway, Interface, InterfaceAddress, InterfaceKind};
 use peerage_proto::node::{self, Answer, Command, Elections, Event, Found, Node, PinProof, TaskId, TunnelId};
 use peerage_proto::operator::{self, DomainFacts, Operator};
-use peerage_wire::codec::{Protocol, Service};
+use peerage_wire::codec::{Candidate, Protocol, Service};
 use peerage_wire::crypto::{Crypto, Real};
-use peerage_wire::id::{DeviceId, Domain, Mac, NetworkId, NodeId, RecordKey, SessionId};
+use peerage_wire::id::{DeviceId, Domain, LinkId, Mac, NetworkId, NodeId, RecordKey, SessionId};
 use peerage_wire::keys::{AgreementKey, DomainKeys, IdentityKey, SecretKey, network_id};
 use peerage_wire::open::Open;
 use peerage_wire::record::{
@@ -69,6 +69,15 @@ pub struct Host {
     pub renewals: usize,
     /// Whether the routers are to forward its port.
     pub wants_ports: bool,
+    /// How long the first flight of its handshakes is; none if it begins none.
+    pub hello_size: Option<usize>,
+    /// Whether it prepares the handshakes of others, and how long its own flight is.
+    pub prepares: bool,
+    pub flight_size: usize,
+    /// The handshakes that it has begun, and where it connects for them.
+    pub begun: Vec<(LinkId, Vec<Candidate>)>,
+    /// The handshakes that it was asked to prepare, by whom.
+    pub prepared: Vec<(NodeId, Bytes)>,
     /// What it was started with, for a restart.
     pub config: node::Config,
     interfaces: Vec<Interface>,
@@ -80,6 +89,15 @@ impl Host {
     pub fn interfaces(&self) -> &[Interface] {
         &self.interfaces
     }
+}
+
+/// About as long as the first flights of TLS with raw public keys are.
+const HELLO_SIZE: usize = 218;
+pub const FLIGHT_SIZE: usize = 383;
+
+/// What stands for the first flight of the TLS server, which answers one of the client.
+pub fn flight_of(hello: &Bytes, size: usize) -> Bytes {
+    peerage_wire::id::sha256(&[hello]).into_iter().cycle().take(size).collect()
 }
 
 /// A datagram under way.
@@ -467,6 +485,11 @@ impl World {
             lan: BTreeMap::new(),
             shown_pin: None,
             served: vec![],
+            hello_size: Some(HELLO_SIZE),
+            prepares: true,
+            flight_size: FLIGHT_SIZE,
+            begun: vec![],
+            prepared: vec![],
             closed: vec![],
             stored: vec![],
             deleted: BTreeSet::new(),
@@ -753,6 +776,16 @@ impl World {
             node::Output::MapPorts(is_wanted) => {
                 host.wants_ports = is_wanted;
                 return;
+            }
+            node::Output::BeginHandshake { attempt, places, .. } => {
+                let hello = host.hello_size.map(|size| attempt.0.into_iter().cycle().take(size).collect());
+                host.begun.push((attempt, places));
+                node::Input::HandshakeBegun { attempt, hello }
+            }
+            node::Output::AnswerHandshake { task, peer, hello, .. } => {
+                let flight = host.prepares.then(|| flight_of(&hello, host.flight_size));
+                host.prepared.push((peer, hello));
+                node::Input::HandshakeAnswered { task, flight }
             }
             // Nobody in these tests is dialled by legs of others.
             node::Output::Leg(_) => return,

@@ -138,6 +138,9 @@ fn names_are_derived_as_they_were() {
     address[10..].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
     let cookie = cookie(&SecretKey([0x0e; 32]), 30_000_000, &address, 7_400, &node_id(), &[0x0c; 32]);
     vectors.check("cookie", &cookie);
+    let handshake = peerage_wire::prepared::name_of(b"hello");
+    vectors.check("handshake_of_hello", &handshake.0);
+    vectors.check("beginning_of_prepared", &peerage_wire::prepared::beginning(handshake));
     vectors.finish();
 }
 

@@ -57,9 +57,12 @@ pub(in super::super) async fn run(
             tracing::debug!(peer = ?peer.id, %error, "a link broke");
             match error {
                 ChannelError::Misplaced => Code::ProtocolViolation,
-                ChannelError::Io(_) | ChannelError::Tls(_) | ChannelError::Quic(_) | ChannelError::Ended => {
-                    closed(&peer, id).map_or(Code::Expired, code_of)
-                }
+                ChannelError::Io(_)
+                | ChannelError::Tls(_)
+                | ChannelError::Quic(_)
+                | ChannelError::Ended
+                | ChannelError::NotPrepared
+                | ChannelError::NotJoined => closed(&peer, id).map_or(Code::Expired, code_of),
             }
         }
     };

@@ -7,8 +7,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use peerage_wire::codec::Transport;
 use peerage_wire::id::{DeviceId, LinkId, NodeId, SessionId};
+use peerage_wire::limits::{MAX_HELLO, MAX_STRANGERS_REQUEST};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
 use peerage_wire::record::EndDevice;
 use peerage_wire::time::{Instant, Now};
@@ -16,7 +18,7 @@ use rand_core::Rng as _;
 
 use super::{Failure, Target, chosen_service};
 use crate::link::Side;
-use crate::node::{Node, Purpose, RequestId, Server, TaskId};
+use crate::node::{Begun, Node, Output, Purpose, RequestId, Server, TaskId};
 
 /// How long after an attempt without an answer the next are made as well (RFC 8305, section 5, recommends 250 ms). Shorter asks twice
 /// wherever a round trip is long; longer makes people wait for those who are gone.
@@ -66,6 +68,16 @@ struct Attempt {
     leg: Option<LinkId>,
     /// The datagrams that were not answered yet.
     requests: BTreeSet<RequestId>,
+    /// For which a handshake was begun, if one was (Rule 7.29).
+    begun: Option<LinkId>,
+    /// What is asked as soon as that has begun.
+    unsent: Option<(Try, TunnelRequest)>,
+}
+
+impl Attempt {
+    fn is_over(&self) -> bool {
+        self.requests.is_empty() && self.unsent.is_none()
+    }
 }
 
 impl Asking {
@@ -131,8 +143,9 @@ impl Node {
     /// Makes the attempts of the next turn, and plans the one after.
     fn ask_next(&mut self, task: TaskId, mut asking: Asking, now: Now) {
         for one in asking.turns.pop_front().unwrap_or_default() {
-            let attempt = self.attempt(task, &asking, one, now);
-            asking.attempts.extend(attempt);
+            if let Some(attempt) = self.attempt(task, &asking, one, now) {
+                asking.attempts.push(attempt);
+            }
         }
         asking.deadline = now.mono.after(PATH_TIMEOUT);
         asking.next_at = (!asking.turns.is_empty()).then(|| now.mono.after(STAGGER));
@@ -153,6 +166,44 @@ impl Node {
             self.dial_leg(server, request.link(), (&target.member, Side::Client), now);
         }
         self.seek_path(&target.member, &request, now);
+        // Tunnels that are open already are carried on by links that are dialled elsewhere.
+        let is_lost = self.routing.searches.get(&task).is_none_or(|search| search.peer.is_some());
+        if is_lost {
+            let requests = self.send_request(task, target, (one, request), now);
+            let (begun, unsent) = (None, None);
+            return Some(Attempt { target: one.target, forwarder: relay, leg, requests, begun, unsent });
+        }
+        let (attempt, identity) = (request.link(), target.member.identity);
+        let places = target.announced.iter().copied().filter(|c| c.transport == Transport::Tcp).collect();
+        self.outputs.push_back(Output::BeginHandshake { attempt, identity, places });
+        let (begun, unsent) = (Some(attempt), Some((one, request)));
+        Some(Attempt { target: one.target, forwarder: relay, leg, requests: BTreeSet::new(), begun, unsent })
+    }
+
+    /// The handshake for an attempt was begun, or could not be: the tunnel-node is asked.
+    pub(in crate::node) fn handshake_begun(&mut self, link: LinkId, hello: Option<Bytes>, now: Now) {
+        for task in self.routing.searches.keys().copied().collect::<Vec<_>>() {
+            let Some(mut asking) = self.asking(task) else { continue };
+            let is_meant = |attempt: &&mut Attempt| attempt.begun == Some(link);
+            let Some(attempt) = asking.attempts.iter_mut().find(is_meant) else { continue };
+            let Some((one, mut request)) = attempt.unsent.take() else { return };
+            let Some(target) = asking.targets.get(one.target) else { return };
+            request.hello = hello.filter(|hello| hello.len() <= MAX_HELLO);
+            attempt.requests = self.send_request(task, target, (one, request), now);
+            return self.set_stage(task, super::Stage::Asking(Box::new(asking)));
+        }
+    }
+
+    fn send_request(
+        &mut self,
+        task: TaskId,
+        target: &Target,
+        (one, mut request): (Try, TunnelRequest),
+        now: Now,
+    ) -> BTreeSet<RequestId> {
+        if !self.endpoint.is_known_to(&target.member.id, now) {
+            request = fitting(request);
+        }
         let request = Request::TunnelRequest(request);
         let mut requests = BTreeSet::new();
         if let Some(forwarder) = one.forwarder {
@@ -168,7 +219,7 @@ impl Node {
             let server = Server { node: target.member.id, address };
             requests.insert(self.ask(server, &request, Purpose::Path(task), now));
         }
-        Some(Attempt { target: one.target, forwarder: relay, leg, requests })
+        requests
     }
 
     /// Takes the stage of a search that asks; whoever takes it sets another, or ends the search.
@@ -190,7 +241,7 @@ impl Node {
         reply: &Reply,
         now: Now,
     ) {
-        let (Reply::TunnelOpened { candidates, flight: _ }, Some(mut asking)) = (reply, self.asking(task))
+        let (Reply::TunnelOpened { candidates, flight }, Some(mut asking)) = (reply, self.asking(task))
         else {
             return;
         };
@@ -209,7 +260,8 @@ impl Node {
         places.retain(|candidate| candidate.transport == Transport::Tcp);
         let said: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
         places.extend(target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address))));
-        self.path_found(task, target, (places, attempt.leg));
+        let begun = attempt.begun.map(|attempt| Begun { attempt, flight: flight.clone() });
+        self.path_found(task, target, (places, attempt.leg, begun));
     }
 
     pub(in crate::node) fn path_failed(&mut self, task: TaskId, request: RequestId, now: Now) {
@@ -227,7 +279,7 @@ impl Node {
         if !asking.turns.is_empty() {
             return self.ask_next(task, asking, now);
         }
-        let is_over = asking.attempts.iter().all(|attempt| attempt.requests.is_empty());
+        let is_over = asking.attempts.iter().all(Attempt::is_over);
         self.set_stage(task, super::Stage::Asking(Box::new(asking)));
         if is_over {
             self.dial_as_announced(task, now);
@@ -283,6 +335,10 @@ impl Node {
             return self.route_failed_with(task, Failure::TunnelNodesSilent);
         };
         let leg = leg_to(index);
+        let begun = asking.attempts.iter().find(|attempt| attempt.target == index);
+        let begun = begun.and_then(|attempt| attempt.begun).map(|attempt| Begun { attempt, flight: None });
+        // Perhaps it is elsewhere by now.
+        self.routing.found.remove(&asking.device);
         let (kept, given_up) =
             asking.attempts.into_iter().partition(|attempt| leg.is_some() && attempt.leg == leg);
         self.give_up(given_up);
@@ -290,7 +346,7 @@ impl Node {
         kept.iter().for_each(|attempt| self.forget_requests(attempt));
         let target = asking.targets.swap_remove(index);
         let places = tcp(&target);
-        self.path_found(task, target, (places, leg));
+        self.path_found(task, target, (places, leg, begun));
     }
 
     fn give_up(&mut self, attempts: Vec<Attempt>) {
@@ -308,4 +364,15 @@ impl Node {
             self.purposes.remove(request);
         }
     }
+}
+
+/// Leaves out candidates, the last first, until a request fits through a forwarder together with an introduction; otherwise the
+/// introduction would have to go first, which costs a round trip.
+fn fitting(mut request: TunnelRequest) -> TunnelRequest {
+    while !request.candidates.is_empty()
+        && Request::TunnelRequest(request.clone()).encode().len() > MAX_STRANGERS_REQUEST
+    {
+        request.candidates.pop();
+    }
+    request
 }

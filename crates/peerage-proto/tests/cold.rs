@@ -1,0 +1,131 @@
+//! Scenarios of a tunnel to a node to which no link stands: what a user-node begins before it is answered, and what it is answered.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_proto::node::{self, Answer, Begun, Command, Way};
+use peerage_wire::limits::MAX_FLIGHT;
+use support::{FLIGHT_SIZE, Faults, World, flight_of, office};
+
+fn way(answer: Answer) -> Way {
+    let Answer::Route(route) = answer else { panic!("{answer:?}") };
+    route.way
+}
+
+fn begun(answer: Answer) -> Option<Begun> {
+    let Way::Tunnel { begun, .. } = way(answer) else { panic!("not through a tunnel") };
+    begun
+}
+
+/// How many datagrams the operator has been sent by somebody.
+fn sent_to_operator(world: &World, from: std::net::SocketAddr) -> usize {
+    let is_meant =
+        |flight: &&support::Flight| flight.from == from && flight.to.to_string() == support::OPERATOR_ADDRESS;
+    world.log.iter().filter(is_meant).count()
+}
+
+/// Rules 6.17 and 7.29: the connection and the handshake are under way before the request; its answer has the other flight.
+#[test]
+fn a_request_for_a_path_carries_the_beginning_of_a_handshake() {
+    let (mut world, site, user) = office(1);
+    let answer = world.route(user, "hp", None);
+    let (site_id, user_id) = (world.host(site).id, world.host(user).id);
+    let [(attempt, places)] = &world.host(user).begun[..] else { panic!("not begun once") };
+    let (attempt, first) = (*attempt, places.first().map(|place| place.address));
+    assert_eq!(first, Some(site));
+    let hello: Bytes = attempt.0.into_iter().cycle().take(218).collect();
+    assert_eq!(begun(answer.clone()), Some(Begun { attempt, flight: Some(flight_of(&hello, FLIGHT_SIZE)) }));
+    let Way::Tunnel { peer, relayed, .. } = way(answer) else { panic!() };
+    assert_eq!((peer, relayed), (site_id, Some(attempt)));
+    // It came directly and through a forwarder, and was the same both times.
+    let prepared = &world.host(site).prepared;
+    assert!(!prepared.is_empty() && prepared.iter().all(|one| *one == (user_id, hello.clone())));
+}
+
+/// Rule 7.29: nothing depends on it.
+#[test]
+fn a_node_that_begins_or_prepares_no_handshake_is_told_the_way_all_the_same() {
+    let (mut world, site, user) = office(2);
+    world.host(site).prepares = false;
+    let first = begun(world.route(user, "hp", None)).expect("it was begun");
+    assert_eq!(first.flight, None);
+    world.host(user).hello_size = None;
+    assert!(matches!(begun(world.route(user, "hp", None)), Some(Begun { flight: None, .. })));
+    // One that is too long for a request is not sent.
+    world.host(site).prepares = true;
+    world.host(user).hello_size = Some(257);
+    let before = world.host(site).prepared.len();
+    assert!(matches!(begun(world.route(user, "hp", None)), Some(Begun { flight: None, .. })));
+    assert_eq!(world.host(site).prepared.len(), before);
+}
+
+/// Rule 4.6: a flight that would not fit is left out, whatever the shell has made.
+#[test]
+fn a_flight_that_is_too_long_is_not_sent() {
+    let (mut world, site, user) = office(3);
+    world.host(site).flight_size = MAX_FLIGHT + 1;
+    assert!(matches!(begun(world.route(user, "hp", None)), Some(Begun { flight: None, .. })));
+}
+
+/// Rule 6.2: what is lost is said again, and prepares nothing else.
+#[test]
+fn a_request_that_is_repeated_asks_for_the_same_handshake() {
+    for seed in 10..20 {
+        let (mut world, site, user) = office(seed);
+        world.faults = Faults { lost: 40, doubled: 30, delay_millis: 50 };
+        let task = world.command(user, Command::Route { device: "hp".to_owned(), service: None });
+        world.await_answer(user, task);
+        world.run(Duration::from_secs(4));
+        let mut hellos: Vec<_> = world.host(site).prepared.iter().map(|(_, hello)| hello.clone()).collect();
+        hellos.dedup();
+        assert!(hellos.len() <= world.host(user).begun.len(), "seed {seed}");
+    }
+}
+
+/// Rules 6.4 and 6.7: who was found a moment ago is asked at once, and nobody else.
+#[test]
+fn the_next_tunnel_on_a_cold_link_needs_no_look_up() {
+    let (mut world, site, user) = office(4);
+    world.route(user, "hp", None);
+    let before = world.log.len();
+    let began_at = world.now.mono;
+    assert!(begun(world.route(user, "hp", None)).is_some_and(|begun| begun.flight.is_some()));
+    let look_ups = world.log[before..].iter().filter(|flight| flight.from == user && flight.to != site);
+    // What goes to the operator is passed on to the tunnel-node, and asks it to relay.
+    assert!(look_ups.count() <= 2, "{:?}", &world.log[before..]);
+    assert!(world.now.mono - began_at < Duration::from_millis(500));
+}
+
+/// Rule 6.4: when using what is known fails, the network is asked.
+#[test]
+fn a_tunnel_node_that_has_failed_is_looked_for_anew() {
+    let (mut world, site, user) = office(5);
+    let Answer::Route(route) = world.route(user, "hp", None) else { panic!() };
+    let peer = world.host(site).id;
+    world.input(user, node::Input::RouteFailed { device: route.device, peer, code: None });
+    let before = sent_to_operator(&world, user);
+    world.route(user, "hp", None);
+    // A look-up, the request that is passed on, and perhaps a signed Head.
+    assert!(sent_to_operator(&world, user) >= before + 2);
+
+    // It is silent, so it may be elsewhere; what is asked next is the network.
+    world.cut.insert(site);
+    world.route(user, "hp", None);
+    world.cut.clear();
+    let before = sent_to_operator(&world, user);
+    world.route(user, "hp", None);
+    assert!(sent_to_operator(&world, user) >= before + 2);
+}
+
+/// Rule 7.29: an answer for nobody prepares nothing and is not kept.
+#[test]
+fn a_shell_that_answers_what_nobody_has_asked_is_ignored() {
+    let (mut world, site, user) = office(6);
+    let task = node::TaskId(1 << 40);
+    world.input(site, node::Input::HandshakeAnswered { task, flight: Some(Bytes::from_static(b"?")) });
+    let attempt = peerage_wire::id::LinkId([9; 16]);
+    world.input(user, node::Input::HandshakeBegun { attempt, hello: Some(Bytes::from_static(b"?")) });
+    assert!(begun(world.route(user, "hp", None)).is_some());
+}

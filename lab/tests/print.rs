@@ -12,6 +12,11 @@ fn a_user_behind_nat_prints_to_an_office_with_the_same_prefix_also_after_the_pri
 
 #[test]
 fn a_user_behind_nat_prints_to_an_office_where_nobody_has_configured_anything() {
+    play(&Programs::with_agent(AGENT).unwrap(), Reach::Punched);
+}
+
+#[test]
+fn a_user_behind_nat_prints_through_the_relay_where_no_hole_can_be_punched() {
     play(&Programs::with_agent(AGENT).unwrap(), Reach::Relayed);
 }
 

@@ -162,16 +162,18 @@ async fn who_is_not_permitted_is_refused_and_not_shown() {
     running.end().await.unwrap();
 }
 
-/// The whole organisation is out: its members hear nothing more, and nobody joins it.
+/// Rule 6.60: the whole organisation is out; its members hear that alone, and nobody joins it.
 #[tokio::test]
-async fn a_revoked_domain_is_answered_no_more_and_cannot_grow() {
+async fn a_revoked_domain_hears_that_it_is_and_nothing_else_and_cannot_grow() {
     let (_dir, running) = acme().await;
     let open_token = token(&running, 5).await;
     let mut member = Member::join(&running).await;
     assert_eq!(member.head().await.epoch, 1);
     let revoked = running.admin.revoke_domain("acme", &RevokeDomain::default()).await.unwrap();
     assert!(revoked.revoked_at_ms.is_some());
-    assert_eq!(member.ask(&Request::GetHead { domain: None }).await, None);
+    let told = member.ask(&Request::GetHead { domain: None }).await;
+    assert!(matches!(told, Some(Reply::Head(Some(_)))), "{told:?}");
+    assert_eq!(member.ask(&Request::Ping).await, None);
     let answer = common::Computer::new().join(&open_token).await;
     let refused = peerage_wire::enrol::EnrolAnswer::Refused(peerage_wire::enrol::Refusal::RevokedDomain);
     assert_eq!(answer, refused);

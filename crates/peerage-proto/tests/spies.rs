@@ -235,10 +235,12 @@ fn honest_super_nodes_are_not_convicted_whatever_happens_to_them() {
                 _ => {}
             }
         }
+        world.run(40 * MINUTE);
         let now = world.now;
         let statuses = world.operator.super_nodes(now);
         let visits: usize = statuses.iter().map(|status| status.spied.visits).sum();
-        assert!(visits > 50, "{visits}");
+        // An operator that was restarted begins to count anew.
+        assert!(visits > 20, "{visits}");
         assert_eq!(convicted(&world), BTreeSet::new(), "{:?}", world.spies.convicted);
         let evidence: Vec<_> = statuses.iter().flat_map(|status| &status.spied.evidence).collect();
         assert!(lost > 0 || evidence.is_empty(), "{evidence:?}");

@@ -47,19 +47,19 @@ mod questions {
     async fn status_for_people_is_aligned_and_says_what_to_know() {
         let text = text(&TestNode::start().run(&["status"]).await);
         for line in [
-            "node        front-desk (n1)",
-            "domain      acme (7)",
-            "state       online",
-            "roles       user, tunnel",
-            "head        revocation freshness: 10 min 0 s; number 5, epoch 2, 1 revoked",
-            "clock       1 h 0 min fast, learned from op",
-            "super-node  serving",
-            "            the whole table, 12 records in 62.5 KiB, 3 nodes attached",
-            "discarded   bad-signature 3",
+            "node               front-desk (n1)",
+            "domain             acme (7)",
+            "state              online",
+            "roles              user, tunnel",
+            "head               revocation freshness: 10 min 0 s; number 5, epoch 2, 1 revoked",
+            "clock              1 h 0 min fast, learned from op",
+            "super-node         serving",
+            "                   the whole table, 12 records in 62.5 KiB, 3 nodes attached",
+            "discarded          bad-signature 3",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
         }
-        let served = "served at   eth0, location 0123456789abcdef: by this computer (elected ";
+        let served = "served at          eth0, location 0123456789abcdef: by this computer (elected ";
         assert!(text.lines().any(|shown| shown.starts_with(served)), "{text}");
     }
 

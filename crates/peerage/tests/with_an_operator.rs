@@ -341,6 +341,7 @@ fn super_node(quarantined: bool) -> Value {
         "range": {"from": "0000000000000000", "to": "7fffffffffffffff"}, "addresses": ["198.51.100.1:7400"],
         "last_heard_ms_ago": 5_000,
         "load": {"relayed_bytes": 512, "relayed_tunnels": 1, "records": 3, "held_bytes": 2_048},
+        "spied": {"visits": 0, "evidence": []},
     });
     if quarantined {
         let object = shown.as_object_mut().unwrap();

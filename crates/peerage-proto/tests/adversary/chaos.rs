@@ -13,8 +13,9 @@ use rand_core::Rng as _;
 use crate::support::{DOMAIN, Decision, Faults, OPERATOR_ADDRESS, World, found, lan, printer};
 
 /// How long after the last fault everything works again: a node without a device asks every 300 s ± 20 % whether it has
-/// got one, and then needs to attach and to announce itself.
-const CONVERGENCE: Duration = Duration::from_secs(420);
+/// got one, but every 1,800 s while an elected neighbour has the same Head (Rule 6.8), and then needs to attach and to announce
+/// itself.
+const CONVERGENCE: Duration = Duration::from_secs(1_920);
 
 const MAX_HOSTS: usize = 5;
 const OPERATIONS: usize = 25;

@@ -530,7 +530,7 @@ fn unknown_fields_of_a_command_matter_below_128_only() {
 fn unknown_kinds_of_candidates_are_left_out() {
     let known = candidate("192.0.2.1:7400".parse().unwrap());
     let mut body = MapWriter::new();
-    body.list_of_maps(1, &[(1_u64, 1_u64), (2, 6), (3, 1), (1, 7)], |(transport, kind)| {
+    body.list_of_maps(1, &[(1_u64, 1_u64), (2, 6), (3, 1), (1, 200)], |(transport, kind)| {
         let mut map = MapWriter::new();
         map.bytes(1, &address_bytes(known.address)).uint(2, *transport).uint(3, *kind);
         map

@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep_until};
 const DISCARD_PORT: u16 = 9;
 
 /// How long a device that used to answer may be silent before it is asked in the other way. Raised, a page that opens many
-/// connections waits longer for some of them; lowered, sleepy devices are asked twice for nothing.
-const KNOCK_AFTER: Duration = Duration::from_millis(30);
+/// connections waits longer for each that comes after the sixth; lowered, devices that are slow or asleep are asked twice for nothing.
+const KNOCK_AFTER: Duration = Duration::from_millis(5);
 
 /// Opens a socket whose datagrams go out on this interface and are dropped by the first router.
 pub(super) fn open(interface: &Interface, is_ipv4: bool) -> io::Result<Socket> {

@@ -106,6 +106,16 @@ impl Stage {
         self.wall(&rules)
     }
 
+    /// Lets no UDP pass between the ends, so that every link is on TCP; such links can be ended from outside.
+    pub(super) fn let_only_tcp_pass(&self) -> Result<()> {
+        let office = self.office.public_address();
+        let [home, cafe] = [&self.home, &self.cafe].map(Site::public_address);
+        self.wall(&format!(
+            "  meta l4proto udp ip saddr {office} ip daddr {{ {home}, {cafe} }} drop\n  \
+             meta l4proto udp ip daddr {office} ip saddr {{ {home}, {cafe} }} drop\n"
+        ))
+    }
+
     /// Lets everything on the Internet vanish, or no more.
     pub(super) fn silence(&self, is_silent: bool) -> Result<()> {
         self.wall(if is_silent { "  drop\n" } else { "" })

@@ -101,6 +101,10 @@ struct Peer {
 }
 
 impl Peer {
+    fn is_due(&self, now: Instant) -> bool {
+        self.bundle.poll_timeout().is_some_and(|at| at <= now)
+    }
+
     fn is_idle(&self) -> bool {
         self.bundle.is_empty() && self.waiting.is_empty() && !self.is_dialling
     }

@@ -253,3 +253,27 @@ fn a_session_that_a_liar_ended_is_not_kept() {
     let opened = Step::OpenWithLiar(Script { up: 5_000, down: 29_283, answers_last: true, ..SCRIPT });
     check_lives(200, Some(Liar::TunnelNode), &[(100, opened), (150, opened), (200, opened)], 32 << 20);
 }
+
+/// A connection that was left for long became busy again when the one in its place fell silent: it was to be measured at once, which the
+/// simulator took for a time-out that changes nothing.
+#[test]
+fn an_idle_connection_that_a_timeout_makes_busy_may_be_measured_at_once() {
+    for seed in 0..40 {
+        let steps = [
+            (7_079, Step::Open(Script { up: 180_293, down: 156_128, device: Pace::Eager, ..SCRIPT })),
+            (7_572, Step::HalfClose { carrier: 0, towards: 1 }),
+            (17_826, Step::HalfClose { carrier: 0, towards: 0 }),
+        ];
+        let life = Life {
+            seed,
+            max_window: 1 << 20,
+            budget: 32 << 20,
+            delay: (Duration::from_millis(12), Duration::from_millis(58)),
+            liar: None,
+            steps: steps.map(|(at, step)| (Duration::from_millis(at), step)).to_vec(),
+            calm_at: Duration::from_secs(40),
+            planted: None,
+        };
+        assert_eq!(sessions::run(&life).violation, None, "seed {seed}");
+    }
+}

@@ -16,13 +16,14 @@ impl Shell {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
-            let Some(peer) = self.peers.get_mut(&id) else { continue };
-            if peer.bundle.poll_timeout().is_some_and(|at| at <= now) {
+            // An idle link that becomes busy with what a time-out sends is to be measured at once, which makes another one due.
+            for _turn in 0..2 {
+                let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_due(now)) else { break };
                 peer.bundle.handle_timeout(now);
                 self.pump_peer(id, now);
-                let due = self.peers.get(&id).and_then(|peer| peer.bundle.poll_timeout());
-                self.overdue = self.overdue.or(due.filter(|due| *due <= now));
             }
+            let due = self.peers.get(&id).filter(|peer| peer.is_due(now));
+            self.overdue = self.overdue.or(due.and_then(|peer| peer.bundle.poll_timeout()));
         }
         let is_due = |tunnel: &Tunnel| tunnel.wakes_at().is_some_and(|at| at <= now);
         let due = self.tunnels.iter().filter(|(_, tunnel)| is_due(tunnel));

@@ -20,6 +20,7 @@
 //! links at a time. Deliberately absent: addresses, the table, and who may open what.
 
 mod carry;
+mod links;
 mod redial;
 mod traffic;
 
@@ -33,7 +34,7 @@ use peerage_wire::open::Open;
 use peerage_wire::time::Instant;
 
 use self::redial::Redial;
-use super::{Closed, Link, Side};
+use super::{Link, Side};
 use crate::session::{self, AttachError, Session, State};
 
 /// The most sessions with one peer, those included that wait for the end of their state to be confirmed. More lets one member
@@ -276,177 +277,6 @@ impl Bundle {
         self.links.is_empty() && self.sessions.is_empty()
     }
 
-    // ---- links ------------------------------------------------------------------------------
-
-    /// Takes a link whose handshake is complete.
-    pub fn add_link(&mut self, standing: Standing, now: Instant) -> LinkId {
-        self.next_link = self.next_link.saturating_add(1);
-        let id = LinkId(self.next_link);
-        let Config { local, remote, .. } = self.config;
-        let Standing { side, consent_interval, .. } = standing;
-        let mut link = Link::new(super::Config { side, local, remote, consent_interval }, now);
-        if let Some(head) = self.head.clone() {
-            // Its length was checked when it was set.
-            let _ = link.send_head(head);
-        }
-        if let Some(code) = self.is_ending {
-            link.close(code);
-        }
-        let carrier = Carrier {
-            link,
-            standing,
-            streams: BTreeMap::new(),
-            round_trip: None,
-            up_at: None,
-            leaves_at: None,
-            is_doubtful: false,
-            head_at: None,
-        };
-        self.links.insert(id, carrier);
-        self.writable.insert(id);
-        if side == Side::Client {
-            self.take_up(id, standing, now);
-        }
-        self.settle(now);
-        id
-    }
-
-    /// Forgets a link whose connection is gone; its sessions go on elsewhere.
-    pub fn link_lost(&mut self, id: LinkId, now: Instant) {
-        let Some(carrier) = self.links.get_mut(&id) else { return };
-        let streams = std::mem::take(&mut carrier.streams);
-        let is_news = carrier.link.closed().is_none() && !carrier.link.is_suspect();
-        if is_news {
-            self.note_outage(id, now);
-        }
-        let purpose = self.links.remove(&id).map(|carrier| carrier.standing.purpose);
-        self.writable.remove(&id);
-        self.detach_all(streams, now);
-        if let Some(Purpose::Own(key)) = purpose {
-            self.want_own_later(key);
-        }
-        self.settle(now);
-    }
-
-    /// Returns why a link has ended; what [`poll_output`](Self::poll_output) still gives should be sent, and then
-    /// [`link_lost`](Self::link_lost).
-    pub fn closed(&self, id: LinkId) -> Option<Closed> {
-        self.links.get(&id).map_or(Some(Closed::Silent), |carrier| carrier.link.closed())
-    }
-
-    /// Returns how many links there are.
-    pub fn links(&self) -> usize {
-        self.links.len()
-    }
-
-    /// Returns the link that [`open`](Self::open) would use.
-    pub fn best_link(&self) -> Option<LinkId> {
-        self.best_shared()
-    }
-
-    /// Returns whether another shared link may be dialled.
-    pub fn may_dial(&self) -> bool {
-        self.count(|carrier| carrier.is_shared() && carrier.is_healthy()) < MAX_SHARED
-    }
-
-    /// Returns the ids of the links that this node has dialled.
-    pub fn dialled(&self) -> impl Iterator<Item = LinkId> + '_ {
-        let dialled = self.links.iter().filter(|(_, carrier)| carrier.standing.side == Side::Client);
-        dialled.map(|(id, _)| *id)
-    }
-
-    /// Returns on what a link stands.
-    pub fn path(&self, id: LinkId) -> Option<PathKind> {
-        self.links.get(&id).map(|carrier| carrier.standing.path)
-    }
-
-    /// Returns whether the peer has said HELLO on a link.
-    pub fn is_up(&self, id: LinkId) -> bool {
-        self.links.get(&id).is_some_and(|carrier| carrier.up_at.is_some())
-    }
-
-    /// Returns the smoothed round trip of a link.
-    pub fn round_trip(&self, id: LinkId) -> Option<Duration> {
-        self.links.get(&id).and_then(|carrier| carrier.link.round_trip())
-    }
-
-    /// Returns how many streams are in use on a link.
-    pub fn streams(&self, id: LinkId) -> usize {
-        self.links.get(&id).map_or(0, |carrier| carrier.link.streams())
-    }
-
-    /// Makes a link suspect at once: the computer has slept, or the address on which it stands is gone.
-    pub fn doubt(&mut self, id: LinkId, now: Instant) {
-        if let Some(carrier) = self.links.get_mut(&id) {
-            carrier.link.doubt(now);
-            self.drain_events(id, now);
-            self.settle(now);
-        }
-    }
-
-    /// Asks for a new link in place of one that still works: the computer would reach the peer another way now.
-    pub fn replace(&mut self, id: LinkId, now: Instant) {
-        if let Some(carrier) = self.links.get_mut(&id).filter(|c| c.standing.side == Side::Client) {
-            carrier.is_doubtful = true;
-            self.wants_better = true;
-            self.redial.retry_now();
-            self.settle(now);
-        }
-    }
-
-    /// Tells that the networks have changed, or that the peer may be reached at other places: what is being dialled is out of date,
-    /// and what has failed is tried again at once.
-    pub fn retry(&mut self, now: Instant) {
-        self.redial.retry_now();
-        self.settle(now);
-    }
-
-    /// Returns the next link that should be dialled now, if any.
-    pub fn poll_dial(&mut self, now: Instant) -> Option<Dial> {
-        if self.is_ending.is_some() {
-            return None;
-        }
-        if self.redial_at().is_some_and(|at| at <= now) {
-            let round_trips = self.links.values().filter_map(|carrier| carrier.link.round_trip());
-            let round_trip = round_trips.max().unwrap_or_default();
-            let dial = self.redial.begin(Purpose::Shared, round_trip, now);
-            let is_awaited = !self.needy.is_empty();
-            let serving = if is_awaited { None } else { self.serving() };
-            return Some(Dial { is_awaited, serving, ..dial });
-        }
-        let key = self.own_wanted.pop_first()?;
-        let dial = self.redial.begin(Purpose::Own(key), Duration::ZERO, now);
-        self.own_dialled.insert(dial.id, key);
-        Some(dial)
-    }
-
-    /// Returns whether the peer should be looked for now: tunnels wait, and it may be elsewhere, or where only a relay leads to it.
-    pub fn poll_seek(&mut self, now: Instant) -> bool {
-        let is_due = self.seek_at().is_some_and(|at| at <= now);
-        if is_due {
-            self.redial.sought(now);
-        }
-        is_due
-    }
-
-    /// Tells that a dial has come to nothing.
-    pub fn dial_failed(&mut self, dial: Dial, now: Instant) {
-        match self.own_dialled.remove(&dial.id) {
-            Some(key) => self.want_own_later(key),
-            None => {
-                if self.redial.failed(dial.id) && self.needy.is_empty() {
-                    // A better path was looked for and not found. Where a relay serves, it is looked for again later.
-                    let is_doubtful = self.links.values().any(|carrier| carrier.is_doubtful);
-                    self.wants_better = is_doubtful && self.redial.may_go_on_looking();
-                    if !self.wants_better {
-                        self.redial.begin_anew();
-                    }
-                }
-            }
-        }
-        self.settle(now);
-    }
-
     /// Sends a signed Head record over every link, and over those that come (Rule 7.9). One that is too long is not sent.
     pub fn send_head(&mut self, record: &Bytes, now: Instant) {
         if record.is_empty() || record.len() > peerage_wire::frame::MAX_HEAD {
@@ -580,41 +410,6 @@ impl Bundle {
         let look = self.look.map(|(at, _)| at);
         let dials = self.redial_at().into_iter().chain(self.seek_at()).chain(own);
         links.chain(sessions).chain(leaving).chain(look).chain(dials).min()
-    }
-
-    fn link_timeout(&mut self, id: LinkId, now: Instant) {
-        let Some(carrier) = self.links.get_mut(&id) else { return };
-        if carrier.link.poll_timeout().is_some_and(|at| at <= now) {
-            carrier.link.handle_timeout(now);
-            self.writable.insert(id);
-        }
-        if carrier.leaves_at.is_some_and(|at| at <= now) {
-            let is_free = carrier.link.streams() == 0;
-            carrier.leaves_at = Some(now.after(LINGER));
-            if is_free {
-                carrier.link.close(Code::Idle);
-                self.writable.insert(id);
-            }
-        }
-        self.drain_events(id, now);
-    }
-
-    /// Returns when the next shared link is to be dialled.
-    fn redial_at(&self) -> Option<Instant> {
-        let is_wanted = self.is_ending.is_none() && (self.wants_better || !self.needy.is_empty());
-        if is_wanted && self.may_dial() { self.redial.due_at() } else { None }
-    }
-
-    /// Returns when the peer is to be looked for next.
-    fn seek_at(&self) -> Option<Instant> {
-        let is_wanted = self.is_ending.is_none() && !self.needy.is_empty();
-        (is_wanted && self.may_dial()).then(|| self.redial.seek_at())
-    }
-
-    /// Counts dialled links.
-    fn count(&self, is_meant: impl Fn(&Carrier) -> bool) -> usize {
-        let dialled = self.links.values().filter(|carrier| carrier.standing.side == Side::Client);
-        dialled.filter(|carrier| is_meant(carrier)).count()
     }
 }
 

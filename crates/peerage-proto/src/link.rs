@@ -485,6 +485,11 @@ impl Link {
         self.liveness.is_suspect()
     }
 
+    /// Returns whether something has been received within the last second.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        self.liveness.is_fresh(now)
+    }
+
     /// Returns the smoothed round trip, none before the first probe came back.
     pub const fn round_trip(&self) -> Option<Duration> {
         self.liveness.round_trip()
@@ -518,6 +523,7 @@ impl Link {
         self.streams.remove(&stream);
         if self.streams.is_empty() {
             self.idle_at = Some(now);
+            self.liveness.on_unused();
         }
     }
 

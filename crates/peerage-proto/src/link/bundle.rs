@@ -218,6 +218,8 @@ struct Carrier {
     leaves_at: Option<Instant>,
     /// It works, but a better path may be there.
     is_doubtful: bool,
+    /// It is suspect only because another link fell silent, and has not answered yet.
+    is_asked: bool,
     /// When the peer sent a Head last.
     head_at: Option<Instant>,
 }

@@ -105,6 +105,9 @@ impl Link {
             self.discarded_frames += 1;
             return Ok(None);
         }
+        if matches!(frame, StreamFrame::Data { .. } | StreamFrame::Datagram(_)) {
+            self.liveness.on_data(now);
+        }
         Ok(Some(Event::Frame { stream, frame }))
     }
 

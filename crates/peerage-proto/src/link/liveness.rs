@@ -1,21 +1,26 @@
 //! Whether the other side is still there, and how far away it is.
 //!
 //! A link is *unconfirmed* from the first frame sent that wants an answer until a probe comes back that was
-//! sent after the last such frame. While it is unconfirmed, silence means something: after one second it is
-//! probed, each second; after three it is suspect; suspect for thirty, it is dead. A link that is confirmed
-//! and silent is asked only now and then, so that NATs keep its mapping.
+//! sent after the last such frame. It is *active* for some seconds after bytes of a session have come, because
+//! more may be under way to where nothing arrives any more, and the receiver is the one who can dial. While it
+//! is either, silence means something: after one second it is probed, each second; after three it is suspect;
+//! suspect for thirty, it is dead. Any other link is asked only now and then, so that NATs keep its mapping.
 
 use std::time::Duration;
 
 use peerage_wire::time::Instant;
 
-/// Silence after which an unconfirmed link is probed, and the time between such probes (Rule 7.8). Shorter
+/// Silence after which an unconfirmed or active link is probed, and the time between such probes (Rule 7.8). Shorter
 /// disturbs slow paths, longer delays all that follows from silence.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Silence after which an unconfirmed link is suspect (Rule 7.11): three lost probes. Shorter gives false
+/// Silence after which such a link is suspect (Rule 7.11): three lost probes. Shorter gives false
 /// alarms on mobile networks, which cost a resend; longer makes people wait.
 const SUSPECT_AFTER: Duration = Duration::from_secs(3);
+
+/// How long a link is active after bytes of a session have come. Longer sends more probes for those who have
+/// paused, shorter misses the end of a path in the pauses of a sender who makes some.
+const ACTIVE_FOR: Duration = Duration::from_secs(10);
 
 /// How long a suspect link is kept: what TCP needs to recover from a short outage.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
@@ -27,6 +32,8 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Liveness {
     consent_interval: Duration,
     last_received_at: Instant,
+    /// When bytes of a session came last; none if no session would get more.
+    last_data_at: Option<Instant>,
     /// Since when an answer is wanted.
     unconfirmed_at: Option<Instant>,
     suspect_at: Option<Instant>,
@@ -58,6 +65,7 @@ impl Liveness {
         Self {
             consent_interval,
             last_received_at: now,
+            last_data_at: None,
             unconfirmed_at: None,
             suspect_at: None,
             last_probe_at: now,
@@ -75,10 +83,25 @@ impl Liveness {
         self.round_trip
     }
 
+    /// Returns whether something has been received so lately that the path must work.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        now - self.last_received_at < PROBE_INTERVAL
+    }
+
     /// Takes note of received bytes; returns whether that ends a suspicion.
     pub(super) const fn on_received(&mut self, now: Instant) -> bool {
         self.last_received_at = now;
         self.suspect_at.take().is_some()
+    }
+
+    /// Takes note that bytes of a session have come: there may be more.
+    pub(super) const fn on_data(&mut self, now: Instant) {
+        self.last_data_at = Some(now);
+    }
+
+    /// Takes note that no session is left that would get bytes.
+    pub(super) const fn on_unused(&mut self) {
+        self.last_data_at = None;
     }
 
     /// Takes note that a frame was sent that an honest peer answers.
@@ -132,6 +155,9 @@ impl Liveness {
 
     /// Since when silence means something.
     fn silent_since(&self) -> Option<Instant> {
+        if self.last_data_at.is_some_and(|at| self.last_received_at < at.after(ACTIVE_FOR)) {
+            return Some(self.last_received_at);
+        }
         self.unconfirmed_at.map(|at| at.max(self.last_received_at))
     }
 

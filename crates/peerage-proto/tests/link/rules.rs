@@ -253,6 +253,60 @@ fn an_active_link_that_falls_silent_is_probed_then_suspect_then_dead() {
     assert_eq!(probed, (1..33).map(|n| n * SECOND).collect::<Vec<_>>());
 }
 
+/// Brings bytes of a session to a tunnel-node's link, as a camera's to its viewer.
+fn with_data() -> Link {
+    let mut link = link_up(Side::Server);
+    let data = StreamFrame::Data { offset: 0, payload: Bytes::from_static(b"picture") };
+    assert_eq!(input(&mut link, &[on(1, open()), on(1, data)], START).len(), 2);
+    assert_eq!(output(&mut link, START), [], "nothing was sent that would be answered");
+    link
+}
+
+/// Rule 7.11: the other side notices by itself, but it may be the one that cannot dial.
+#[test]
+fn a_link_that_only_receives_is_suspect_after_three_seconds_of_silence() {
+    let log = run(&mut with_data(), 4 * SECOND);
+    let probed = log.iter().filter(|(_, what)| what.is_ok()).map(|(at, _)| *at);
+    assert_eq!(probed.collect::<Vec<_>>(), (1..=4).map(|n| n * SECOND).collect::<Vec<_>>());
+    let said: Vec<_> = log.into_iter().filter_map(|(at, what)| Some((at, what.err()?))).collect();
+    assert_eq!(said, [(3 * SECOND, Event::Suspect)]);
+}
+
+/// Rule 7.11: a path may end in the pauses of whoever sends, but not all who paused go on.
+#[test]
+fn a_link_that_has_received_is_asked_each_second_for_ten_seconds_and_then_rarely() {
+    let mut link = with_data();
+    let (mut asked, mut now) = (Vec::new(), START);
+    while now - START < 70 * SECOND {
+        now = link.poll_timeout().unwrap();
+        link.handle_timeout(now);
+        for frame in output(&mut link, now) {
+            let Frame::Link(LinkFrame::Probe(echo)) = frame else { panic!("{frame:?}") };
+            asked.push(now - START);
+            assert_eq!(input(&mut link, &[Frame::Link(LinkFrame::Probed(echo))], now), []);
+        }
+    }
+    let expected: Vec<_> = (1..=10).chain([60]).map(|n| n * SECOND).collect();
+    assert_eq!(asked[..expected.len()], expected);
+}
+
+#[test]
+fn a_link_whose_tunnel_has_ended_is_not_asked_whether_more_comes() {
+    let mut link = with_data();
+    link.refuse(stream(1), Code::DeviceUnreachable, START);
+    assert_eq!(output(&mut link, START).len(), 1);
+    input(&mut link, &[on(1, StreamFrame::Leave)], START);
+    assert_eq!(link.streams(), 0);
+    // RESET alone still wants its answer.
+    let asked = run(&mut link, 2 * SECOND);
+    let [(at, Ok(Frame::Link(LinkFrame::Probe(echo))))] = asked[..1] else { panic!("{asked:?}") };
+    assert_eq!(at, SECOND);
+    let now = START.after(2 * SECOND);
+    let newest = 2_u64.max(u64::from_be_bytes(echo)) + 1;
+    input(&mut link, &[Frame::Link(LinkFrame::Probed(newest.to_be_bytes()))], now);
+    assert_eq!(link.poll_timeout(), Some(now.after(50 * SECOND)));
+}
+
 /// Rule 7.11: an answer to an older probe says nothing about what was sent after it.
 #[test]
 fn bytes_sent_after_a_probe_need_another_one() {

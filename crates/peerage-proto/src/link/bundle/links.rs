@@ -32,6 +32,7 @@ impl Bundle {
             up_at: None,
             leaves_at: None,
             is_doubtful: false,
+            is_asked: false,
             head_at: None,
         };
         self.links.insert(id, carrier);
@@ -113,6 +114,22 @@ impl Bundle {
             carrier.link.doubt(now);
             self.drain_events(id, now);
             self.settle(now);
+        }
+    }
+
+    /// Makes the links suspect of which nothing was heard for a second, because another one has fallen silent: what ended that path may
+    /// have ended theirs. Those that answer are of use a round trip later.
+    pub(super) fn ask_others(&mut self, silent: LinkId, now: Instant) {
+        let is_meant = |(id, carrier): &(&LinkId, &Carrier)| {
+            **id != silent && carrier.is_healthy() && !carrier.link.is_fresh(now)
+        };
+        let others: Vec<_> = self.links.iter().filter(is_meant).map(|(id, _)| *id).collect();
+        for id in others {
+            if let Some(carrier) = self.links.get_mut(&id) {
+                carrier.is_asked = true;
+                carrier.link.doubt(now);
+                self.drain_events(id, now);
+            }
         }
     }
 

@@ -167,6 +167,59 @@ fn a_silent_link_is_replaced_after_three_seconds_and_a_false_alarm_costs_bytes_o
     assert_eq!(world.ends[0].session(key).unwrap().state(), State::Open);
 }
 
+/// Rule 7.11: as a camera's, whose pictures all go one way.
+#[test]
+fn a_path_cut_without_a_word_is_left_although_only_the_peer_sends() {
+    let mut world = World::new();
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    world.pass(Duration::from_secs(60));
+    let (mut written, mut read, mut dialled_after) = (0, 0, None);
+    for picture in 0..200_u32 {
+        if picture == 100 {
+            world.silent.insert(direct);
+        }
+        world.write(1, key, 300);
+        written += 300;
+        world.step();
+        if world.ends[0].poll_dial(world.now).is_some_and(|dial| dial.is_awaited) {
+            dialled_after = Some(picture - 100);
+            world.link(Purpose::Shared, PathKind::Relayed);
+        }
+        read += world.read(0, key);
+        world.settle();
+    }
+    assert!(dialled_after.is_some_and(|steps| steps <= 31), "{dialled_after:?} tenths of a second");
+    read += world.read(0, key);
+    assert_eq!(read, written);
+}
+
+/// Rule 7.11: the shared link has nothing to say meanwhile, and is as dead as the own one.
+#[test]
+fn what_ends_one_path_silently_is_asked_of_the_others_before_they_are_used() {
+    for shared_is_dead in [false, true] {
+        let mut world = World::new();
+        let relayed = world.link(Purpose::Shared, PathKind::Relayed);
+        let key = world.open();
+        let shared = world.link(Purpose::Shared, PathKind::Direct);
+        world.transfer(key, 300_000);
+        let own = world.link(Purpose::Own(key), PathKind::Direct);
+        world.transfer(key, 1_000);
+        assert_eq!(world.link_in_use(key), own);
+        world.pass(Duration::from_secs(5));
+        world.silent.insert(own);
+        if shared_is_dead {
+            world.silent.insert(shared);
+        }
+        world.write(1, key, 300);
+        world.pass(Duration::from_millis(3_100));
+        assert_eq!(world.link_in_use(key), if shared_is_dead { relayed } else { shared });
+        world.settle();
+        assert_eq!(world.read(0, key), 300);
+    }
+}
+
 #[test]
 fn flapping_beyond_the_limit_of_carriers_gives_the_oldest_up() {
     let mut world = World::new();

@@ -89,9 +89,11 @@ impl Bundle {
             },
             link::Event::Suspect | link::Event::Trusted => {
                 let is_suspect = event == link::Event::Suspect;
-                if is_suspect {
+                let is_asked = std::mem::take(&mut carrier.is_asked);
+                if is_suspect && !is_asked {
                     self.note_outage(id, now);
                     self.events.push_back(Event::Silent(id));
+                    self.ask_others(id, now);
                 }
                 let Some(carrier) = self.links.get_mut(&id) else { return };
                 for (key, number) in carrier.streams.values() {

@@ -491,7 +491,14 @@ fn admin_super_node(full: bool) -> admin::SuperNode {
         range: full.then_some(range),
         addresses: vec!["198.51.100.1:4433".parse().unwrap()],
         last_heard_ms_ago: full.then_some(5),
-        load: admin::SuperNodeLoad { relayed_bytes: 1, relayed_tunnels: 2, records: 3, held_bytes: 4 },
+        load: admin::SuperNodeLoad {
+            relayed_bytes: 1,
+            relayed_tunnels: 2,
+            records: 3,
+            held_bytes: 4,
+            max_bytes: 5,
+            lacking: 6,
+        },
         quarantine: full.then_some(quarantine),
         spied: admin::Spied { visits: 5, evidence: vec!["silent".to_owned()] },
     }

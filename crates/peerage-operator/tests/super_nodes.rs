@@ -26,7 +26,14 @@ async fn candidate(running: &Running) -> Member {
 
 async fn submit(member: &mut Member, version: u64) -> Answered {
     let id = CommandId([u8::try_from(version % 251).unwrap(); 16]);
-    let load = Load { relayed_bytes: 7, relayed_tunnels: 1, records: 3, held_bytes: 900 };
+    let load = Load {
+        relayed_bytes: 7,
+        relayed_tunnels: 1,
+        records: 3,
+        held_bytes: 900,
+        max_bytes: 1 << 20,
+        lacking: 1,
+    };
     let addresses = vec![member.socket.local_addr().unwrap()];
     let submission = Submission { id, addresses, version, leaving: false, load };
     match member.ask(&Request::SubmitSuperNode(submission)).await {

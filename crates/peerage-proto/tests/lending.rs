@@ -251,6 +251,24 @@ fn a_node_that_is_lent_later_is_given_a_part_too() {
     assert_eq!(world.map().first().map(|(node, _)| node.domain), Some(DOMAIN));
 }
 
+/// Rule 6.73: whoever lends too little memory for any part is not needed until its owner lends more.
+#[test]
+fn a_lent_node_is_given_no_more_records_than_it_has_memory_for() {
+    let (mut world, site) = lending(13, 0);
+    world.lending.signs_maps = true;
+    let little = SuperConfig { on: true, max_bytes: 2_560, ..SuperConfig::default() };
+    world.input(site, peerage_proto::node::Input::SuperRole(little));
+    world.run(120 * SECOND);
+    assert_eq!((state(&mut world, site), seen(&world, site)), (SuperState::Asking, Some(Seen::Spare)));
+    assert_eq!(world.map(), []);
+    let enough = SuperConfig { max_bytes: 1 << 20, ..little };
+    world.input(site, peerage_proto::node::Input::SuperRole(enough));
+    world.run(120 * SECOND);
+    assert!(serves_all(&mut world, site), "{:?}", state(&mut world, site));
+    let status = world.operator.super_nodes(world.now).remove(0);
+    assert_eq!((status.load.max_bytes, status.load.lacking), (1 << 20, 0));
+}
+
 /// Rule 6.6: whoever holds its own place needs one other holder, not two.
 #[test]
 fn a_super_node_is_one_of_the_two_holders_that_acknowledge_its_own_announcement() {

@@ -240,7 +240,7 @@ impl Liar {
                 addresses: offer.addresses.clone(),
                 version: self.assigned,
                 leaving: false,
-                load: Load { records: u32::MAX, ..Load::default() },
+                load: Load { records: u32::MAX, max_bytes: u64::MAX, ..Load::default() },
             };
             self.endpoint.request(node, address, &Request::SubmitSuperNode(submission), now);
         }

@@ -194,11 +194,12 @@ async fn super_nodes_are_shown_with_what_they_do_and_the_evidence_against_them()
     let heads: Vec<String> = cells(lines[0]);
     assert_eq!(
         heads,
-        ["NODE", "ID", "DOMAIN", "STATE", "PLACES", "ADDRESSES", "LAST HEARD", "RECORDS", "RELAYS"]
+        ["NODE", "ID", "DOMAIN", "STATE", "PLACES", "ADDRESSES", "LAST HEARD", "HOLDS", "RELAYS"]
     );
     let row: Vec<String> = cells(lines[1]);
     let places = "0000000000000000-7fffffffffffffff";
-    let expected = ["shed", "n1", "acme", "serving", places, "198.51.100.1:7400", "5 s ago", "3 (2.0 KiB)"];
+    let holds = "3 records, 2.0 KiB of 64.0 MiB; no room for all of 2 domains";
+    let expected = ["shed", "n1", "acme", "serving", places, "198.51.100.1:7400", "5 s ago", holds];
     assert_eq!(row[..8], expected.map(str::to_owned));
     assert_eq!(row[8], "1 tunnels, 512 B");
     assert!(lines[4].starts_with("shed is in quarantine since "), "{shown}");
@@ -340,7 +341,7 @@ fn super_node(quarantined: bool) -> Value {
         "id": "n1", "name": "shed", "domain": "acme", "vendor": false, "state": "serving",
         "range": {"from": "0000000000000000", "to": "7fffffffffffffff"}, "addresses": ["198.51.100.1:7400"],
         "last_heard_ms_ago": 5_000,
-        "load": {"relayed_bytes": 512, "relayed_tunnels": 1, "records": 3, "held_bytes": 2_048},
+        "load": {"relayed_bytes": 512, "relayed_tunnels": 1, "records": 3, "held_bytes": 2_048, "max_bytes": 67_108_864, "lacking": 2},
         "spied": {"visits": 0, "evidence": []},
     });
     if quarantined {

@@ -83,6 +83,10 @@ pub struct SuperNodeLoad {
     pub records: u32,
     /// Bytes of these.
     pub held_bytes: u64,
+    /// Bytes of records that its owner lends at most.
+    pub max_bytes: u64,
+    /// Domains of which it holds not everything, because its memory does not suffice.
+    pub lacking: u32,
 }
 
 /// What the operator's spies have found about a super-node since the operator started, or since it was released.

@@ -133,6 +133,8 @@ fn super_node(row: &SuperNodeRow, status: Option<&SuperNodeStatus>, vendor: bool
             relayed_tunnels: load.relayed_tunnels,
             records: load.records,
             held_bytes: load.held_bytes,
+            max_bytes: load.max_bytes,
+            lacking: load.lacking,
         },
         quarantine: row.quarantine.as_ref().map(|quarantine| Quarantine {
             since_at_ms: quarantine.began_at.as_millis(),

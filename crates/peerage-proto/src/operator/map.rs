@@ -9,6 +9,7 @@ use peerage_wire::record::{Record, SuperNodeBody, Table, subject};
 use peerage_wire::time::Now;
 
 use super::segments::{self, Prefix, Situation, SuperNode};
+use super::supers::Lease;
 use super::{Assignment, Operator, Output};
 use crate::segments::Coverage;
 use crate::table::Inserted;
@@ -53,8 +54,7 @@ impl Operator {
                 vendor: self.is_vendor(node.domain),
                 standing,
                 ready: held.get(&node).is_some_and(|segment| self.is_ready(&node, *segment)),
-                // It says how much it has, not how much it would take; who is overrun refuses.
-                capacity: u64::MAX,
+                capacity: self.supers.leases.get(&node).map_or(u64::MAX, Lease::capacity),
             };
             Some((node, super_node))
         };

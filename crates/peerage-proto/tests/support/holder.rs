@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_proto::endpoint::{self, Endpoint, Incoming, Outcome};
 use peerage_proto::responder::{self, Asked, View};
-use peerage_proto::table::Records;
+use peerage_proto::table::{DEFAULT_MAX_BYTES, Records};
 use peerage_proto::trust::{Member, Trust};
 use peerage_wire::crypto::Real;
 use peerage_wire::id::{CommandId, Domain, NodeId, PlacementKey, Segment};
@@ -80,7 +80,11 @@ impl Holder {
             addresses: vec![self.address],
             version: own.map_or(0, |record| record.header().version),
             leaving: false,
-            load: Load { records: u32::try_from(records).unwrap(), ..Load::default() },
+            load: Load {
+                records: u32::try_from(records).unwrap(),
+                max_bytes: DEFAULT_MAX_BYTES as u64,
+                ..Load::default()
+            },
         });
         self.endpoint.learn_identity(operator, now);
         let to = super::OPERATOR_ADDRESS.parse().unwrap();

@@ -34,6 +34,10 @@ pub struct Load {
     pub records: u32,
     /// Bytes of these.
     pub held_bytes: u64,
+    /// Bytes of records that its owner lends at most, counted like `held_bytes`.
+    pub max_bytes: u64,
+    /// Domains of which it holds not everything, because its memory does not suffice.
+    pub lacking: u32,
 }
 
 impl Submission {
@@ -45,7 +49,9 @@ impl Submission {
             .uint(5, self.load.relayed_bytes)
             .uint(6, self.load.relayed_tunnels)
             .uint(7, self.load.records)
-            .uint(8, self.load.held_bytes);
+            .uint(8, self.load.held_bytes)
+            .uint(9, self.load.max_bytes)
+            .uint(10, self.load.lacking);
     }
 
     pub(super) fn read(map: &mut Map<'_>) -> Result<Self, Malformed> {
@@ -59,6 +65,8 @@ impl Submission {
                 relayed_tunnels: map.uint(6)?,
                 records: map.uint(7)?,
                 held_bytes: map.uint(8)?,
+                max_bytes: map.uint(9)?,
+                lacking: map.uint(10)?,
             },
         })
     }

@@ -79,10 +79,16 @@ fn any_summary() -> impl Strategy<Value = SetSummary> {
 }
 
 fn any_submission() -> impl Strategy<Value = Submission> {
-    let load =
-        any::<(u64, u32, u32, u64)>().prop_map(|(relayed_bytes, relayed_tunnels, records, held_bytes)| {
-            Load { relayed_bytes, relayed_tunnels, records, held_bytes }
-        });
+    let load = any::<([u64; 3], [u32; 3])>().prop_map(
+        |([relayed_bytes, held_bytes, max_bytes], [relayed_tunnels, records, lacking])| Load {
+            relayed_bytes,
+            relayed_tunnels,
+            records,
+            held_bytes,
+            max_bytes,
+            lacking,
+        },
+    );
     let addresses = vec(any_address(), 0..=MAX_ADDRESSES);
     (any_id(), addresses, any::<(u64, bool)>(), load).prop_map(|(id, addresses, (version, leaving), load)| {
         Submission { id, addresses, version, leaving, load }
@@ -313,6 +319,8 @@ fn largest_of_holders() -> [(Request, Reply); 4] {
             relayed_tunnels: u32::MAX,
             records: u32::MAX,
             held_bytes: u64::MAX,
+            max_bytes: u64::MAX,
+            lacking: u32::MAX,
         },
     };
     let refused = Refused { domain: Domain(u32::MAX), reason: RefusedReason::Rate, count: u32::MAX };

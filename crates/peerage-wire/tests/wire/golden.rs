@@ -420,7 +420,14 @@ fn submission() -> Submission {
         addresses: super_node().addresses,
         version: NOW.as_millis(),
         leaving: false,
-        load: Load { relayed_bytes: 1 << 40, relayed_tunnels: 12, records: 3_400, held_bytes: 1_700_000 },
+        load: Load {
+            relayed_bytes: 1 << 40,
+            relayed_tunnels: 12,
+            records: 3_400,
+            held_bytes: 1_700_000,
+            max_bytes: 64 << 20,
+            lacking: 2,
+        },
     }
 }
 

@@ -293,7 +293,7 @@ fn describe_super_node(super_node: &SuperNode) -> String {
         ("places", super_node.range.as_ref().map_or_else(String::new, ToString::to_string)),
         ("addresses", list(&super_node.addresses)),
         ("last heard", last_heard(super_node)),
-        ("holds", format!("{} records, {}", super_node.load.records, bytes(super_node.load.held_bytes))),
+        ("holds", holds(super_node)),
         ("relays", relays(super_node)),
         ("spies", spied(&super_node.spied)),
         ("quarantine", quarantine),
@@ -312,6 +312,12 @@ fn spied(spied: &Spied) -> String {
     std::iter::once(visits).chain(spied.evidence.iter().cloned()).collect::<Vec<_>>().join("\n")
 }
 
+fn holds(super_node: &SuperNode) -> String {
+    let load = &super_node.load;
+    let held = format!("{} records, {} of {}", load.records, bytes(load.held_bytes), bytes(load.max_bytes));
+    if load.lacking == 0 { held } else { format!("{held}; no room for all of {} domains", load.lacking) }
+}
+
 fn relays(super_node: &SuperNode) -> String {
     format!("{} tunnels, {}", super_node.load.relayed_tunnels, bytes(super_node.load.relayed_bytes))
 }
@@ -327,12 +333,12 @@ fn super_nodes_text(super_nodes: &[SuperNode]) -> String {
             super_node.range.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
             list(&super_node.addresses),
             last_heard(super_node),
-            format!("{} ({})", super_node.load.records, bytes(super_node.load.held_bytes)),
+            holds(super_node),
             relays(super_node),
         ]
     };
     let rows: Vec<_> = super_nodes.iter().map(row).collect();
-    let heads = ["NODE", "ID", "DOMAIN", "STATE", "PLACES", "ADDRESSES", "LAST HEARD", "RECORDS", "RELAYS"];
+    let heads = ["NODE", "ID", "DOMAIN", "STATE", "PLACES", "ADDRESSES", "LAST HEARD", "HOLDS", "RELAYS"];
     let mut text = table(heads, &rows, "No super-nodes. Nodes become some with: peerage super on");
     for super_node in super_nodes.iter().filter(|super_node| !super_node.spied.evidence.is_empty()) {
         text.push_str(&format!("\n\n{} was not right in the last visits of spies", super_node.name));

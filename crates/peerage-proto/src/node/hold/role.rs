@@ -281,6 +281,8 @@ impl Node {
                 .map_or(0, |part| u32::try_from(part.desk.load().tunnels).unwrap_or(u32::MAX)),
             records: part.map_or(0, |part| u32::try_from(part.records.len()).unwrap_or(u32::MAX)),
             held_bytes: part.map_or(0, |part| part.records.bytes_held() as u64),
+            max_bytes: self.hold.role.limits().max_bytes() as u64,
+            lacking: part.map_or(0, |part| u32::try_from(part.lacking.len()).unwrap_or(u32::MAX)),
         };
         let submission = Submission {
             id: self.command_id(),

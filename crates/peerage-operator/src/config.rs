@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use peerage_node::relay::Caps;
+use peerage_proto::relay::Limits;
 use peerage_wire::id::{NetworkId, NodeId};
 
 /// What [`init`](fn@crate::init) needs.
@@ -60,9 +61,25 @@ pub struct RunConfig {
     /// A certificate instead of the one that `init` was told of or has made.
     pub certificate: Option<CertificateFiles>,
     /// How much it relays for members who cannot reach each other, while it stands in for super-nodes.
-    pub relay: Caps,
+    pub relay: RelayConfig,
     /// How its spies look at super-nodes.
     pub spies: SpyConfig,
+}
+
+/// How much an operator relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// Bytes, of all tunnels together.
+    pub caps: Caps,
+    /// Pairs of nodes whose links are relayed at once, at most; 0 relays none. The computer's descriptors may allow fewer.
+    pub tunnels: usize,
+}
+
+impl Default for RelayConfig {
+    /// What a small virtual machine has to give away.
+    fn default() -> Self {
+        Self { caps: Caps::default(), tunnels: Limits::default().tunnels }
+    }
 }
 
 /// Most addresses from which spies come. An attentive super-node would have to see that many before it knows all.
@@ -95,7 +112,7 @@ impl RunConfig {
             advertise: Vec::new(),
             admin_listen: None,
             certificate: None,
-            relay: Caps::default(),
+            relay: RelayConfig::default(),
             spies: SpyConfig::default(),
         }
     }

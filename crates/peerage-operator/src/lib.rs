@@ -26,7 +26,9 @@ mod run;
 mod spy_ports;
 mod tls;
 
-pub use config::{CertificateFiles, InitConfig, InitReport, MAX_SPY_ADDRESSES, Ready, RunConfig, SpyConfig};
+pub use config::{
+    CertificateFiles, InitConfig, InitReport, MAX_SPY_ADDRESSES, Ready, RelayConfig, RunConfig, SpyConfig,
+};
 pub use data::DataError;
 pub use init::{AddressError, InitError, init};
 pub use ledger::{LedgerError, OperatorRecordError};

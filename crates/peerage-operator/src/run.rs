@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerage_client::admin::ADMIN_FILE;
 use peerage_node::clock::Clock;
-use peerage_node::relay::{Caps, Legs};
+use peerage_node::relay::{self, Legs};
 use peerage_node::tls::Tls;
 use peerage_node::udp::{BindError, Ports};
 use peerage_proto::endpoint;
 use peerage_proto::operator::{Config, Input, Operator};
+use peerage_proto::relay::Limits;
 use peerage_wire::crypto::Real;
 use peerage_wire::id::{NetworkId, NodeId, from_hex};
 use peerage_wire::keys::network_id;
@@ -25,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin};
 use crate::check::Checker;
-use crate::config::{CertificateFiles, Ready, RunConfig, SpyConfig};
+use crate::config::{CertificateFiles, Ready, RelayConfig, RunConfig, SpyConfig};
 use crate::data::{DataDir, DataError, LEDGER, OPERATOR_KEY, OperatorKeys, ROOT_KEY};
 use crate::driver::{Driver, MAX_ASKED};
 use crate::enrol::{self, Enroller, Published};
@@ -120,7 +121,7 @@ struct Prepared {
     record: Record,
     tls: Arc<ServerConfig>,
     start: Change,
-    relay: Caps,
+    relay: RelayConfig,
     spies: SpyConfig,
 }
 
@@ -273,7 +274,8 @@ fn assemble(
     (udp, probe): (UdpSocket, UdpSocket),
     ready: Ready,
 ) -> Result<(Parts, DataDir, TlsAcceptor), RunError> {
-    let Prepared { data, keys, signer, ledger, settings, record, tls, start, relay, spies } = prepared;
+    let Prepared { data, keys, signer, ledger, settings, record, tls, start, relay: relays, spies } =
+        prepared;
     let clock = Clock::new();
     let now = clock.now();
     let checker = Checker::new(Tls::new(&keys.identity).map_err(RunError::Tls)?);
@@ -286,10 +288,11 @@ fn assemble(
         asks_introduction: true,
     };
     let addresses = ready.advertised.clone();
-    let limits = peerage_node::relay::limits();
+    let limits = relay::limits();
+    let limits = Limits { tunnels: limits.tunnels.min(relays.tunnels), ..limits };
     let spy_interval = Some(spies.interval).filter(|interval| !interval.is_zero());
     let config = Config { endpoint, root: settings.root, addresses, relay: limits, spy_interval };
-    let (legs, leg_news) = Legs::new(relay, clock.clone());
+    let (legs, leg_news) = Legs::new(relays.caps, clock.clone());
     let (spies, spied) = SpyPorts::new(spies.addresses);
     let machine = machine(config, start, now);
     let (committed, changes) = mpsc::channel(MAX_CHANGES);

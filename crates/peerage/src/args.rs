@@ -164,6 +164,15 @@ pub(crate) struct OperatorRun {
     /// Loopback address of the admin API; without it any free port of 127.0.0.1
     #[arg(long, env = "PEERAGE_OPERATOR_ADMIN_LISTEN", hide_env_values = true, value_name = "IP:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// Most bytes a second that it relays while there are too few super-nodes, as in 12MB/s
+    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
+    pub(crate) relay_rate: Option<u64>,
+    /// Most bytes that it relays in 24 hours, as in 200GB
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub(crate) relay_daily: Option<u64>,
+    /// Most pairs of nodes whose tunnels it relays at once; 0 relays none
+    #[arg(long, value_name = "N")]
+    pub(crate) relay_tunnels: Option<u32>,
     /// Mean time between two visits of the operator's spies to one super-node, as in 15m
     #[arg(long, value_name = "TIME", value_parser = parse::duration, conflicts_with = "no_spies")]
     pub(crate) spy_interval: Option<Duration>,

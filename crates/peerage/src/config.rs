@@ -7,7 +7,9 @@ use crate::{
     failure::{Failure, Result},
     parse,
 };
+use peerage_node::relay::Caps;
 use peerage_node::{fitness::Circumstances, lending::Lending};
+use peerage_operator::RelayConfig;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     fs, io,
@@ -107,6 +109,17 @@ impl<'de> Deserialize<'de> for Span {
 }
 
 impl OperatorConfig {
+    /// Returns how much the operator relays; what is not set is as usual.
+    pub(crate) fn relay(&self) -> RelayConfig {
+        let usual = RelayConfig::default();
+        let caps = Caps {
+            bytes_per_second: self.relay_rate.map(|rate| rate.0).or(usual.caps.bytes_per_second),
+            bytes_per_day: self.relay_daily.map(|size| size.0).or(usual.caps.bytes_per_day),
+        };
+        let tunnels = self.relay_tunnels.and_then(|most| usize::try_from(most).ok());
+        RelayConfig { caps, tunnels: tunnels.unwrap_or(usual.tunnels) }
+    }
+
     /// Returns how long spies wait between two visits to one super-node; zero if there are to be none.
     pub(crate) fn spy_interval(&self) -> Option<Duration> {
         if self.spies == Some(false) { Some(Duration::ZERO) } else { self.spy_interval.map(|span| span.0) }
@@ -121,6 +134,9 @@ pub(crate) struct OperatorConfig {
     #[serde(default)]
     pub(crate) advertise: Vec<SocketAddr>,
     pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) relay_rate: Option<Rate>,
+    pub(crate) relay_daily: Option<Size>,
+    pub(crate) relay_tunnels: Option<u32>,
     pub(crate) spies: Option<bool>,
     pub(crate) spy_interval: Option<Span>,
     #[serde(default)]
@@ -232,6 +248,8 @@ mod tests {
         assert!(metered.is_some() && battery.is_some());
         assert_eq!(operator.spy_interval(), Some(Duration::from_secs(900)));
         assert!(operator.spies.is_some() && operator.spy_addresses.len() == 2);
+        assert!(operator.relay_rate.is_some() && operator.relay_daily.is_some());
+        assert_eq!((operator.relay_tunnels, operator.relay()), (Some(2_048), RelayConfig::default()));
         let OperatorConfig { listen, advertise, admin_listen, certificate, key, .. } = operator;
         assert!(listen.is_some() && !advertise.is_empty() && admin_listen.is_some());
         assert!(certificate.is_some() && key.is_some());

@@ -9,7 +9,7 @@ use peerage_node::{
     private::PrivateError,
     run::{self as node, LanConfig, UpConfig},
 };
-use peerage_operator::{CertificateFiles, InitConfig, RunConfig, SpyConfig};
+use peerage_operator::{CertificateFiles, InitConfig, RelayConfig, RunConfig, SpyConfig};
 use peerage_wire::{id::Mac, record::Roles};
 use serde::Serialize;
 use std::{
@@ -236,6 +236,8 @@ pub(crate) struct OperatorOptions {
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Certificate chain and private key in PEM, if they are not those of `init`.
     pub(crate) certificate: Option<(PathBuf, PathBuf)>,
+    /// How much it relays.
+    pub(crate) relay: RelayConfig,
     /// How its spies look at super-nodes.
     pub(crate) spies: SpyConfig,
 }
@@ -262,9 +264,10 @@ pub(crate) async fn run_operator(
     ready: impl FnOnce(OperatorReady) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let OperatorOptions { data, listen, advertise, admin_listen, certificate, spies } = options;
+    let OperatorOptions { data, listen, advertise, admin_listen, certificate, relay, spies } = options;
     let certificate = certificate.map(files);
-    let config = RunConfig { listen, advertise, admin_listen, certificate, spies, ..RunConfig::new(data) };
+    let config =
+        RunConfig { listen, advertise, admin_listen, certificate, relay, spies, ..RunConfig::new(data) };
     let ready = |told: peerage_operator::Ready| {
         ready(OperatorReady {
             id: told.id.to_string(),

@@ -9,7 +9,8 @@ use crate::{
     service::{self, InitOptions, OperatorOptions, OperatorReady},
     signals::EndSignals,
 };
-use peerage_operator::{MAX_SPY_ADDRESSES, SpyConfig};
+use peerage_node::relay::Caps;
+use peerage_operator::{MAX_SPY_ADDRESSES, RelayConfig, SpyConfig};
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 
@@ -53,7 +54,7 @@ async fn serve(args: OperatorRun, context: Context) -> Result {
         ready: &'a OperatorReady,
     }
     let Context { data, config, output } = context;
-    let spies = spies(&args, &config.operator)?;
+    let (relay, spies) = (relay(&args, &config.operator), spies(&args, &config.operator)?);
     let OperatorConfig { listen, advertise, admin_listen, certificate, key, .. } = config.operator;
     let options = OperatorOptions {
         data,
@@ -61,6 +62,7 @@ async fn serve(args: OperatorRun, context: Context) -> Result {
         advertise: first(args.addresses.advertise, advertise),
         admin_listen: args.admin_listen.or(admin_listen),
         certificate: certificate_of(certificate, key)?,
+        relay,
         spies,
     };
     if let Some(address) = options.admin_listen.filter(|address| !address.ip().is_loopback()) {
@@ -76,6 +78,17 @@ async fn serve(args: OperatorRun, context: Context) -> Result {
     };
     service::run_operator(options, ready, async move { signals.received().await }).await?;
     told
+}
+
+/// Merges what the command line and the file say about relaying.
+fn relay(args: &OperatorRun, config: &OperatorConfig) -> RelayConfig {
+    let RelayConfig { caps, tunnels } = config.relay();
+    let caps = Caps {
+        bytes_per_second: args.relay_rate.or(caps.bytes_per_second),
+        bytes_per_day: args.relay_daily.or(caps.bytes_per_day),
+    };
+    let flag = args.relay_tunnels.and_then(|most| usize::try_from(most).ok());
+    RelayConfig { caps, tunnels: flag.unwrap_or(tunnels) }
 }
 
 /// Merges what the command line and the file say about spies.

@@ -5,11 +5,16 @@
 //! disjoint; while records spread they may overlap in part, and every place then has those holders whose range
 //! covers it.
 
+pub(crate) mod diversity;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
+use peerage_wire::record::SuperNodeBody;
 
-/// Holders of each place, of distinct organisations, before the operator steps back: with three, two may fail at
+use self::diversity::{Prefix, Replica, replicas};
+
+/// Holders of each place, of distinct organisations and address prefixes, before the operator steps back: with three, two may fail at
 /// once and an acknowledged record (two of three have it) still survives the loss of either. More would cost a
 /// Store each for every announcement; with fewer, one loss leaves a single copy.
 pub const REPLICAS: usize = 3;
@@ -18,10 +23,38 @@ pub const REPLICAS: usize = 3;
 /// than 24. It bounds what a map with many overlapping ranges costs, which only a faulty operator could sign.
 pub const MAX_HOLDERS_OF_PLACE: usize = 64;
 
+/// A super-node, as far as it matters to who may count on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Which.
+    pub node: NodeId,
+    /// The prefixes of its addresses.
+    pub(crate) prefixes: Vec<Prefix>,
+}
+
+impl Holder {
+    /// Takes from a SuperNode record what counts.
+    pub fn new(node: NodeId, body: &SuperNodeBody) -> Self {
+        Self { node, prefixes: Prefix::of_all(&body.addresses) }
+    }
+}
+
+impl Replica for Holder {
+    fn organisation(&self) -> Domain {
+        self.node.domain
+    }
+
+    fn prefixes(&self) -> &[Prefix] {
+        &self.prefixes
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stretch {
     to: PlacementKey,
     holders: Vec<NodeId>,
+    /// Whether two of the holders are of one address prefix. Hardly ever, and then it takes some search to count them.
+    is_crowded: bool,
 }
 
 /// The holders of every place, made from a set of SuperNode records.
@@ -31,6 +64,8 @@ struct Stretch {
 pub struct Coverage {
     /// By first place; together they cover every place once.
     stretches: BTreeMap<PlacementKey, Stretch>,
+    /// Everybody who holds any place.
+    holders: BTreeMap<NodeId, Holder>,
 }
 
 impl Default for Coverage {
@@ -41,13 +76,16 @@ impl Default for Coverage {
 
 impl Coverage {
     /// Makes the coverage of these super-nodes: of the valid records of the table, without tombstones.
-    pub fn new(super_nodes: impl IntoIterator<Item = (NodeId, Segment)>) -> Self {
+    pub fn new(super_nodes: impl IntoIterator<Item = (Holder, Segment)>) -> Self {
+        let mut all = BTreeMap::new();
         let mut begin: BTreeMap<PlacementKey, Vec<NodeId>> = BTreeMap::new();
         let mut end: BTreeMap<PlacementKey, Vec<NodeId>> = BTreeMap::new();
-        for (node, Segment { from, to }) in super_nodes {
+        for (holder, Segment { from, to }) in super_nodes {
             if from > to {
                 continue;
             }
+            let node = holder.node;
+            all.insert(node, holder);
             begin.entry(from).or_default().push(node);
             // Who holds the last place of all never ends.
             if let Some(next) = to.0.checked_add(1) {
@@ -65,10 +103,13 @@ impl Coverage {
                 holding.remove(node);
             }
             holding.extend(begin.get(&from).into_iter().flatten().copied());
-            let holders = holding.iter().take(MAX_HOLDERS_OF_PLACE).copied().collect();
-            stretches.insert(from, Stretch { to, holders });
+            let holders: Vec<_> = holding.iter().take(MAX_HOLDERS_OF_PLACE).copied().collect();
+            let prefixes =
+                holders.iter().filter_map(|node| all.get(node)).flat_map(|holder| &holder.prefixes);
+            let (count, distinct) = (prefixes.clone().count(), prefixes.collect::<BTreeSet<_>>().len());
+            stretches.insert(from, Stretch { to, holders, is_crowded: distinct < count });
         }
-        Self { stretches }
+        Self { stretches, holders: all }
     }
 
     /// Returns the super-nodes that hold a place, in the order of their ids. Empty where only the operator does.
@@ -100,22 +141,27 @@ impl Coverage {
     }
 
     /// Returns whether the operator answers for a place as a holder, towards members of the asker's domain (Rule
-    /// 6.23): while fewer than [`REPLICAS`] organisations other than the asker's own hold it. An organisation's own
-    /// super-node is an extra for it, and several of one organisation count once.
+    /// 6.23): while fewer than [`REPLICAS`] super-nodes of distinct organisations and address prefixes, other than
+    /// the asker's own, hold it. An organisation's own super-node is an extra for it.
     pub fn operator_stands_in(&self, place: PlacementKey, asker: Domain) -> bool {
-        is_thin(self.holders_of(place), asker)
+        let found = self.stretches.range(..=place).next_back();
+        found.is_none_or(|(_, stretch)| self.is_thin(stretch, asker))
     }
 
     /// Returns whether the operator stands in for any place of a domain, towards its own members.
     pub fn operator_stands_in_for(&self, domain: Domain) -> bool {
-        self.segments_of(domain).any(|(_, holders)| is_thin(holders, domain))
+        self.segments_of(domain).any(|(piece, _)| self.operator_stands_in(piece.from, domain))
     }
-}
 
-fn is_thin(holders: &[NodeId], asker: Domain) -> bool {
-    let others: BTreeSet<_> =
-        holders.iter().map(|node| node.domain).filter(|domain| *domain != asker).collect();
-    others.len() < REPLICAS
+    fn is_thin(&self, stretch: &Stretch, asker: Domain) -> bool {
+        let others = stretch.holders.iter().filter(|node| node.domain != asker);
+        let organisations = others.clone().map(|node| node.domain).collect::<BTreeSet<_>>().len();
+        if organisations < REPLICAS || !stretch.is_crowded {
+            return organisations < REPLICAS;
+        }
+        let others: Vec<_> = others.filter_map(|node| self.holders.get(node)).collect();
+        replicas(&others) < REPLICAS
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +184,10 @@ mod tests {
     #[test]
     fn the_operator_steps_back_when_three_other_organisations_hold_the_place() {
         let place = PlacementKey::new(Domain(1), b"key");
-        let mut holders = vec![(node(2, 0), Segment::ALL), (node(3, 0), Segment::ALL)];
-        holders.push((node(1, 0), Segment::ALL));
+        let mut holders = vec![(holder(node(2, 0)), Segment::ALL), (holder(node(3, 0)), Segment::ALL)];
+        holders.push((holder(node(1, 0)), Segment::ALL));
         assert!(Coverage::new(holders.clone()).operator_stands_in(place, Domain(1)), "its own is an extra");
-        holders.push((node(3, 1), Segment::ALL));
+        holders.push((holder(node(3, 1)), Segment::ALL));
         assert!(
             Coverage::new(holders.clone()).operator_stands_in(place, Domain(1)),
             "one organisation, once"
@@ -150,8 +196,23 @@ mod tests {
             !Coverage::new(holders.clone()).operator_stands_in(place, Domain(9)),
             "1, 2 and 3 for another"
         );
-        holders.push((node(4, 0), Segment::ALL));
+        holders.push((holder(node(4, 0)), Segment::ALL));
         assert!(!Coverage::new(holders).operator_stands_in(place, Domain(1)));
+    }
+
+    /// Rule 6.23: what falls together counts once.
+    #[test]
+    fn the_operator_does_not_step_back_for_three_organisations_in_one_address_prefix() {
+        let at = |domain: u32, prefix: u8| {
+            let holder = Holder { prefixes: vec![Prefix::V4([10, 0, prefix])], ..holder(node(domain, 0)) };
+            (holder, Segment::ALL)
+        };
+        let place = PlacementKey::new(Domain(1), b"key");
+        assert!(Coverage::new([at(2, 1), at(3, 1), at(4, 2)]).operator_stands_in(place, Domain(1)));
+        assert!(!Coverage::new([at(2, 1), at(3, 3), at(4, 2)]).operator_stands_in(place, Domain(1)));
+        let four = Coverage::new([at(2, 1), at(3, 1), at(4, 2), at(5, 3)]);
+        assert!(!four.operator_stands_in(place, Domain(1)));
+        assert!(four.operator_stands_in(place, Domain(5)), "one of the three is its own");
     }
 
     #[test]
@@ -160,7 +221,7 @@ mod tests {
         let cut = PlacementKey(whole.from.0 + 1_000);
         let low = Segment { from: PlacementKey::MIN, to: PlacementKey(cut.0 - 1) };
         let high = Segment { from: cut, to: PlacementKey::MAX };
-        let coverage = Coverage::new([(node(1, 0), low), (node(2, 0), high)]);
+        let coverage = Coverage::new([(holder(node(1, 0)), low), (holder(node(2, 0)), high)]);
         let pieces: Vec<_> = coverage.segments_of(Domain(5)).collect();
         assert_eq!(
             pieces,
@@ -175,7 +236,7 @@ mod tests {
 
     #[test]
     fn no_place_has_more_holders_than_the_limit() {
-        let many = (0..200).map(|n| (node(n, 0), Segment::ALL));
+        let many = (0..200).map(|n| (holder(node(n, 0)), Segment::ALL));
         assert_eq!(Coverage::new(many).holders_of(PlacementKey::MAX).len(), MAX_HOLDERS_OF_PLACE);
     }
 
@@ -191,7 +252,7 @@ mod tests {
                 let segment = Segment { from: PlacementKey(*a.min(b)), to: PlacementKey(*a.max(b)) };
                 (node(*domain, u8::try_from(n).unwrap()), segment)
             }).collect();
-            let coverage = Coverage::new(held.clone());
+            let coverage = Coverage::new(held.iter().map(|(node, segment)| (holder(*node), *segment)));
             for place in places.into_iter().map(PlacementKey) {
                 let holding = held.iter().filter(|(_, segment)| segment.contains(place)).map(|(node, _)| *node);
                 let expected: BTreeSet<_> = holding.collect();
@@ -221,5 +282,9 @@ mod tests {
 
     fn node(domain: u32, n: u8) -> NodeId {
         NodeId { domain: Domain(domain), hash: [n; 32] }
+    }
+
+    fn holder(node: NodeId) -> Holder {
+        Holder { node, prefixes: Vec::new() }
     }
 }

@@ -14,7 +14,7 @@ use peerage_wire::time::{Instant, Now, UnixTime};
 use super::lookup::{self, REDUNDANCY, Server};
 use super::{Change, Event, Node, Output, Purpose};
 use crate::lan::Interface;
-use crate::segments::Coverage;
+use crate::segments::{Coverage, Holder};
 use crate::sizes::TableSize;
 use crate::table::Inserted;
 use crate::trust::{Member, Trust};
@@ -204,7 +204,8 @@ impl Servers {
 
     /// Returns who holds which places.
     fn coverage(&mut self) -> &Coverage {
-        let segments = self.super_nodes.values().map(|known| (known.member.id, known.body.segment));
+        let segments = self.super_nodes.values();
+        let segments = segments.map(|known| (Holder::new(known.member.id, &known.body), known.body.segment));
         self.coverage.get_or_insert_with(|| Coverage::new(segments))
     }
 }

@@ -8,10 +8,11 @@ use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
 use peerage_wire::record::{Record, SuperNodeBody, Table, subject};
 use peerage_wire::time::Now;
 
-use super::segments::{self, Prefix, Situation, SuperNode};
+use super::segments::{self, Situation, SuperNode};
 use super::supers::Lease;
 use super::{Assignment, Operator, Output};
-use crate::segments::Coverage;
+use crate::segments::diversity::Prefix;
+use crate::segments::{Coverage, Holder};
 use crate::table::Inserted;
 
 /// How long changes are collected before the map is planned. Ten machines that are switched on together make one plan.
@@ -180,8 +181,11 @@ impl Operator {
     fn renew_coverage(&mut self, now: Now) {
         let time = self.endpoint.time(now);
         let held = self.records.super_nodes(Segment::ALL, time);
-        self.supers.coverage =
-            Coverage::new(held.map(|(record, segment)| (subject(record.header()), segment)));
+        let holders = held.filter_map(|(record, segment)| {
+            let body = SuperNodeBody::read(record).ok()?;
+            Some((Holder::new(subject(record.header()), &body), segment))
+        });
+        self.supers.coverage = Coverage::new(holders);
     }
 
     /// Returns where the operator answers for announcements towards a domain's members; for operators always.

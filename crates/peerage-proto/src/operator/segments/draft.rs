@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
 use peerage_wire::time::Instant;
 
-use super::diversity::{Member, replicas, strength};
+use super::diversity::{Member, strength};
 use super::{Change, MAX_CHANGES, REPLACE_AFTER, Reason, SETTLE_TIME, Situation, Standing, SuperNode};
+use crate::segments::diversity::replicas;
 
 /// A segment with its holders; without any it is the operator's alone.
 #[derive(Clone, Debug)]

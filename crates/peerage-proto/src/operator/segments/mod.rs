@@ -26,9 +26,8 @@ use peerage_wire::id::{Domain, NodeId, Segment};
 use peerage_wire::time::Instant;
 use rand_core::Rng;
 
-pub(super) use diversity::Prefix;
-
 use crate::segments::REPLICAS;
+use crate::segments::diversity::Prefix;
 use draft::Draft;
 
 /// How long a super-node counts as live after it was last heard: three reports of one every 10 s. Shorter

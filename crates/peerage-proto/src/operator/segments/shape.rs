@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
 
-use super::diversity::{Member, replicas, strength};
+use super::diversity::{Member, strength};
 use super::draft::{Draft, Part};
 use super::{MAX_JOINED, Reason};
 use crate::segments::REPLICAS;
+use crate::segments::diversity::replicas;
 
 /// A split leaves at least one part in so many of the weight on either side. Larger would let slivers be cut off,
 /// for which the holders do not make up; with 2 there would hardly ever be a place to cut.

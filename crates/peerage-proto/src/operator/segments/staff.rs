@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use peerage_wire::id::{NodeId, PlacementKey, Segment};
 use rand_core::Rng;
 
-use super::diversity::{Member, replicas, strength, without};
+use super::diversity::{Member, strength, without};
 use super::draft::{Draft, Part, Rank};
 use super::{HANDOVER_TIMEOUT, MAX_HOLDERS, MAX_NEWCOMERS, MAX_VENDOR, POOREST, Reason, Standing};
 use crate::segments::REPLICAS;
+use crate::segments::diversity::{Replica as _, replicas};
 
 /// The segments, the poorest first.
 type Ranking = BTreeSet<(Rank, PlacementKey)>;

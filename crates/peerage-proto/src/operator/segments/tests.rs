@@ -7,7 +7,8 @@ use peerage_wire::id::PlacementKey;
 use rand_core::SeedableRng as _;
 
 use super::*;
-use crate::segments::Coverage;
+use crate::segments::diversity::Prefix;
+use crate::segments::{Coverage, Holder};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -834,6 +835,8 @@ impl Net {
     }
 
     fn coverage(&self) -> Coverage {
-        Coverage::new(self.held.iter().map(|(id, segment)| (*id, *segment)))
+        let prefixes = |id: &NodeId| self.nodes.get(id).map(|node| node.prefixes.clone()).unwrap_or_default();
+        let holder = |id: &NodeId| Holder { node: *id, prefixes: prefixes(id) };
+        Coverage::new(self.held.iter().map(|(id, segment)| (holder(id), *segment)))
     }
 }

@@ -193,10 +193,13 @@ impl Net {
         for (id, node) in standing_by {
             for segment in self.segments() {
                 let mut members = self.members(segment);
-                let before = diversity::replicas(&members);
+                let before = crate::segments::diversity::replicas(&members);
                 members.push(diversity::Member { id: *id, node });
                 let open = members.len() <= MAX_HOLDERS && node.capacity == u64::MAX;
-                assert!(!open || diversity::replicas(&members) == before, "{id:?} is of use in {segment}");
+                assert!(
+                    !open || crate::segments::diversity::replicas(&members) == before,
+                    "{id:?} is of use in {segment}"
+                );
             }
         }
     }
@@ -287,7 +290,7 @@ proptest! {
         net.settle_checked();
         net.check_settled();
         for segment in net.segments() {
-            prop_assert!(diversity::replicas(&net.members(segment)) >= REPLICAS, "{segment}");
+            prop_assert!(crate::segments::diversity::replicas(&net.members(segment)) >= REPLICAS, "{segment}");
         }
         // Where the domains of the holders themselves have only two others, there is nobody to spare anywhere.
         let strengths: Vec<_> = net.segments().into_iter().map(|segment| net.strength(segment)).collect();

@@ -25,6 +25,7 @@ mod events;
 mod lending;
 mod mapping;
 mod nat;
+mod proxy;
 mod status;
 mod tunnels;
 
@@ -33,6 +34,7 @@ pub use events::{Event, EventDetail};
 pub use lending::{SuperLimits, SuperNode, SuperOff, SuperOn, SuperRange, SuperState};
 pub use mapping::{PortMapping, PortMappingState};
 pub use nat::{Nat, NatMapping, NatPorts};
+pub use proxy::{Proxy, ProxyState};
 pub use status::{
     Attachment, Clock, Elected, Election, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator,
     Records, Status,

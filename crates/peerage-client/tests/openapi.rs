@@ -353,6 +353,12 @@ fn status(full: bool) -> local::Status {
         locations: vec![location(full)],
         head: full.then_some(local::Head { age_ms: 1, sequence: 2, epoch: 3, revocations: 4 }),
         port_mappings: vec![port_mapping(full)],
+        proxy: full.then(|| local::Proxy {
+            address: "web:3128".to_owned(),
+            source: "HTTPS_PROXY".to_owned(),
+            state: local::ProxyState::Fails,
+            why: Some("it wants a password".to_owned()),
+        }),
         elections: vec![local::Election {
             location: "0123456789abcdef".to_owned(),
             interface: full.then(|| "eth0".to_owned()),

@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use self::lend::Lendings;
 use self::ports::LocalPorts;
+use crate::connect::Connector;
 use crate::driver::{NodeHandle, Snapshot};
 use crate::lending::Lending;
 use crate::local_api;
@@ -40,6 +41,7 @@ pub(crate) struct Shell {
     ports: LocalPorts,
     events: Events,
     ending: watch::Sender<bool>,
+    connector: Connector,
 }
 
 /// Where events are published.
@@ -67,12 +69,12 @@ impl Shell {
         (node, dialer): (NodeHandle, Dialer),
         membership: Arc<Membership>,
         ((listen, advertised), lendings): ((Vec<SocketAddr>, Vec<SocketAddr>), (Lending, Lending)),
-        ending: watch::Sender<bool>,
+        (ending, connector): (watch::Sender<bool>, Connector),
     ) -> Self {
         let events = Events::new();
         let ports = LocalPorts::new(dialer, events.clone());
         let lendings = Arc::new(Lendings::new(lendings));
-        Self { node, membership, listen, advertised, lendings, ports, events, ending }
+        Self { node, membership, listen, advertised, lendings, ports, events, ending, connector }
     }
 
     pub(crate) fn publish(&self, detail: EventDetail) {
@@ -160,7 +162,9 @@ impl local_api::Backend for Shell {
         let snapshot = self.snapshot().await?;
         let listen = (self.listen.clone(), self.advertised.clone());
         let super_node = self.super_node_now().await?;
-        Ok(describe::status(&snapshot, &self.membership, listen, super_node))
+        let mut status = describe::status(&snapshot, &self.membership, listen, super_node);
+        status.proxy = self.connector.proxy().map(describe::proxy);
+        Ok(status)
     }
 
     async fn devices(&self) -> Result<Vec<Device>, Problem> {

@@ -23,6 +23,7 @@ use tokio::time;
 
 pub(crate) use self::lend::Lent;
 use crate::clock::Clock;
+use crate::connect::Connector;
 use crate::data::NodeKeys;
 use crate::enrol::{self, EnrolFailure};
 use crate::lan::{Beacons, FindDevice, Lan, LanChanges, LanError, Presence};
@@ -138,8 +139,9 @@ pub(crate) struct Driver {
     pub(crate) one_machine: Option<BTreeMap<Mac, std::net::IpAddr>>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) keys: Arc<NodeKeys>,
-    /// Where operators are asked to renew.
+    /// Where operators are asked to renew, and how they are connected to.
     pub(crate) operators: Vec<SocketAddr>,
+    pub(crate) connector: Connector,
     pub(crate) on_event: Box<dyn Fn(Event) + Send>,
     pub(crate) jobs: JoinSet<Option<Input>>,
     pub(crate) asked: BTreeMap<TunnelId, Arc<Stream>>,
@@ -441,9 +443,9 @@ impl Driver {
 
     fn renew(&mut self) {
         let (membership, keys) = (Arc::clone(&self.membership), Arc::clone(&self.keys));
-        let operators = self.operators.clone();
+        let (operators, connector) = (self.operators.clone(), self.connector.clone());
         self.jobs.spawn(async move {
-            let records = match enrol::renew(&membership, &keys, &operators).await {
+            let records = match enrol::renew(&membership, &keys, &operators, &connector).await {
                 Ok(Some(admitted)) => admitted.records.iter().map(|record| record.bytes().clone()).collect(),
                 Ok(None) => Vec::new(),
                 Err(EnrolFailure::Refused(Refusal::RevokedNode | Refusal::RevokedDomain)) => {

@@ -36,6 +36,7 @@ use peerage_wire::token::{JoinToken, TokenError};
 pub use self::admission::AdmissionError;
 pub use self::carrier::CarrierError;
 use crate::clock::Clock;
+use crate::connect::Connector;
 use crate::data::{DataDir, DataError, NodeKeys};
 use crate::membership::{Admitted, Membership, Pending};
 use crate::store::{NotWritten, Store, StoreError};
@@ -53,6 +54,8 @@ pub struct JoinConfig {
     pub token: String,
     /// What its owner calls this computer, 1 to 64 bytes.
     pub name: String,
+    /// How the operator is connected to.
+    pub connector: Connector,
 }
 
 /// What joining came to.
@@ -193,7 +196,7 @@ pub async fn join(config: JoinConfig) -> Result<Joined, JoinError> {
         }
     };
     let pending = Pending { token: token.to_string(), name: config.name };
-    Ok(match enrol_with_token(&pending, &token, &keys).await? {
+    Ok(match enrol_with_token(&pending, &token, &keys, &config.connector).await? {
         Some(admitted) => {
             let Admitted { membership, records, roles, .. } = admitted;
             let expires = records.first().map(|record| record.header().expires);
@@ -249,9 +252,10 @@ pub async fn enrol_with_token(
     pending: &Pending,
     token: &JoinToken,
     keys: &NodeKeys,
+    connector: &Connector,
 ) -> Result<Option<Admitted>, EnrolFailure> {
     let credential = Credential::Token { id: token.id, secret: token.secret };
-    let asking = Asking { network: token.network, credential, keys, name: &pending.name };
+    let asking = Asking { network: token.network, credential, keys, name: &pending.name, connector };
     asking.ask(&token.addresses).await
 }
 
@@ -263,9 +267,11 @@ pub async fn renew(
     membership: &Membership,
     keys: &NodeKeys,
     operators: &[SocketAddr],
+    connector: &Connector,
 ) -> Result<Option<Admitted>, EnrolFailure> {
     let credential = Credential::Possession(membership.node_id(keys));
-    let asking = Asking { network: membership.network(), credential, keys, name: &membership.name };
+    let asking =
+        Asking { network: membership.network(), credential, keys, name: &membership.name, connector };
     asking.ask(operators).await
 }
 
@@ -275,6 +281,7 @@ struct Asking<'a> {
     credential: Credential,
     keys: &'a NodeKeys,
     name: &'a str,
+    connector: &'a Connector,
 }
 
 impl Asking<'_> {
@@ -303,7 +310,7 @@ impl Asking<'_> {
     }
 
     async fn ask_at(&self, address: SocketAddr) -> Result<Decision, AttemptError> {
-        let mut carrier = carrier::Carrier::connect(address).await?;
+        let mut carrier = carrier::Carrier::connect(self.connector, address).await?;
         let hello = Hello::decode(&carrier.get(HELLO_PATH).await?).map_err(HelloError::from)?;
         // A joining computer does not know what time it is; the operator's answer says.
         let operator = hello.verify(&self.network, None, &Real)?;

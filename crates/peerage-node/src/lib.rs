@@ -2,6 +2,7 @@
 
 mod backend;
 pub mod clock;
+pub mod connect;
 pub mod data;
 mod door;
 pub mod driver;

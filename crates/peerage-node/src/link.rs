@@ -50,12 +50,12 @@ use self::attempt::{Attempt, Early};
 use self::channel::Channel;
 pub use self::channel::ChannelError;
 pub use self::dial::DialError;
-pub(crate) use self::dial::connect;
 use self::peer::{Ends, Peer};
 use self::prepared::Prepared;
 pub(crate) use self::relayed::Leg;
 pub use self::stream::Stream;
 use crate::clock::Clock;
+use crate::connect::Connector;
 use crate::door::Door;
 use crate::places::Counted;
 use crate::tls::Tls;
@@ -173,6 +173,8 @@ pub struct LinkConfig {
     pub session: session::Config,
     /// The node's clock.
     pub clock: Clock,
+    /// How TCP connections are opened.
+    pub connector: Connector,
 }
 
 /// All links of a node. Clones share them; they end with the last clone, or on [`close`](Self::close).
@@ -488,7 +490,7 @@ impl Inner {
             let is_of_use = path == PathKind::Direct || (quic.is_some() && purpose == Purpose::Shared);
             is_of_use && serving.is_none_or(|serving| path > serving)
         });
-        let (connected, candidate) = dial::dial((&self.config.tls, quic), identity, &places, early).await?;
+        let (connected, candidate) = dial::dial((&self.config, quic), identity, &places, early).await?;
         let remote = candidate.address;
         let failed = |source: std::io::Error| DialError::Failed { address: remote, source: source.into() };
         let local = match &connected {

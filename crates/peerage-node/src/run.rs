@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::backend::Shell;
 use crate::clock::Clock;
+use crate::connect::Connector;
 use crate::data::{DataDir, DataError, NodeKeys};
 use crate::driver::{Driver, Inbox, Lent, NodeHandle};
 use crate::enrol::{self, EnrolFailure};
@@ -75,6 +76,8 @@ pub struct UpConfig {
     pub one_machine: bool,
     /// On one machine: where devices are, as there is no network on which they could be found.
     pub neighbours: BTreeMap<Mac, IpAddr>,
+    /// How TCP connections to other computers of the network are opened.
+    pub connector: Connector,
 }
 
 /// How a node agrees with others on its LAN which of them serve.
@@ -165,16 +168,14 @@ pub async fn run(
     let mut shutdown = std::pin::pin!(shutdown);
     let member = tokio::select! {
         () = &mut shutdown => return Ok(()),
-        member = member(&config.data) => member?,
+        member = member(&config.data, &config.connector) => member?,
     };
     let clock = Clock::new();
     let id = member.membership.node_id(&member.keys);
     let ports = Ports::bind(config.listen)?;
     let local = ports.local;
-    let tls = Tls::new(&member.keys.identity)?;
-    let (links, link_events) =
-        Links::new(LinkConfig { local: id, tls, session: session_config(), clock: clock.clone() });
-    let (legs, leg_events) = OwnLegs::new();
+    let (links, link_events) = Links::new(link_config(&member, &config, &clock)?);
+    let (legs, leg_events) = OwnLegs::new(config.connector.clone());
     let socket = local_api::Socket::bind(member.data.path())?;
     let (told, lent, leg_news) = lend(&member, &config, &clock)?;
     let datagrams = open_ports(&links, &lent, ports)?;
@@ -189,8 +190,12 @@ pub async fn run(
     let unfit = circumstances.unfit();
     let watching = fitness::watch(handle.clone(), circumstances, unfit.clone());
     let known = ((vec![local], config.advertise.clone()), (told, config.lending));
-    let shell =
-        Arc::new(Shell::new((handle.clone(), dialer), Arc::clone(&membership), known, ending.clone()));
+    let shell = Arc::new(Shell::new(
+        (handle.clone(), dialer),
+        Arc::clone(&membership),
+        known,
+        (ending.clone(), config.connector.clone()),
+    ));
     let (on_event, events) = event_queue();
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&shell).relay(events));
@@ -212,6 +217,7 @@ pub async fn run(
         membership: Arc::clone(&membership),
         keys: Arc::new(member.keys),
         operators: operators(&member.contents),
+        connector: config.connector.clone(),
         on_event,
         jobs: JoinSet::new(),
         asked: BTreeMap::new(),
@@ -232,8 +238,15 @@ pub async fn run(
     Ok(())
 }
 
-fn session_config() -> session::Config {
-    session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(SESSION_BUDGET_BYTES) }
+fn link_config(member: &Member, config: &UpConfig, clock: &Clock) -> Result<LinkConfig, rustls::Error> {
+    let budget = Budget::new(SESSION_BUDGET_BYTES);
+    Ok(LinkConfig {
+        local: member.membership.node_id(&member.keys),
+        tls: Tls::new(&member.keys.identity)?,
+        session: session::Config { max_window: session::WINDOW_MAX, budget },
+        clock: clock.clone(),
+        connector: config.connector.clone(),
+    })
 }
 
 /// Lets links in, as far as the door is open, and returns the way of messages.
@@ -292,13 +305,15 @@ fn serve_api(
 }
 
 /// Opens the data directory; asks for what is missing.
-async fn member(path: &std::path::Path) -> Result<Member, RunError> {
+async fn member(path: &std::path::Path, connector: &Connector) -> Result<Member, RunError> {
     let data = DataDir::open(path)?;
     let keys = data.keys()?.ok_or(RunError::NotJoined)?;
     let (store, mut contents) = Store::open(&data.store_path())?;
     let membership = match (Membership::load(&contents), Pending::load(&contents)) {
         (Some(membership), _) => membership,
-        (None, Some(pending)) => await_approval(&pending, &keys, (&store, &mut contents)).await?,
+        (None, Some(pending)) => {
+            await_approval(&pending, (&keys, connector), (&store, &mut contents)).await?
+        }
         (None, None) => return Err(RunError::NotJoined),
     };
     let now = Clock::new().now().unix;
@@ -306,7 +321,7 @@ async fn member(path: &std::path::Path) -> Result<Member, RunError> {
     let has_expired = own.is_none_or(|(record, _)| !record.is_valid_at(now));
     if has_expired {
         let operators = operators(&contents);
-        match enrol::renew(&membership, &keys, &operators).await {
+        match enrol::renew(&membership, &keys, &operators, connector).await {
             Ok(Some(admitted)) => take(admitted, (&store, &mut contents)).await?,
             Ok(None) => {}
             // The node goes on and says so; its clock may be what is wrong.
@@ -318,12 +333,12 @@ async fn member(path: &std::path::Path) -> Result<Member, RunError> {
 
 async fn await_approval(
     pending: &Pending,
-    keys: &NodeKeys,
+    (keys, connector): (&NodeKeys, &Connector),
     (store, contents): (&Store, &mut Contents),
 ) -> Result<Membership, RunError> {
     let token = pending.token.parse().map_err(|_damaged| RunError::NotJoined)?;
     loop {
-        match enrol::enrol_with_token(pending, &token, keys).await {
+        match enrol::enrol_with_token(pending, &token, keys, connector).await {
             Ok(Some(admitted)) => {
                 let membership = admitted.membership.clone();
                 take(admitted, (store, contents)).await?;
@@ -490,6 +505,7 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
         place: None,
         one_machine: false,
         neighbours: BTreeMap::new(),
+        connector: Connector::default(),
     };
     let ports = Ports::bind(None)?;
     let mut datagrams = Datagrams::new(ports.udp);

@@ -511,6 +511,7 @@ fn status() -> Status {
         locations: Vec::new(),
         head: None,
         port_mappings: Vec::new(),
+        proxy: None,
         elections: Vec::new(),
         attachments: Vec::new(),
         nat: Nat::default(),

@@ -20,6 +20,7 @@ pub mod mapping;
 pub mod node;
 pub mod operator;
 pub mod path;
+pub mod proxy;
 pub mod reconcile;
 pub mod relay;
 pub mod responder;

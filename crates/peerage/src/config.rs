@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) node: NodeConfig,
     #[serde(default)]
     pub(crate) lan: LanConfig,
+    #[serde(default)]
+    pub(crate) network: NetworkConfig,
     #[serde(default, rename = "super")]
     pub(crate) super_node: SuperConfig,
     #[serde(default)]
@@ -51,6 +53,14 @@ pub(crate) struct NodeConfig {
     #[serde(default)]
     pub(crate) roles: Vec<RoleName>,
     pub(crate) port_mapping: Option<bool>,
+}
+
+/// For `join` and `up`: how other computers of the network are connected to.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NetworkConfig {
+    pub(crate) proxy: Option<String>,
+    pub(crate) no_proxy: Option<Vec<String>>,
 }
 
 /// For `up`: how nodes on one LAN agree which of them serve.
@@ -234,13 +244,14 @@ mod tests {
             .filter(|line| !line.starts_with(' ') && (line.contains('=') || line.starts_with('[')))
             .collect();
         let config = Config::parse(&settings.join("\n")).unwrap();
-        let Config { log, log_format, node, lan, super_node, operator, admin } = config;
+        let Config { log, log_format, node, lan, network, super_node, operator, admin } = config;
         assert!(log.is_some() && log_format.is_some() && admin.domain.is_some());
         let NodeConfig { name, listen, advertise, roles, port_mapping } = node;
         assert!(name.is_some() && listen.is_some() && !advertise.is_empty() && !roles.is_empty());
         assert!(port_mapping.is_some());
         let LanConfig { multicast, port, tunnel_nodes } = lan;
         assert!(multicast.is_some() && port.is_some() && tunnel_nodes.is_some());
+        assert!(network.proxy.is_some() && network.no_proxy.is_some_and(|listed| listed.len() == 2));
         let Lending { on, max_bytes, max_tunnels, max_rate, max_daily } = super_node.lending();
         assert_eq!((on, max_bytes, max_tunnels), (Some(true), Some(64 << 20), Some(256)));
         assert_eq!((max_rate, max_daily), (Some(10_000_000), Some(10_000_000_000)));

@@ -9,6 +9,7 @@ mod logging;
 mod output;
 mod parse;
 mod paths;
+mod proxy;
 mod service;
 mod signals;
 

@@ -2,6 +2,7 @@
 
 use peerage_client::Role;
 use peerage_node::{
+    connect::Connector,
     data::{DataDir, DataError},
     enrol::{self, JoinConfig},
     fitness::Circumstances,
@@ -29,6 +30,8 @@ pub(crate) struct JoinOptions {
     pub(crate) token: String,
     /// The node's name.
     pub(crate) name: String,
+    /// How the operator is connected to.
+    pub(crate) connector: Connector,
 }
 
 /// What `join` has brought.
@@ -56,8 +59,8 @@ pub(crate) struct Joined {
 
 /// Joins this computer to the domain of a token.
 pub(crate) async fn join(options: JoinOptions) -> anyhow::Result<Joined> {
-    let JoinOptions { data, token, name } = options;
-    let joined = enrol::join(JoinConfig { data, token, name }).await?;
+    let JoinOptions { data, token, name, connector } = options;
+    let joined = enrol::join(JoinConfig { data, token, name, connector }).await?;
     Ok(Joined {
         id: joined.id.to_string(),
         domain: joined.id.domain.0,
@@ -116,6 +119,8 @@ pub(crate) struct NodeOptions {
     pub(crate) port_mapping: bool,
     /// Set if the whole network lives on this computer, as in the demonstration.
     pub(crate) one_machine: Option<OneMachine>,
+    /// How TCP connections to other computers are opened.
+    pub(crate) connector: Connector,
 }
 
 /// What takes the place of real networks where all nodes are on one computer.
@@ -154,6 +159,7 @@ pub(crate) async fn run_node(
         lan,
         port_mapping,
         one_machine,
+        connector,
     } = options;
     let tunnel_role = roles.as_ref().is_none_or(|roles| roles.contains(&Role::Tunnel));
     // Whoever asks for the role consents to it.
@@ -175,6 +181,7 @@ pub(crate) async fn run_node(
         one_machine: on_loopback || place.is_some(),
         place,
         neighbours: neighbours.into_iter().collect(),
+        connector,
     };
     let ready = |told: node::Ready| {
         ready(NodeReady { id: told.id.to_string(), name: told.name, listen: told.listen });

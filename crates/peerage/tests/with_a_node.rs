@@ -330,6 +330,7 @@ impl Backend for FakeBackend {
             }],
             attachments: Vec::new(),
             nat: Nat::default(),
+            proxy: None,
             devices: 1,
             serves: Vec::new(),
             tunnels: 0,

@@ -55,7 +55,11 @@ impl<'a> Peerage<'a> {
             self.host.command(&self.binary).args(arguments).arg("--data").arg(&self.data).arg("--json");
         std::env::vars_os()
             .map(|(key, _)| key)
-            .filter(|key| key.as_encoded_bytes().starts_with(b"PEERAGE_") && key != "PEERAGE_LOG")
+            .filter(|key| {
+                let name = key.as_encoded_bytes();
+                let is_proxy = name.to_ascii_lowercase().ends_with(b"_proxy");
+                is_proxy || (name.starts_with(b"PEERAGE_") && key != "PEERAGE_LOG")
+            })
             .fold(command, |command, key| command.env_remove(key))
     }
 

@@ -4,7 +4,7 @@ use crate::shared::Role;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
-use super::{Nat, PortMapping, SuperNode};
+use super::{Nat, PortMapping, Proxy, SuperNode};
 
 /// The node as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct Status {
     /// The routers that were asked to forward its port; empty where others need not reach it.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// The HTTP proxy that its TCP connections go through; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// What it lends to the network, and has given.
     #[serde(default)]
     pub super_node: SuperNode,

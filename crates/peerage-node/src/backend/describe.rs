@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use peerage_client::local::{
     Attachment, Clock, Device, DeviceState, Elected, Election, Head, InterfaceKind, Location, Nat,
-    NatMapping, NatPorts, NodeIdentity, NodeState, Operator, PortMapping, PortMappingState, ReachableVia,
-    Records, Status, SuperNode,
+    NatMapping, NatPorts, NodeIdentity, NodeState, Operator, PortMapping, PortMappingState, Proxy,
+    ProxyState, ReachableVia, Records, Status, SuperNode,
 };
 use peerage_client::{Protocol, Role, Service};
 use peerage_proto::lan;
@@ -20,6 +20,7 @@ use peerage_wire::id::{LocationId, to_hex};
 use peerage_wire::limits::MAX_HEAD_AGE;
 
 use super::now_ms;
+use crate::connect;
 use crate::driver::Snapshot;
 use crate::membership::Membership;
 
@@ -48,6 +49,7 @@ pub(super) fn status(
             revocations: head.revocations.into(),
         }),
         port_mappings: status.mappings.iter().map(port_mapping).collect(),
+        proxy: None,
         elections: status.elections.iter().map(|election| describe_election(election, status)).collect(),
         attachments: attachments(status),
         devices: status.devices.len() as u64,
@@ -168,6 +170,15 @@ fn port_mapping(router: &RouterMapping) -> PortMapping {
         }
     }
     out
+}
+
+pub(super) fn proxy((settings, state): (connect::ProxySettings, connect::ProxyState)) -> Proxy {
+    let (state, why) = match state {
+        connect::ProxyState::Unused => (ProxyState::Unused, None),
+        connect::ProxyState::Works => (ProxyState::Works, None),
+        connect::ProxyState::Fails(why) => (ProxyState::Fails, Some(why)),
+    };
+    Proxy { address: settings.proxy.to_string(), source: settings.source.to_owned(), state, why }
 }
 
 fn nat(known: &NatBehaviour) -> Nat {

@@ -12,17 +12,17 @@ use hyper_util::rt::TokioIo;
 use peerage_wire::enrol::MAX_ENROL_BODY;
 use rustls::Error;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::connect::{ConnectError, Connector};
 use crate::tls::AnyCertificate;
 
 /// Why the operator could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CarrierError {
     /// No TCP connection.
-    #[error("cannot connect: {0}")]
-    Connect(io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// No TLS.
     #[error("what answers does not speak TLS: {0}")]
     Tls(io::Error),
@@ -35,6 +35,11 @@ pub enum CarrierError {
     /// A request could not be made.
     #[error("the request could not be made: {0}")]
     Request(#[from] hyper::http::Error),
+    /// A page for browsers, or the way to one.
+    #[error(
+        "a captive portal or a proxy answers in the operator's place (HTTP status {0}); log in with a browser first"
+    )]
+    Portal(u16),
     /// Another status than 200.
     #[error("what answers is not an operator: HTTP status {0}")]
     Status(u16),
@@ -52,8 +57,8 @@ pub(super) struct Carrier {
 }
 
 impl Carrier {
-    pub(super) async fn connect(address: SocketAddr) -> Result<Self, CarrierError> {
-        let stream = TcpStream::connect(address).await.map_err(CarrierError::Connect)?;
+    pub(super) async fn connect(connector: &Connector, address: SocketAddr) -> Result<Self, CarrierError> {
+        let stream = connector.connect(address).await?;
         // What the operator says proves itself.
         let (config, _seen) = AnyCertificate::client()?;
         let connector = TlsConnector::from(Arc::new(config));
@@ -86,8 +91,13 @@ impl Carrier {
             .body(Full::new(body))?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
-        if response.status() != hyper::StatusCode::OK {
-            return Err(CarrierError::Status(response.status().as_u16()));
+        let status = response.status().as_u16();
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let is_page = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        match status {
+            200 if !is_page => {}
+            200 | 300..=399 | 511 => return Err(CarrierError::Portal(status)),
+            _ => return Err(CarrierError::Status(status)),
         }
         let body = Limited::new(response.into_body(), MAX_ENROL_BODY).collect().await;
         Ok(body.map_err(|_| CarrierError::Body)?.to_bytes())

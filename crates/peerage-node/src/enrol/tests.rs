@@ -16,10 +16,12 @@ use peerage_wire::keys::{AgreementKey, DomainKeys, IdentityKey, SecretKey, netwo
 use peerage_wire::record::{
     DomainKeyBody, Draft, Header, NodeBody, OperatorBody, OperatorState, Record, Table,
 };
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::connect::{Exceptions, ProxySettings};
 
 const DOMAIN: Domain = Domain(5);
 
@@ -71,6 +73,46 @@ async fn a_refusal_is_told_in_the_operators_words_and_makes_no_member() {
     }
 }
 
+/// A proxy that leads to one address, whatever it is asked for, if it is told who asks.
+async fn proxy(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(near.read_u8().await.unwrap());
+            }
+            assert!(String::from_utf8(head).unwrap().contains("Proxy-Authorization: Basic YW5uOng="));
+            near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut far = TcpStream::connect(to).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn joining_goes_through_a_proxy() {
+    let operator = Operator::start(Answer::Admit).await;
+    let (_temp, mut config) = config(&operator);
+    // Nobody is there (RFC 5737), so that only the proxy leads to the operator.
+    let far = "203.0.113.9:443".parse().unwrap();
+    config.token = JoinToken { addresses: vec![far], ..operator.token() }.to_string();
+    let proxy = format!("http://ann:x@{}", proxy(operator.address).await).parse().unwrap();
+    let exceptions = Exceptions::default();
+    config.connector = Connector::new(Some(ProxySettings { proxy, source: "a test", exceptions }));
+    assert!(!join(config).await.unwrap().pending);
+}
+
+#[tokio::test]
+async fn a_captive_portal_is_named_when_it_answers_in_the_operators_place() {
+    let operator = Operator::start(Answer::Portal).await;
+    let (_temp, config) = config(&operator);
+    let error = join(config).await.unwrap_err().to_string();
+    assert!(error.contains("captive portal"), "{error}");
+}
+
 #[tokio::test]
 async fn a_token_of_another_network_is_refused_by_the_client() {
     let operator = Operator::start(Answer::Admit).await;
@@ -102,7 +144,12 @@ async fn while_approval_is_awaited_the_token_is_kept_and_asking_again_admits() {
 async fn what_is_no_token_and_no_name_is_refused_before_anything_is_made() {
     let temp = tempfile::tempdir().unwrap();
     let data = temp.path().join("node");
-    let config = JoinConfig { data: data.clone(), token: "hello".to_owned(), name: "pc".to_owned() };
+    let config = JoinConfig {
+        data: data.clone(),
+        token: "hello".to_owned(),
+        name: "pc".to_owned(),
+        connector: Connector::default(),
+    };
     assert!(matches!(join(config.clone()).await, Err(JoinError::Token(TokenError::NotAToken))));
     let token = Operator::new(([127, 0, 0, 1], 1).into()).token().to_string();
     let truncated = JoinConfig { token: token[..token.len() - 6].to_owned(), ..config.clone() };
@@ -117,6 +164,7 @@ enum Answer {
     AdmitSomebodyElse,
     Wait,
     Refuse(Refusal),
+    Portal,
 }
 
 #[derive(Clone)]
@@ -188,6 +236,10 @@ impl Operator {
         answer: Answer,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let path = request.uri().path().to_owned();
+        if matches!(answer, Answer::Portal) {
+            let moved = Response::builder().status(302).header("location", "https://login.example/");
+            return Ok(moved.body(Full::default()).unwrap());
+        }
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let answer = match path.as_str() {
             HELLO_PATH => {
@@ -209,7 +261,7 @@ impl Operator {
             Answer::AdmitSomebodyElse => {
                 self.admit(IdentityKey::from_seed(&[9; 32]).public(), request.receiving)
             }
-            Answer::Wait => EnrolAnswer::Pending,
+            Answer::Wait | Answer::Portal => EnrolAnswer::Pending,
             Answer::Refuse(refusal) => EnrolAnswer::Refused(refusal),
         };
         answer.seal(&network, &request.receiving, sealed, &mut rng()).unwrap()
@@ -286,5 +338,5 @@ fn config(operator: &Operator) -> (tempfile::TempDir, JoinConfig) {
     let temp = tempfile::tempdir().unwrap();
     let data = temp.path().join("node");
     let token = operator.token().to_string();
-    (temp, JoinConfig { data, token, name: "pc".to_owned() })
+    (temp, JoinConfig { data, token, name: "pc".to_owned(), connector: Connector::default() })
 }

@@ -22,6 +22,7 @@ use super::dial::{self, DialError};
 use super::peer::Peer;
 use super::relayed::Leg;
 use super::{AttemptId, Connected, Inner, Links, Via, lock, standing};
+use crate::connect::Connector;
 use crate::relay::Ahead;
 use crate::tls;
 
@@ -90,7 +91,8 @@ impl Links {
             }
             attempts.insert(attempt, Attempt { tls, name: name_of(&hello), identity, early });
         }
-        let task = connect(Arc::downgrade(&self.inner), (attempt, places), connected);
+        let connector = self.inner.config.connector.clone();
+        let task = connect((Arc::downgrade(&self.inner), connector), (attempt, places), connected);
         lock(&self.inner.helpers).spawn(task);
         Some(hello.into())
     }
@@ -115,13 +117,13 @@ impl Links {
 
 /// Connects for an attempt, which is forgotten if nobody goes on with it.
 async fn connect(
-    inner: Weak<Inner>,
+    (inner, connector): (Weak<Inner>, Connector),
     (attempt, places): (AttemptId, Vec<Candidate>),
     mut connected: oneshot::Sender<(TcpStream, Candidate)>,
 ) {
     let forgotten_at = time::Instant::now() + TAKING_TIMEOUT;
     let connection = tokio::select! {
-        connection = dial::connect_any(&places) => connection,
+        connection = dial::connect_any(&connector, &places) => connection,
         // Somebody has gone on with it in another way.
         () = connected.closed() => return,
     };

@@ -231,7 +231,7 @@ mod over_a_relay {
     /// The user-node's leg stands, and has said to whom it wants to be joined.
     async fn relay(site: &Node) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (legs, mut news) = OwnLegs::new();
+        let (legs, mut news) = OwnLegs::new(Connector::default());
         let link = AttemptId([5; 16]);
         let what = OwnLeg {
             relay: site.id(),

@@ -11,13 +11,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use peerage_wire::codec::{Candidate, Transport};
 use peerage_wire::limits::MAX_CANDIDATES;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time;
 
-use super::Connected;
 use super::attempt::Early;
 use super::channel::{Channel, ChannelError};
 use super::quic::Quic;
+use super::{Connected, LinkConfig};
+use crate::connect::Connector;
 use crate::tls::{Tls, peer_identity};
 
 /// How long the next candidate waits for the one before it (RFC 8305, section 5, recommends 250 ms). Shorter burdens
@@ -49,15 +50,10 @@ pub enum DialError {
     TooManyLinks,
 }
 
-/// The payload of a TCP segment that makes a packet of 1,280 bytes, the least that IPv6 asks of every link (RFC 8200, section 5): less 40
-/// for its header and 20 for that of TCP. Longer packets vanish on some paths, and so does the message that should say so. Longer ones would
-/// carry one part in a hundred more.
-const SEGMENT_BYTES: u32 = 1_220;
-
 /// Connects to the peer with this key at the first candidate that leads to it, or on the connection that is being made already; by UDP
 /// only with QUIC.
 pub(super) async fn dial(
-    (tls, quic): (&Tls, Option<&Quic>),
+    (config, quic): (&LinkConfig, Option<&Quic>),
     identity: [u8; 32],
     candidates: &[Candidate],
     early: Option<Early>,
@@ -68,23 +64,27 @@ pub(super) async fn dial(
         let connected = async move {
             let gone = |_failed| io::Error::from(io::ErrorKind::NotConnected);
             let (socket, candidate) = early.await.map_err(gone)?;
-            let channel = prove(tls, identity, socket).await?;
+            let channel = prove(&config.tls, identity, socket).await?;
             Ok((Connected::Tcp(Box::new(channel)), candidate))
         };
         async move { (address, within(CANDIDATE_TIMEOUT, connected).await) }.boxed()
     });
     let others = in_turn(candidates).into_iter().map(|candidate| {
-        let connected = attempt((tls, quic), identity, candidate);
+        let connected = attempt((config, quic), identity, candidate);
         async move { (candidate.address, within(CANDIDATE_TIMEOUT, connected).await) }.boxed()
     });
     first_of(first.into_iter().chain(others)).await
 }
 
 /// Connects by TCP to the first of these places that takes a connection, and says nothing.
-pub(super) async fn connect_any(places: &[Candidate]) -> Result<(TcpStream, Candidate), DialError> {
+pub(super) async fn connect_any(
+    connector: &Connector,
+    places: &[Candidate],
+) -> Result<(TcpStream, Candidate), DialError> {
     let attempts = places.iter().take(MAX_CANDIDATES).map(|place| {
         let place = *place;
-        let connected = async move { Ok((connect(place.address).await?, place)) };
+        let connected =
+            async move { Ok((connector.connect(place.address).await.map_err(io::Error::from)?, place)) };
         async move { (place.address, within(CANDIDATE_TIMEOUT, connected).await) }.boxed()
     });
     first_of(attempts).await
@@ -131,14 +131,14 @@ fn in_turn(candidates: &[Candidate]) -> VecDeque<Candidate> {
 }
 
 async fn attempt(
-    (tls, quic): (&Tls, Option<&Quic>),
+    (config, quic): (&LinkConfig, Option<&Quic>),
     identity: [u8; 32],
     candidate: Candidate,
 ) -> Result<(Connected, Candidate), ChannelError> {
     let address = candidate.address;
     let connected = match (candidate.transport, quic) {
-        (Transport::Tcp, _) => Connected::Tcp(Box::new(connect_channel(tls, identity, address).await?)),
-        (Transport::Udp, Some(quic)) => Connected::Quic(quic.connect(tls, identity, address).await?),
+        (Transport::Tcp, _) => Connected::Tcp(Box::new(connect_channel(config, identity, address).await?)),
+        (Transport::Udp, Some(quic)) => Connected::Quic(quic.connect(&config.tls, identity, address).await?),
         (Transport::Udp, None) => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
     };
     Ok((connected, candidate))
@@ -154,11 +154,12 @@ async fn within<T>(
 
 /// Connects by TCP to the peer with this key.
 pub(super) async fn connect_channel(
-    tls: &Tls,
+    config: &LinkConfig,
     identity: [u8; 32],
     address: SocketAddr,
 ) -> Result<Channel, ChannelError> {
-    prove(tls, identity, connect(address).await?).await
+    let socket = config.connector.connect(address).await.map_err(io::Error::from)?;
+    prove(&config.tls, identity, socket).await
 }
 
 /// Makes the handshake with the peer that has this key.
@@ -171,15 +172,6 @@ async fn prove(tls: &Tls, identity: [u8; 32], socket: TcpStream) -> Result<Chann
         return Err(rustls::Error::NoApplicationProtocol.into());
     }
     Ok(channel)
-}
-
-/// Opens a connection on which both sides send packets that every path carries (Rule 7.28).
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // The first packet tells the peer to keep to it as well.
-    #[cfg(unix)]
-    socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT_BYTES)?;
-    socket.connect(address).await
 }
 
 /// Unsent bytes beyond this stay with the session, which can still put a small frame before them. Raised, a keystroke

@@ -191,8 +191,8 @@ mod nobody_else {
         let site = Site::new().await;
         let (user, device) = site.open().await;
         let thief = key(9);
-        let tls = Tls::new(&thief).unwrap();
-        let mut channel = dial::connect_channel(&tls, site.key.public(), site.address).await.unwrap();
+        let (config, identity) = (config(&thief), site.key.public());
+        let mut channel = dial::connect_channel(&config, identity, site.address).await.unwrap();
         let hello = Hello {
             version: peerage_wire::frame::VERSION,
             sender: thief.node_id(DOMAIN),
@@ -338,12 +338,17 @@ pub(super) fn key(seed: u8) -> IdentityKey {
 }
 
 pub(super) fn links(key: &IdentityKey) -> (Links, mpsc::Receiver<LinkEvent>) {
-    Links::new(LinkConfig {
+    Links::new(config(key))
+}
+
+pub(super) fn config(key: &IdentityKey) -> LinkConfig {
+    LinkConfig {
         local: key.node_id(DOMAIN),
         tls: Tls::new(key).unwrap(),
         session: session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(64 << 20) },
         clock: Clock::new(),
-    })
+        connector: Connector::default(),
+    }
 }
 
 pub(super) fn open() -> Open {

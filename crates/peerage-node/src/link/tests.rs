@@ -102,9 +102,9 @@ async fn silent_connections_from_one_place_leave_room_for_others() {
 async fn garbage_frames_close_the_link_with_the_reason_and_nothing_else() {
     let mut server = Node::serving(2).await;
     let identity = key(1);
-    let tls = Tls::new(&identity).unwrap();
+    let config = mobility::config(&identity);
     for garbage in [vec![0xff; 64], vec![0; 70_000], b"\x01\x00\x00\x4a\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()] {
-        let mut channel = dial::connect_channel(&tls, server.key.public(), server.address).await.unwrap();
+        let mut channel = dial::connect_channel(&config, server.key.public(), server.address).await.unwrap();
         let frame = peerage_wire::frame::Encoded { header: [0xee; 16], payload: garbage.into() };
         channel.seal(&[frame]).unwrap();
         channel.finish();
@@ -192,6 +192,7 @@ impl Node {
             tls: Tls::new(&key).unwrap(),
             session: session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(1 << 20) },
             clock: Clock::new(),
+            connector: Connector::default(),
         });
         Self { key, domain, links, events, address: ([127, 0, 0, 1], 0).into() }
     }
@@ -231,7 +232,7 @@ pub(super) fn open() -> Open {
 async fn both_sides_of_a_link_send_packets_that_every_path_carries() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (near, far) = tokio::join!(connect(address), listener.accept());
+    let (near, far) = tokio::join!(crate::connect::dial(address), listener.accept());
     for end in [near.unwrap(), far.unwrap().0] {
         assert!(socket2::SockRef::from(&end).tcp_mss().unwrap() <= 1_220);
     }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
 use super::{FAREWELL_TIMEOUT, MAX_FRAMES, lock, prepare, within};
-use crate::link::connect;
+use crate::connect::Connector;
 
 /// How long a relay may take to accept a connection: three lost packets in a row on a bad path.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,6 +99,7 @@ pub enum OwnLegEvent {
 /// The own legs. Clones share them.
 #[derive(Clone, Debug)]
 pub struct OwnLegs {
+    connector: Connector,
     events: mpsc::Sender<OwnLegEvent>,
     tasks: Arc<Mutex<BTreeMap<LegId, mpsc::Sender<LegOrder>>>>,
     dialled: Arc<Mutex<BTreeMap<LinkId, oneshot::Receiver<Leg>>>>,
@@ -106,9 +107,9 @@ pub struct OwnLegs {
 
 impl OwnLegs {
     /// Makes the value; nothing is connected yet.
-    pub fn new() -> (Self, mpsc::Receiver<OwnLegEvent>) {
+    pub fn new(connector: Connector) -> (Self, mpsc::Receiver<OwnLegEvent>) {
         let (events, receiver) = mpsc::channel(MAX_NEWS);
-        (Self { events, tasks: Arc::default(), dialled: Arc::default() }, receiver)
+        (Self { connector, events, tasks: Arc::default(), dialled: Arc::default() }, receiver)
     }
 
     /// Does what the node orders.
@@ -162,7 +163,8 @@ impl OwnLegs {
         mut taker: Option<oneshot::Sender<Leg>>,
         mut orders: mpsc::Receiver<LegOrder>,
     ) -> io::Result<Option<Joined>> {
-        let stream = Arc::new(within(CONNECT_TIMEOUT, connect(what.address)).await?);
+        let connecting = async { Ok(self.connector.connect(what.address).await?) };
+        let stream = Arc::new(within(CONNECT_TIMEOUT, connecting).await?);
         prepare(&stream)?;
         self.tell(leg, LegNews::Opened).await;
         let (mut ready, joined) = oneshot::channel();

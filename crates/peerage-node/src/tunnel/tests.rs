@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use super::{Counters, datagrams, pump, serve};
 use crate::clock::Clock;
+use crate::connect::Connector;
 use crate::link::{LinkConfig, LinkEvent, Links, PeerLink, Stream, place};
 use crate::tls::Tls;
 
@@ -377,6 +378,7 @@ fn links(seed: u8) -> (Links, mpsc::Receiver<LinkEvent>) {
         tls: Tls::new(&identity).unwrap(),
         session: session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(256 << 20) },
         clock: Clock::new(),
+        connector: Connector::default(),
     })
 }
 

@@ -6,7 +6,7 @@ use crate::{
     config::first,
     failure::{Failure, Result},
     output::{list, now_ms, pairs, when},
-    parse,
+    parse, proxy,
     service::{self, JoinOptions, Joined, NodeOptions, NodeReady, OneMachine},
     signals::EndSignals,
 };
@@ -43,7 +43,8 @@ pub(crate) async fn join(args: Join, context: Context) -> Result {
             .map_err(|error| Failure::usage(format!("\"{name}\" cannot be a name")).why(error.to_string()))?,
         None => host_name(),
     };
-    let joined = service::join(JoinOptions { data: data.clone(), token, name }).await?;
+    let connector = proxy::connector(&config.network)?;
+    let joined = service::join(JoinOptions { data: data.clone(), token, name, connector }).await?;
     output.result(&joined, |joined| describe(joined, &data))
 }
 
@@ -100,6 +101,7 @@ pub(crate) async fn up(args: Up, context: Context) -> Result {
         lan: config.lan.settings(),
         port_mapping: config.node.port_mapping.unwrap_or(true),
         one_machine: args.one_machine.map(|place| OneMachine { place, neighbours: args.neighbours }),
+        connector: proxy::connector(&config.network)?,
     };
     let mut signals = EndSignals::catch()?;
     let mut told = Ok(());

@@ -7,7 +7,7 @@ use crate::{
     failure::Result,
     output::{bytes, duration, list, now_ms, pairs, short, table, when, yes_no},
 };
-use peerage_client::local::PortMapping;
+use peerage_client::local::{PortMapping, Proxy};
 use peerage_client::{
     Client, Service,
     local::{Device, Election, Head, Nat, NatMapping, Operator, Status, Tunnel},
@@ -103,6 +103,7 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("networks", lines(locations)),
         ("attached to", lines(attachments)),
         ("router", lines(status.port_mappings.iter().map(port_mapping))),
+        ("proxy", status.proxy.as_ref().map_or_else(String::new, proxy)),
         ("seen from outside", nat(&status.nat)),
         ("devices", status.devices.to_string()),
         ("serves", list(&status.serves)),
@@ -121,6 +122,11 @@ fn port_mapping(mapping: &PortMapping) -> String {
     let ports = ports.filter_map(|(name, address)| Some(format!(", {name} {}", address?)));
     let why = mapping.why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
     format!("{} {}{protocol}{}{why}", mapping.router, mapping.state, ports.collect::<String>())
+}
+
+fn proxy(proxy: &Proxy) -> String {
+    let why = proxy.why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+    format!("{} (from {}) {}{why}", proxy.address, proxy.source, proxy.state)
 }
 
 fn nat(nat: &Nat) -> String {

@@ -143,7 +143,11 @@ impl Computer {
 /// Returns the settings of this computer's own node, which must not reach those of the demonstration.
 fn settings() -> impl Iterator<Item = std::ffi::OsString> {
     let names = std::env::vars_os().map(|(name, _)| name);
-    names.filter(|name| name.as_encoded_bytes().starts_with(b"PEERAGE_") && name != "PEERAGE_LOG")
+    names.filter(|name| {
+        let name = name.as_encoded_bytes();
+        let is_proxy = name.to_ascii_lowercase().ends_with(b"_proxy");
+        is_proxy || (name.starts_with(b"PEERAGE_") && name != b"PEERAGE_LOG")
+    })
 }
 
 /// A program that runs until this is dropped.

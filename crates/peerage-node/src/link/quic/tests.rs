@@ -352,7 +352,7 @@ impl Site {
     async fn relayed(&self, relay: SocketAddr) -> PeerLink {
         let inner = &self.user.links.inner;
         let identity = self.node.key.public();
-        let channel = dial::connect_channel(&inner.config.tls, identity, relay).await.unwrap();
+        let channel = dial::connect_channel(&inner.config, identity, relay).await.unwrap();
         let permit = Arc::clone(&inner.permits).try_acquire_owned().unwrap();
         let standing = standing(Side::Client, Purpose::Shared, PathKind::Relayed);
         let ends = (channel.socket().local_addr().unwrap(), relay, Via::Relay);

@@ -131,7 +131,7 @@ impl Shell {
                 vec![EventDetail::SuperChanged { state }]
             }
             // The links make use of them.
-            NodeEvent::PathFound(_) | NodeEvent::PathLost(_) => Vec::new(),
+            NodeEvent::PathFound(_) | NodeEvent::PathLost(_) | NodeEvent::Reachable => Vec::new(),
             NodeEvent::Stale(false)
             | NodeEvent::Announced(_)
             | NodeEvent::ClockLearned(_)

@@ -389,9 +389,9 @@ impl Driver {
                 }
             }
             Output::Renew => self.renew(),
-            Output::MapPorts(is_wanted) => {
+            Output::MapPorts(wanted) => {
                 if let Some(mappings) = &self.mappings {
-                    mappings.want(is_wanted);
+                    mappings.want(wanted);
                 }
             }
             handshake @ (Output::BeginHandshake { .. } | Output::AnswerHandshake { .. }) => {
@@ -407,6 +407,8 @@ impl Driver {
                     self.links.path_found(path);
                 } else if let Event::PathLost(path) = &event {
                     self.links.path_lost(path);
+                } else if matches!(event, Event::Reachable) {
+                    self.links.look_again();
                 }
                 (self.on_event)(event);
             }

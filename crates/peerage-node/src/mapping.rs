@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use peerage_proto::lan::{Gateway, Interface, InterfaceKind};
-use peerage_proto::mapping::{MAX_ROUTERS, Mapping, RouterMapping};
+use peerage_proto::mapping::{MAX_ROUTERS, Mapping, Ports, RouterMapping};
 use peerage_proto::node::Input;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -44,10 +44,17 @@ struct Access {
     own: IpAddr,
 }
 
+/// What a router is asked for, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Errand {
+    access: Access,
+    ports: Ports,
+}
+
 /// What is wanted now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Wanted {
-    is_wanted: bool,
+    ports: Ports,
     accesses: Vec<Access>,
 }
 
@@ -65,9 +72,9 @@ impl Mappings {
         Self { wanted, keeper: tokio::spawn(keep_all(node, port, receiver)) }
     }
 
-    /// Begins to ask, or gives back.
-    pub(crate) fn want(&self, is_wanted: bool) {
-        self.change(|wanted| wanted.is_wanted = is_wanted);
+    /// Begins to ask for these ports, and gives back others.
+    pub(crate) fn want(&self, ports: Ports) {
+        self.change(|wanted| wanted.ports = ports);
     }
 
     /// Takes the networks as they are now.
@@ -128,15 +135,16 @@ async fn keep_all(node: NodeHandle, port: u16, mut wanted: watch::Receiver<Wante
     let mut kept: Vec<Kept> = Vec::new();
     loop {
         let now = wanted.borrow_and_update().clone();
-        let accesses = if now.is_wanted { now.accesses } else { Vec::new() };
-        let (stay, leave): (Vec<_>, Vec<_>) =
-            kept.into_iter().partition(|one| accesses.contains(&one.access));
+        let accesses = if now.ports == Ports::None { Vec::new() } else { now.accesses };
+        let errands: Vec<_> =
+            accesses.into_iter().map(|access| Errand { access, ports: now.ports }).collect();
+        let (stay, leave): (Vec<_>, Vec<_>) = kept.into_iter().partition(|one| errands.contains(&one.errand));
         let has_changed = !leave.is_empty();
         kept = stay;
         leave_all(leave).await;
-        for access in accesses {
-            if kept.iter().all(|one| one.access != access) {
-                kept.push(Kept::new(access, port, news.clone()));
+        for errand in errands {
+            if kept.iter().all(|one| one.errand != errand) {
+                kept.push(Kept::new(errand, port, news.clone()));
             }
         }
         if has_changed {
@@ -146,8 +154,8 @@ async fn keep_all(node: NodeHandle, port: u16, mut wanted: watch::Receiver<Wante
             changed = wanted.changed() => if changed.is_err() {
                 return leave_all(kept).await;
             },
-            Some((access, mapping)) = updates.recv() => {
-                if let Some(one) = kept.iter_mut().find(|one| one.access == access) {
+            Some((errand, mapping)) = updates.recv() => {
+                if let Some(one) = kept.iter_mut().find(|one| one.errand == errand) {
                     one.mapping = mapping;
                     tell(&node, &kept);
                 }
@@ -157,14 +165,15 @@ async fn keep_all(node: NodeHandle, port: u16, mut wanted: watch::Receiver<Wante
 }
 
 fn tell(node: &NodeHandle, kept: &[Kept]) {
-    let all =
-        kept.iter().map(|one| RouterMapping { router: one.access.router.ip(), mapping: one.mapping.clone() });
+    let all = kept
+        .iter()
+        .map(|one| RouterMapping { router: one.errand.access.router.ip(), mapping: one.mapping.clone() });
     node.tell(Input::Mapped(all.collect()));
 }
 
 /// The task that keeps one router.
 struct Kept {
-    access: Access,
+    errand: Errand,
     mapping: Mapping,
     /// Dropping it ends the task.
     stop: oneshot::Sender<()>,
@@ -172,10 +181,10 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(access: Access, port: u16, news: mpsc::Sender<(Access, Mapping)>) -> Self {
+    fn new(errand: Errand, port: u16, news: mpsc::Sender<(Errand, Mapping)>) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(keep(access, port, news, stopped));
-        Self { access, mapping: Mapping::Asking, stop, task }
+        let task = tokio::spawn(keep(errand, port, news, stopped));
+        Self { errand, mapping: Mapping::Asking, stop, task }
     }
 }
 
@@ -198,15 +207,16 @@ enum Router {
 }
 
 async fn keep(
-    access: Access,
+    errand: Errand,
     port: u16,
-    news: mpsc::Sender<(Access, Mapping)>,
+    news: mpsc::Sender<(Errand, Mapping)>,
     mut stopped: oneshot::Receiver<()>,
 ) {
+    let access = errand.access;
     let mut last = None;
     loop {
         let found = tokio::select! {
-            found = find(access, port, last.as_ref()) => found,
+            found = find(errand, port, last.as_ref()) => found,
             _stop = &mut stopped => return,
         };
         let (mut router, mut lease) = match found {
@@ -214,7 +224,7 @@ async fn keep(
             Err(why) => {
                 tracing::debug!(router = %access.router, %why, "the router forwards nothing");
                 // The keeper is gone only at the very end.
-                let _ = news.send((access, why.mapping())).await;
+                let _ = news.send((errand, why.mapping())).await;
                 tokio::select! {
                     () = time::sleep(RETRY) => continue,
                     _stop = &mut stopped => return,
@@ -223,7 +233,7 @@ async fn keep(
         };
         loop {
             tracing::debug!(router = %access.router, ?lease, "the router forwards to this computer");
-            let _ = news.send((access, lease.mapping())).await;
+            let _ = news.send((errand, lease.mapping())).await;
             tokio::select! {
                 renewed = router.renew(&lease) => match renewed {
                     Ok(renewed) => lease = renewed,
@@ -240,11 +250,16 @@ async fn keep(
 }
 
 /// Finds out by which protocol the router can be asked, and asks it.
-async fn find(access: Access, port: u16, last: Option<&Lease>) -> Result<(Router, Lease), NoLease> {
+async fn find(
+    Errand { access, ports }: Errand,
+    port: u16,
+    last: Option<&Lease>,
+) -> Result<(Router, Lease), NoLease> {
+    let transports = ports.transports();
     let by_datagrams = async {
         let mut nonce = [0; 12];
         getrandom::fill(&mut nonce).map_err(std::io::Error::other)?;
-        let mut asker = Asker::new(access.router, access.own, (port, nonce)).await?;
+        let mut asker = Asker::new((access.router, access.own), transports, (port, nonce)).await?;
         let lease = asker.map(last).await?;
         Ok((Router::Asked(asker), lease))
     };
@@ -253,7 +268,7 @@ async fn find(access: Access, port: u16, last: Option<&Lease>) -> Result<(Router
         Err(why) => why,
     };
     let by_calls = async {
-        let mut igd = Igd::find(access.router.ip(), access.own, port).await?;
+        let mut igd = Igd::find(access.router.ip(), access.own, (transports, port)).await?;
         let lease = igd.map(last).await?;
         Ok((Router::Called(igd), lease))
     };

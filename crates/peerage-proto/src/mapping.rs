@@ -14,6 +14,29 @@ use crate::node::is_private;
 /// Most routers that are asked: one for IPv4, and one for the firewall of IPv6.
 pub const MAX_ROUTERS: usize = 2;
 
+/// Which of this node's ports routers are to forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// None.
+    #[default]
+    None,
+    /// That of messages and QUIC alone: this node dials, and wants to be heard.
+    Udp,
+    /// That of links over TCP as well: others dial this node.
+    All,
+}
+
+impl Ports {
+    /// Returns the transports for which a port is wanted.
+    pub const fn transports(self) -> &'static [Transport] {
+        match self {
+            Self::None => &[],
+            Self::Udp => &[Transport::Udp],
+            Self::All => &[Transport::Udp, Transport::Tcp],
+        }
+    }
+}
+
 /// By which protocol a router was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MappingProtocol {

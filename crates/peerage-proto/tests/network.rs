@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use peerage_proto::mapping::{Mapping, MappingProtocol, RouterMapping};
+use peerage_proto::mapping::{Mapping, MappingProtocol, Ports, RouterMapping};
 use peerage_proto::node::{Answer, Command, Event, Failure, Input, Way};
 use peerage_proto::operator;
 use peerage_wire::codec::Transport;
@@ -347,8 +347,8 @@ fn candidates(world: &mut World, user: std::net::SocketAddr) -> Vec<std::net::So
 #[test]
 fn a_mapped_port_is_where_others_dial_a_tunnel_node() {
     let (mut world, site, user) = office(22);
-    assert!(world.host(site).wants_ports);
-    assert!(!world.host(user).wants_ports, "nobody dials a user");
+    assert_eq!(world.host(site).wanted_ports, Ports::All);
+    assert_eq!(world.host(user).wanted_ports, Ports::None, "nobody dials a user");
     let external = "45.10.0.9:17400";
     world.input(site, mapped(external));
     world.run(Duration::from_secs(15));
@@ -372,5 +372,5 @@ fn a_node_without_devices_wants_no_port() {
     let (mut world, site, _) = office(24);
     world.remove_device(&device());
     world.run(Duration::from_secs(10));
-    assert!(!world.host(site).wants_ports);
+    assert_eq!(world.host(site).wanted_ports, Ports::None);
 }

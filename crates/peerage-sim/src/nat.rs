@@ -81,6 +81,8 @@ pub struct Nat {
     pub public: IpAddr,
     /// Forwarded ports lead nowhere for the time being.
     pub is_closed: bool,
+    /// Forwards a port to whoever asks for one.
+    pub can_be_asked: bool,
     mappings: BTreeMap<Key, Mapping>,
     by_port: BTreeMap<u16, Key>,
     /// Ports that the owner has forwarded, UDP and TCP alike.
@@ -95,6 +97,7 @@ impl Nat {
             config,
             public,
             is_closed: false,
+            can_be_asked: false,
             mappings: BTreeMap::new(),
             by_port: BTreeMap::new(),
             forwards: BTreeMap::new(),
@@ -113,6 +116,11 @@ impl Nat {
             self.remove(&key);
         }
         self.forwards.insert(port, to);
+    }
+
+    /// Forwards nothing to an inner address any more.
+    pub fn take_back(&mut self, from: SocketAddr) {
+        self.forwards.retain(|_, to| *to != from);
     }
 
     /// Returns to whom an outer port is forwarded.

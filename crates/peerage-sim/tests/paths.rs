@@ -196,6 +196,29 @@ fn lost_checks_are_repeated() {
     }
 }
 
+/// Rule 6.80: a user-node whose router is no help by itself asks it for a port; then the tunnel-node's checks pass, from whatever port.
+#[test]
+fn a_user_behind_a_symmetric_router_that_can_be_asked_meets_a_symmetric_tunnel_node() {
+    let symmetric = CLASSES.iter().copied().find(|class| class.name == "symmetric random").unwrap();
+    assert!(!is_possible(symmetric, symmetric));
+    let mut world = world(1, symmetric, symmetric, 2);
+    let router = world.network.sites[1].nat.as_mut().unwrap();
+    (router.is_closed, router.can_be_asked) = (false, true);
+    world.run_until(seconds(ASKED_AT));
+    for _ in 0..2 {
+        world.begin_errand(1, 0, Script::PROBE, 1);
+        world.run(Duration::from_secs(3));
+    }
+    let router = world.network.sites[1].nat.as_ref().unwrap();
+    let asker = world.hosts[1].inner;
+    let mapped = |path: &Path| {
+        path.remote.ip() == router.public && router.forwarded(path.remote.port()) == Some(asker)
+    };
+    let awaited = world.paths().iter().filter(|(_, host, path)| *host == 0 && path.role == PathRole::Await);
+    assert!(awaited.clone().any(|(_, _, path)| mapped(path)));
+    assert!(world.paths().iter().any(|(_, host, path)| *host == 1 && path.role == PathRole::Dial));
+}
+
 /// Rule 6.97: a path that nobody uses is given up at both ends.
 #[test]
 fn nothing_is_sent_for_a_path_that_is_not_used() {

@@ -73,6 +73,15 @@ impl Links {
         }
     }
 
+    /// Has paths looked for anew to all peers to whom only a relay leads.
+    pub(crate) fn look_again(&self) {
+        for peer in self.inner.all() {
+            if peer.act(|state, _| state.bundle.serving()) == Some(Some(PathKind::Relayed)) {
+                peer.ask_for_path(&self.inner);
+            }
+        }
+    }
+
     /// Forgets a path that is none any more.
     pub(crate) fn path_lost(&self, path: &Path) {
         let mut found = lock(&self.inner.found);

@@ -23,13 +23,13 @@ const LIFETIME: u32 = 7_200;
 /// The most datagrams that are looked at in one try; others on the LAN may send any number.
 const MAX_DATAGRAMS: usize = 64;
 
-const BOTH: [Transport; 2] = [Transport::Udp, Transport::Tcp];
-
 /// A router that is asked by datagrams.
 #[derive(Debug)]
 pub(super) struct Asker {
     socket: UdpSocket,
     own: IpAddr,
+    /// For which ports it is asked.
+    transports: &'static [Transport],
     port: u16,
     nonce: Nonce,
     /// Which protocol it speaks, once it has answered.
@@ -40,17 +40,17 @@ pub(super) struct Asker {
 
 impl Asker {
     pub(super) async fn new(
-        router: SocketAddr,
-        own: IpAddr,
+        (router, own): (SocketAddr, IpAddr),
+        transports: &'static [Transport],
         (port, nonce): (u16, Nonce),
     ) -> Result<Self, NoLease> {
         let socket = UdpSocket::bind((own, 0)).await?;
         // From now on the system drops what others send.
         socket.connect(router).await?;
-        Ok(Self { socket, own, port, nonce, version: None, epoch: None })
+        Ok(Self { socket, own, transports, port, nonce, version: None, epoch: None })
     }
 
-    /// Has both ports mapped, at best to these ones.
+    /// Has the ports mapped, at best to these ones.
     pub(super) async fn map(&mut self, last: Option<&Lease>) -> Result<Lease, NoLease> {
         let version = match self.version {
             Some(version) => version,
@@ -59,7 +59,7 @@ impl Asker {
         let protocol = protocol(version);
         let mut lease = Lease { protocol, udp: None, tcp: None, lifetime: Duration::MAX };
         let mut refused = None;
-        for transport in BOTH {
+        for &transport in self.transports {
             let external = last.and_then(|last| last.of(transport)).map_or(self.port, |held| held.port());
             match self.map_one(version, self.wish(transport, external, LIFETIME)).await {
                 Ok((external, lifetime)) => {
@@ -92,7 +92,7 @@ impl Asker {
 
     /// Gives the mappings back; nobody waits for an answer.
     pub(super) async fn forget(&self) {
-        for wish in BOTH.map(|transport| self.wish(transport, 0, 0)) {
+        for wish in self.transports.iter().map(|transport| self.wish(*transport, 0, 0)) {
             let request = match self.version {
                 Some(Version::NatPmp) => pcp::nat_pmp_map(&wish),
                 Some(Version::Pcp) => pcp::pcp_map(&wish, self.own, self.nonce),
@@ -246,7 +246,11 @@ mod tests {
     }
 
     async fn asker(router: SocketAddr) -> Asker {
-        Asker::new(router, "127.0.0.1".parse().unwrap(), (7_000, [7; 12])).await.unwrap()
+        asker_for(&[Transport::Udp, Transport::Tcp], router).await
+    }
+
+    async fn asker_for(transports: &'static [Transport], router: SocketAddr) -> Asker {
+        Asker::new((router, "127.0.0.1".parse().unwrap()), transports, (7_000, [7; 12])).await.unwrap()
     }
 
     /// What a router with PCP answers: the wished port plus ten, at 198.20.0.7.
@@ -323,6 +327,15 @@ mod tests {
         let (address, task) = router(answers).await;
         let lease = asker(address).await.map(None).await.unwrap();
         assert_eq!(lease.udp, Some("198.20.0.7:7010".parse().unwrap()));
+        task.abort();
+    }
+
+    /// Rule 6.82.
+    #[tokio::test]
+    async fn who_wants_to_be_heard_alone_gets_no_port_for_links_over_tcp() {
+        let (address, task) = router(|request| pcp_answer(request).into_iter().collect()).await;
+        let lease = asker_for(&[Transport::Udp], address).await.map(None).await.unwrap();
+        assert_eq!((lease.udp, lease.tcp), (Some("198.20.0.7:7010".parse().unwrap()), None));
         task.abort();
     }
 

@@ -43,6 +43,8 @@ const PORT_STEP: u16 = 1_009;
 pub(super) struct Igd {
     control: Control,
     own: IpAddr,
+    /// For which ports it is asked.
+    transports: &'static [Transport],
     port: u16,
     /// Whether it makes only mappings that last until they are deleted.
     is_permanent: bool,
@@ -50,20 +52,28 @@ pub(super) struct Igd {
 
 impl Igd {
     /// Searches for the router on the LAN of this address.
-    pub(super) async fn find(router: IpAddr, own: IpAddr, port: u16) -> Result<Self, NoLease> {
+    pub(super) async fn find(
+        router: IpAddr,
+        own: IpAddr,
+        wanted: (&'static [Transport], u16),
+    ) -> Result<Self, NoLease> {
         // The protocol knows IPv4 alone.
         let IpAddr::V4(own_v4) = own else { return Err(NoLease::Silent) };
-        Self::at(&search(router, own_v4).await?, own, port).await
+        Self::at(&search(router, own_v4).await?, own, wanted).await
     }
 
     /// Reads the router's description.
-    async fn at(location: &Page, own: IpAddr, port: u16) -> Result<Self, NoLease> {
+    async fn at(
+        location: &Page,
+        own: IpAddr,
+        (transports, port): (&'static [Transport], u16),
+    ) -> Result<Self, NoLease> {
         let (_, text) = request(own, location, Method::GET, None).await?;
         let control = read_description(&text, location).ok_or(NoLease::Silent)?;
-        Ok(Self { control, own, port, is_permanent: false })
+        Ok(Self { control, own, transports, port, is_permanent: false })
     }
 
-    /// Has both ports mapped, at best to these ones.
+    /// Has the ports mapped, at best to these ones.
     pub(super) async fn map(&mut self, last: Option<&Lease>) -> Result<Lease, NoLease> {
         let address = self.external_address().await?;
         let mut lease = Lease {
@@ -73,7 +83,7 @@ impl Igd {
             lifetime: Duration::from_secs(LIFETIME.into()),
         };
         let mut refused = NoLease::Silent;
-        for transport in [Transport::Udp, Transport::Tcp] {
+        for &transport in self.transports {
             let wanted = last.and_then(|last| last.of(transport)).map_or(self.port, |held| held.port());
             match self.map_one(transport, wanted).await {
                 Ok(port) => lease.set(transport, SocketAddr::new(address, port)),
@@ -85,7 +95,7 @@ impl Igd {
 
     /// Gives the mappings back.
     pub(super) async fn forget(&self, lease: &Lease) {
-        for transport in [Transport::Udp, Transport::Tcp] {
+        for &transport in self.transports {
             let Some(external) = lease.of(transport) else { continue };
             if let Err(error) = self.call(&self.control.delete(transport, external.port())).await {
                 tracing::debug!(%error, "the router keeps a forwarded port until it ends by itself");
@@ -242,6 +252,7 @@ async fn exchange(
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use peerage_proto::mapping::Ports;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -301,7 +312,7 @@ mod tests {
     }
 
     async fn igd(page: &Page) -> Igd {
-        Igd::at(page, "127.0.0.1".parse().unwrap(), 7_000).await.unwrap()
+        Igd::at(page, "127.0.0.1".parse().unwrap(), (Ports::All.transports(), 7_000)).await.unwrap()
     }
 
     #[tokio::test]

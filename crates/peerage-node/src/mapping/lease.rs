@@ -7,7 +7,7 @@ use std::time::Duration;
 use peerage_proto::mapping::{Mapping, MappingProtocol};
 use peerage_wire::codec::Transport;
 
-/// Both ports of a node, as a router forwards them.
+/// The ports of a node, as a router forwards them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
     pub(super) protocol: MappingProtocol,

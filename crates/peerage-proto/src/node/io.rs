@@ -13,7 +13,7 @@ use peerage_wire::time::UnixTime;
 use super::config::SuperConfig;
 use super::legs::{LegNews, LegOrder};
 use crate::lan::Interface;
-use crate::mapping::RouterMapping;
+use crate::mapping::{Ports, RouterMapping};
 use crate::path::Path;
 use crate::relay::{self, LegId};
 
@@ -432,8 +432,8 @@ pub enum Output {
         /// How.
         answer: Answer,
     },
-    /// Ask the routers to forward this node's port to it, or (false) give back what they gave; told by [`Input::Mapped`].
-    MapPorts(bool),
+    /// Ask the routers to forward these ports to this node, and give back others that they gave; told by [`Input::Mapped`].
+    MapPorts(Ports),
     /// Renew the membership over HTTPS and answer by [`Input::Renewed`] or [`Input::Expelled`].
     Renew,
     /// A newer Head is known: peers on links should have it too (Rule 7.9).
@@ -497,6 +497,8 @@ pub enum Event {
     PathFound(Path),
     /// A path that was found is none any more.
     PathLost(Path),
+    /// Others can reach this node at new places: peers to whom only a relay leads are worth a path anew.
+    Reachable,
     /// The node's part as a super-node is this now.
     SuperRole(SuperState),
 }

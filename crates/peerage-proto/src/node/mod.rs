@@ -336,6 +336,7 @@ impl Node {
             (self.renew_at, "renewal"),
             (self.hold_at(), "super-node"),
             (self.finding.next_at(), "paths"),
+            (self.mapping.next_at(), "port mapping"),
         ];
         timers.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
     }
@@ -355,6 +356,7 @@ impl Node {
         self.openings_timeout(now);
         self.hold_timeout(now);
         self.paths_timeout(now);
+        self.mapping_timeout(now);
     }
 
     /// Works off what the message layer has to say, until nothing is left to be said.

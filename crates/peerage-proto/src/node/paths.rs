@@ -143,6 +143,11 @@ impl Node {
         self.finding.nat.is_dependent(&|address| self.is_own_address(address), now.mono)
     }
 
+    /// Returns whether others see this node elsewhere than where it is.
+    fn is_translated(&self, now: Now) -> bool {
+        !self.finding.nat.reflexive(&|address| self.is_own_address(address), now.mono).is_empty()
+    }
+
     /// Returns what a user-node offers in a TunnelRequest that goes through these forwarders: it is never dialled over TCP.
     pub(super) fn offered_candidates(&mut self, forwarders: &[Server], now: Now) -> Vec<Candidate> {
         // What they see comes before what the checks will be seen as.
@@ -194,6 +199,13 @@ impl Node {
         if !self.finding.paths.begin(peer, (request.id, PathRole::Dial), None, now.mono) {
             self.endpoint.discard(Discard::Full);
         }
+        if self.is_dependent(now) {
+            self.need_mapping(now);
+        }
+    }
+
+    pub(super) fn uses_paths(&self) -> bool {
+        self.finding.paths.uses_any()
     }
 
     /// The tunnel-node has said where it may be: its places are checked, unless its answer has come straight from one.
@@ -259,10 +271,12 @@ impl Node {
             self.purposes.insert(id, Purpose::Check);
         }
         while let Some(news) = self.finding.paths.poll_news() {
-            self.event(match news {
-                News::Found(path) => Event::PathFound(path),
-                News::Lost(path) => Event::PathLost(path),
-            });
+            match news {
+                News::Found(path) => self.event(Event::PathFound(path)),
+                News::Lost(path) => self.event(Event::PathLost(path)),
+                News::Vain if self.is_translated(now) => self.need_mapping(now),
+                News::Vain => {}
+            }
         }
     }
 

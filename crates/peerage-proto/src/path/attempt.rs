@@ -13,6 +13,9 @@ use super::{Path, PathKind, PathRole};
 /// nobody is, shorter gives up on long and lossy lines.
 const ATTEMPT_LIFETIME: Duration = Duration::from_secs(5);
 
+/// After how long without an answer the user-node looks for other means: longer than most round trips with a repetition.
+const VAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// How far apart the first checks of the first [`QUICK_CHECKS`] places are: the smallest Ta of RFC 8445, section 14.2. Some routers
 /// drop what comes faster.
 const QUICK_PACE: Duration = Duration::from_millis(5);
@@ -56,6 +59,8 @@ pub(super) struct Attempt {
     pub(super) stated: Option<SocketAddr>,
     identity: [u8; 32],
     ends_at: Instant,
+    /// When it will have been in vain for so long that its user-node asks a router for help; none once it has.
+    vain_at: Option<Instant>,
     /// When the next place has its first turn.
     turn_at: Instant,
     started: usize,
@@ -76,6 +81,7 @@ impl Attempt {
             stated,
             identity,
             ends_at: now.after(ATTEMPT_LIFETIME),
+            vain_at: matches!(role, PathRole::Dial).then(|| now.after(VAIN_AFTER)),
             turn_at: now,
             started: 0,
             checks: Vec::new(),
@@ -90,6 +96,11 @@ impl Attempt {
     /// Returns whether nothing more is to be sent: the user-node has its path.
     const fn is_done(&self) -> bool {
         self.has_answer && matches!(self.role, PathRole::Dial)
+    }
+
+    /// Returns, once, whether nobody has answered for a while.
+    pub(super) fn take_vain(&mut self, now: Instant) -> bool {
+        !self.has_answer && self.vain_at.take_if(|at| *at <= now).is_some()
     }
 
     pub(super) fn add(&mut self, targets: &[Target], now: Instant) {
@@ -174,12 +185,20 @@ impl Attempt {
 
     /// Returns when there is something to do; only its end, if nothing may be sent for the time being.
     pub(super) fn next_at(&self, is_full: bool) -> Instant {
-        if is_full || self.is_done() {
+        if self.is_done() {
             return self.ends_at;
+        }
+        if is_full {
+            return self.vain_at.map_or(self.ends_at, |at| at.min(self.ends_at));
         }
         let repeat = self.checks.iter().filter_map(|check| check.next_at).min();
         let turn = self.checks.iter().any(|check| check.sent == 0).then_some(self.turn_at);
-        repeat.into_iter().chain(turn).min().map_or(self.ends_at, |at| at.min(self.ends_at))
+        repeat
+            .into_iter()
+            .chain(turn)
+            .chain(self.vain_at)
+            .min()
+            .map_or(self.ends_at, |at| at.min(self.ends_at))
     }
 }
 

@@ -94,6 +94,8 @@ pub struct Path {
 pub(crate) enum News {
     Found(Path),
     Lost(Path),
+    /// An attempt of this node as user-node has found nobody for a while.
+    Vain,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +152,12 @@ impl Paths {
         if let Some(attempt) = self.attempts.get_mut(&(peer, role)) {
             attempt.add(targets, now);
         }
+    }
+
+    /// Returns whether this node uses a path that it has dialled.
+    pub(crate) fn uses_any(&self) -> bool {
+        let is_used = |found: &Found| found.path.role == PathRole::Dial && found.unused_until.is_none();
+        self.found.values().any(is_used)
     }
 
     /// Returns what was stated of the own next port in an attempt that a peer has asked for.
@@ -263,6 +271,11 @@ impl Paths {
 
     /// Forgets what is over.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        for attempt in self.attempts.values_mut() {
+            if attempt.take_vain(now) {
+                self.news.push_back(News::Vain);
+            }
+        }
         self.attempts.retain(|_, attempt| !attempt.is_over(now));
         let late = |found: &Found| found.unused_until.is_some_and(|until| until <= now);
         let late = self.found.iter().filter(|(_, found)| late(found)).map(|(key, _)| *key);

@@ -82,6 +82,24 @@ fn the_first_ten_places_are_five_milliseconds_apart_and_the_others_twenty() {
     assert_eq!(times, [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 65, 85]);
 }
 
+/// Rule 6.80: who looks for a path says after a second that nobody answers, and who is looked for never does.
+#[test]
+fn an_attempt_in_vain_is_told_of_once_by_the_user_node() {
+    for (role, told) in [(PathRole::Dial, [None, Some(News::Vain), None]), (PathRole::Await, [None; 3])] {
+        let mut paths = begun(role);
+        let news = [999, 1_000, 1_001].map(|at| {
+            paths.handle_timeout(millis(at));
+            paths.poll_news()
+        });
+        assert_eq!(news, told);
+    }
+    let mut paths = begun(PathRole::Dial);
+    paths.answered(peer(1).id, place("45.0.0.1:7400"), None, millis(999));
+    paths.poll_news();
+    paths.handle_timeout(millis(1_000));
+    assert_eq!(paths.poll_news(), None);
+}
+
 /// Rule 6.95: the first answer decides, and ends the checks.
 #[test]
 fn the_user_node_takes_the_first_place_that_answers() {

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use chacha20::ChaCha20Rng;
 use peerage_proto::endpoint;
 use peerage_proto::lan::{Gateway, Interface, InterfaceAddress, InterfaceKind};
+use peerage_proto::mapping::Ports;
 use peerage_proto::node::{self, Answer, Command, Elections, Event, Found, Node, PinProof, TaskId, TunnelId};
 use peerage_proto::operator::{self, DomainFacts, Operator};
 use peerage_wire::codec::{Candidate, Protocol, Service};
@@ -68,7 +69,7 @@ pub struct Host {
     pub deleted: BTreeSet<(Table, Domain, RecordKey)>,
     pub renewals: usize,
     /// Whether the routers are to forward its port.
-    pub wants_ports: bool,
+    pub wanted_ports: Ports,
     /// How long the first flight of its handshakes is; none if it begins none.
     pub hello_size: Option<usize>,
     /// Whether it prepares the handshakes of others, and how long its own flight is.
@@ -494,7 +495,7 @@ impl World {
             stored: vec![],
             deleted: BTreeSet::new(),
             renewals: 0,
-            wants_ports: false,
+            wanted_ports: Ports::None,
             config,
             interfaces: interfaces.clone(),
             next_task: 1 << 32,
@@ -773,8 +774,8 @@ impl World {
                 host.renewals += 1;
                 return;
             }
-            node::Output::MapPorts(is_wanted) => {
-                host.wants_ports = is_wanted;
+            node::Output::MapPorts(wanted) => {
+                host.wanted_ports = wanted;
                 return;
             }
             node::Output::BeginHandshake { attempt, places, .. } => {

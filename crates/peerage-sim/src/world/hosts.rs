@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_proto::endpoint;
+use peerage_proto::mapping::{Mapping, MappingProtocol, Ports, RouterMapping};
 use peerage_proto::node::{
     Answer, Command, Config, Elections, Found, Input, LegNews, LegOrder, Node, Output, PinProof, SuperConfig,
     TaskId, Way,
@@ -38,6 +39,9 @@ const FLIGHT_SIZE: usize = 383;
 
 /// How long a renewal over HTTPS takes.
 const RENEWAL: Duration = Duration::from_millis(300);
+
+/// How long a router takes to forward a port.
+const ROUTER_ANSWERS: Duration = Duration::from_millis(100);
 
 /// How long a user waits before trying again.
 const TRY_AGAIN: Duration = Duration::from_secs(4);
@@ -249,8 +253,7 @@ impl World {
             }
             Output::CloseTunnel { tunnel, code } => self.node_closes(index, tunnel, code),
             Output::Answer { task, answer } => self.answered(index, task, answer),
-            // These routers cannot be asked.
-            Output::MapPorts(_) => {}
+            Output::MapPorts(ports) => self.map_ports(index, ports),
             Output::Renew => self.schedule_in(RENEWAL, Due::Renew { host: index, boot }),
             Output::HeadChanged(record) => {
                 let at = host.clock.now(now).mono;
@@ -388,6 +391,26 @@ impl World {
         if self.errands.get(&id).is_some_and(|errand| errand.tries_left > 0) {
             self.schedule_in(TRY_AGAIN, Due::Try(id));
         }
+    }
+
+    /// Has the router forward a port to a computer, if it is one that can be asked.
+    fn map_ports(&mut self, index: usize, ports: Ports) {
+        let Some(host) = self.hosts.get(index) else { return };
+        let site = self.network.sites.get_mut(host.site);
+        let nat = site.and_then(|site| site.nat.as_mut()).filter(|nat| nat.can_be_asked);
+        let (Some(nat), inner) = (nat, host.inner) else { return };
+        nat.take_back(inner);
+        let mut held = Vec::new();
+        if ports != Ports::None {
+            let outer = (inner.port()..).find(|port| nat.forwarded(*port).is_none()).unwrap_or(inner.port());
+            nat.forward(outer, inner);
+            let external = SocketAddr::new(nat.public, outer);
+            let of = |transport| ports.transports().contains(&transport).then_some(external);
+            let (udp, tcp) = (of(Transport::Udp), of(Transport::Tcp));
+            let mapping = Mapping::Held { protocol: MappingProtocol::Pcp, udp, tcp };
+            held.push(RouterMapping { router: nat.public, mapping });
+        }
+        self.later(index, ROUTER_ANSWERS, Input::Mapped(held));
     }
 
     fn answered(&mut self, index: usize, task: TaskId, answer: Answer) {

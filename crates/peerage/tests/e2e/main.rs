@@ -5,6 +5,8 @@
 mod crashes;
 mod joining;
 mod nodes;
+#[cfg(target_os = "linux")]
+mod secrets;
 mod super_nodes;
 mod support;
 mod tunnels;

@@ -4,7 +4,7 @@ use crate::support::{Operator, Party, Running, eventually};
 use serde_json::Value;
 
 /// Lets a node join that the administrator permits to be a super-node, in a domain of its own.
-async fn admit(operator: &Operator, name: &str) -> Party {
+pub(crate) async fn admit(operator: &Operator, name: &str) -> Party {
     operator.party.call(&["domain", "add", name]).await;
     let made = operator.party.call(&["token", "add", "--domain", name, "--role", "user,tunnel,super"]).await;
     let node = Party::new();
@@ -12,7 +12,7 @@ async fn admit(operator: &Operator, name: &str) -> Party {
     node
 }
 
-async fn up(node: &Party) -> Running {
+pub(crate) async fn up(node: &Party) -> Running {
     let place = node.data().display().to_string();
     node.start(&["up", "--listen", "127.0.0.1:0", "--one-machine", &place]).await
 }
@@ -21,7 +21,7 @@ async fn super_node(node: &Party) -> Value {
     node.call(&["status"]).await["super_node"].clone()
 }
 
-async fn becomes(node: &Party, state: &str) -> Value {
+pub(crate) async fn becomes(node: &Party, state: &str) -> Value {
     eventually(&format!("the super-node is {state}"), async || {
         let now = super_node(node).await;
         (now["state"] == state).then_some(now)

@@ -132,6 +132,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     pub(crate) fn text(&self, field: &str) -> &str {
         self.first[field].as_str().unwrap()
     }

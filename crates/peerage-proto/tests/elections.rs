@@ -189,6 +189,25 @@ fn forged_beacons_of_nodes_that_do_not_serve_do_not_black_out_a_site() {
     assert!(way(&mut world, user).is_some());
 }
 
+/// Rule 6.27: members that win both seats, answer Pings and refuse every tunnel keep others back for a quarter of an hour at most.
+#[test]
+fn winners_that_refuse_every_tunnel_do_not_black_out_a_site() {
+    let (mut world, user) = site(6, 4);
+    world.run(Duration::from_secs(60));
+    let winners = serving(&mut world);
+    assert_eq!(winners.len(), 2);
+    world.sulking.extend(&winners);
+    let mut waited = 0;
+    while serving(&mut world).len() < 3 {
+        world.run(Duration::from_secs(10));
+        waited += 10;
+        assert!(waited <= 780, "still dark after {waited} s");
+    }
+    world.run(Duration::from_secs(5));
+    let other = way(&mut world, user);
+    assert!(other.is_some_and(|node| winners.iter().all(|at| world.hosts[at].id != node)), "{other:?}");
+}
+
 /// Rule 6.25: what cannot be opened, is old, or comes from elsewhere has no effect but to be counted.
 #[test]
 fn foreign_old_and_distant_beacons_are_dropped_and_counted() {

@@ -49,7 +49,7 @@ pub enum Order {
     },
     /// Find out who else has announced itself for this ballot, lately and verified.
     LookUp {
-        /// Whether to count only those who also answer a sealed Ping.
+        /// Whether to count only those who also answer whoever asks them for a tunnel.
         answering: bool,
     },
     /// This node is elected from now on, or no longer.

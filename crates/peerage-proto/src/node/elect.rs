@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_wire::beacon::{Ballot, Beacon, BeaconError, Kind, NONCE_SIZE};
 use peerage_wire::codec::Transport;
-use peerage_wire::id::{LocationId, NodeId};
-use peerage_wire::message::Request;
+use peerage_wire::id::{LocationId, NodeId, SessionId};
+use peerage_wire::message::{Request, TunnelRequest};
 use peerage_wire::record::{EndDevice, NodeInfoPrivate, NodeInfoPublic, Table, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now, UnixTime};
 
@@ -430,6 +430,7 @@ impl Node {
 
     fn ask_whether_they_answer(&mut self, task: TaskId, announced: &[(Member, NodeInfoPrivate)], now: Now) {
         let mut asked = BTreeMap::new();
+        let Some(request) = self.as_a_user_would(task) else { return self.surveyed(task, None, now) };
         for (member, private) in announced {
             let udp = private.candidates.iter().filter(|candidate| candidate.transport == Transport::Udp);
             let udp = udp.map(|candidate| candidate.address);
@@ -440,7 +441,7 @@ impl Node {
             let far = usable.iter().find(|address| !is_near(address));
             for address in usable.iter().find(is_near).into_iter().chain(far).copied().collect::<Vec<_>>() {
                 let server = Server { node: member.id, address };
-                asked.insert(self.ask(server, &Request::Ping, Purpose::Survey(task), now), member.id);
+                asked.insert(self.ask(server, &request, Purpose::Survey(task), now), member.id);
             }
         }
         if asked.is_empty() {
@@ -449,6 +450,20 @@ impl Node {
         if let Some(survey) = self.electing.surveys.get_mut(&task) {
             survey.stage = Stage::Asking(asked, BTreeSet::new());
         }
+    }
+
+    /// Asks for a tunnel to a device that the elected have to serve, so that whoever refuses users refuses this node as well.
+    fn as_a_user_would(&mut self, task: TaskId) -> Option<Request> {
+        let ballot = self.electing.surveys.get(&task)?.ballot;
+        let location = self.electing.contests.get(&ballot)?.location;
+        let is_served = |device: &&EndDevice| {
+            device.site.contains(&location) && Ballot::new(&location, &device.servers) == ballot
+        };
+        let device = self.devices.values().map(|(_, device)| device).find(is_served)?;
+        let (device, service) = (device.device, device.services.first()?.name.clone());
+        let id = SessionId(self.command_id().0);
+        let (candidates, relay, hello) = (Vec::new(), None, None);
+        Some(Request::TunnelRequest(TunnelRequest { id, device, service, candidates, relay, hello }))
     }
 
     /// One that was asked whether it answers did, or did not.

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
 use peerage_wire::crypto::{CryptoError, Real};
@@ -41,9 +42,13 @@ use crate::data::{DataDir, DataError, NodeKeys};
 use crate::membership::{Admitted, Membership, Pending};
 use crate::store::{NotWritten, Store, StoreError};
 
-/// How long one address may take for both requests. A slow proxy takes seconds; longer makes people wait for a dead
+/// How long one address may take for each of both requests. A slow proxy takes seconds; longer makes people wait for a dead
 /// address before the next one is tried.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the next address waits for the one before it: a firewall may swallow what goes to one port and leave others alone. Shorter
+/// burdens an operator with connections that nobody needs.
+const STAGGER: Duration = Duration::from_millis(500);
 
 /// What joining needs.
 #[derive(Clone, Debug)]
@@ -285,35 +290,63 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// Asks one address after the other until an operator has decided.
+    /// Asks until an operator has decided; reaches for one address after the other, each a little after the one before.
     async fn ask(&self, addresses: &[SocketAddr]) -> Result<Option<Admitted>, EnrolFailure> {
         if addresses.is_empty() {
             return Err(EnrolFailure::NoAddress);
         }
         let mut attempts = Attempts(Vec::new());
-        for address in addresses {
-            let attempt = tokio::time::timeout(ADDRESS_TIMEOUT, self.ask_at(*address)).await;
-            match attempt.unwrap_or(Err(AttemptError::Timeout)) {
+        let mut waiting = addresses.iter().copied();
+        let mut reaching = FuturesUnordered::new();
+        loop {
+            match waiting.next() {
+                Some(address) => reaching.push(self.reach(address)),
+                None if reaching.is_empty() => return Err(EnrolFailure::Unreachable(attempts)),
+                None => {}
+            }
+            let (address, reached) = tokio::select! {
+                Some(reached) = reaching.next() => reached,
+                () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => continue,
+            };
+            let attempt = match reached {
+                Ok((carrier, operator)) => within_limit(self.ask_operator(carrier, operator)).await,
+                Err(error) => Err(error),
+            };
+            match attempt {
                 Ok(Decision::Admitted(admitted)) => return Ok(Some(*admitted)),
                 Ok(Decision::Pending) => return Ok(None),
                 Ok(Decision::Refused(Refusal::Unavailable)) => {
-                    attempts.0.push((*address, AttemptError::Unavailable(Refusal::Unavailable)));
+                    attempts.0.push((address, AttemptError::Unavailable(Refusal::Unavailable)));
                 }
                 Ok(Decision::Refused(refusal)) => return Err(refusal.into()),
                 Err(error) => {
                     tracing::debug!(%address, %error, "an operator could not be asked");
-                    attempts.0.push((*address, error));
+                    attempts.0.push((address, error));
                 }
             }
         }
-        Err(EnrolFailure::Unreachable(attempts))
     }
 
-    async fn ask_at(&self, address: SocketAddr) -> Result<Decision, AttemptError> {
-        let mut carrier = carrier::Carrier::connect(self.connector, address).await?;
-        let hello = Hello::decode(&carrier.get(HELLO_PATH).await?).map_err(HelloError::from)?;
-        // A joining computer does not know what time it is; the operator's answer says.
-        let operator = hello.verify(&self.network, None, &Real)?;
+    /// Connects to an address, and finds out whether an operator of the network is there.
+    async fn reach(
+        &self,
+        address: SocketAddr,
+    ) -> (SocketAddr, Result<(carrier::Carrier, TrustedOperator), AttemptError>) {
+        let reached = async {
+            let mut carrier = carrier::Carrier::connect(self.connector, address).await?;
+            let hello = Hello::decode(&carrier.get(HELLO_PATH).await?).map_err(HelloError::from)?;
+            // A joining computer does not know what time it is; the operator's answer says.
+            let operator = hello.verify(&self.network, None, &Real)?;
+            Ok((carrier, operator))
+        };
+        (address, within_limit(reached).await)
+    }
+
+    async fn ask_operator(
+        &self,
+        mut carrier: carrier::Carrier,
+        operator: TrustedOperator,
+    ) -> Result<Decision, AttemptError> {
         let request = EnrolRequest {
             credential: self.credential,
             identity: self.keys.identity.public(),
@@ -337,6 +370,10 @@ impl Asking<'_> {
             EnrolAnswer::Refused(refusal) => Decision::Refused(refusal),
         })
     }
+}
+
+async fn within_limit<T>(work: impl Future<Output = Result<T, AttemptError>>) -> Result<T, AttemptError> {
+    tokio::time::timeout(ADDRESS_TIMEOUT, work).await.unwrap_or(Err(AttemptError::Timeout))
 }
 
 /// What an operator has decided.

@@ -106,6 +106,26 @@ async fn joining_goes_through_a_proxy() {
 }
 
 #[tokio::test]
+async fn an_address_that_swallows_connections_does_not_hold_up_the_next() {
+    let operator = Operator::start(Answer::Admit).await;
+    let (_temp, mut config) = config(&operator);
+    // It takes the connection and says nothing, as long as the test lasts.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = vec![silent.local_addr().unwrap(), operator.address];
+    config.token = JoinToken { addresses, ..operator.token() }.to_string();
+    let joined = join(config);
+    let held = async {
+        let held = silent.accept().await.unwrap();
+        std::future::pending::<()>().await;
+        drop(held);
+    };
+    tokio::select! {
+        joined = joined => assert!(!joined.unwrap().pending),
+        () = held => {}
+    }
+}
+
+#[tokio::test]
 async fn a_captive_portal_is_named_when_it_answers_in_the_operators_place() {
     let operator = Operator::start(Answer::Portal).await;
     let (_temp, config) = config(&operator);

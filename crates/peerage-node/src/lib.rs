@@ -4,6 +4,7 @@ mod backend;
 pub mod clock;
 pub mod connect;
 pub mod data;
+pub mod doctor;
 mod door;
 pub mod driver;
 pub mod enrol;

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use peerage_proto::lan::{Gateway, Interface, InterfaceKind};
-use peerage_proto::mapping::{MAX_ROUTERS, Mapping, Ports, RouterMapping};
+use peerage_proto::mapping::{MAX_ROUTERS, Mapping, MappingProtocol, Ports, RouterMapping};
 use peerage_proto::node::Input;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +33,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(120);
 
 /// The shortest time between two leases, whatever a router says.
 const MIN_LEASE: Duration = Duration::from_secs(60);
+
+/// The port that is asked for when nobody needs one: that of the discard service (RFC 863), on which nothing listens.
+const TRIED_PORT: u16 = 9;
 
 /// How long giving back may take.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -247,6 +250,30 @@ async fn keep(
         }
         last = Some(lease);
     }
+}
+
+/// What came of asking a router once.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    /// Which one.
+    pub(crate) router: IpAddr,
+    /// By which protocol it opens ports, or why it does not.
+    pub(crate) granted: Result<MappingProtocol, String>,
+}
+
+/// Asks the routers for a port, and gives it back at once.
+pub(crate) async fn try_routers(interfaces: &[Interface]) -> Vec<Tried> {
+    let tries = accesses(interfaces).into_iter().map(|access| async move {
+        let granted = match find(Errand { access, ports: Ports::Udp }, TRIED_PORT, None).await {
+            Ok((router, lease)) => {
+                router.forget(&lease).await;
+                Ok(lease.protocol)
+            }
+            Err(why) => Err(why.to_string()),
+        };
+        Tried { router: access.router.ip(), granted }
+    });
+    futures_util::future::join_all(tries).await
 }
 
 /// Finds out by which protocol the router can be asked, and asks it.

@@ -420,7 +420,8 @@ fn elections(config: &UpConfig) -> Elections {
     if config.one_machine { Elections { multicast: false, spread: Duration::ZERO, ..usual } } else { usual }
 }
 
-fn operators(contents: &Contents) -> Vec<SocketAddr> {
+/// Returns where the operators are that are known.
+pub(crate) fn operators(contents: &Contents) -> Vec<SocketAddr> {
     let bodies = contents.of(Table::OperatorNode).filter_map(|record| OperatorBody::read(record).ok());
     bodies.filter(|body| body.state == OperatorState::Active).flat_map(|body| body.addresses).collect()
 }

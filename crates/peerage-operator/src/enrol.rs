@@ -18,9 +18,9 @@ use axum::{Extension, Router};
 use peerage_node::clock::Clock;
 use peerage_proto::limiter::{Limiter, Rate};
 use peerage_wire::enrol::{
-    Admission, ENROL_PATH, EnrolAnswer, EnrolRequest, HELLO_PATH, MAX_ENROL_BODY, Refusal,
+    Admission, CERTIFICATE_FIELD, ENROL_PATH, EnrolAnswer, EnrolRequest, HELLO_PATH, MAX_ENROL_BODY, Refusal,
 };
-use peerage_wire::id::{NetworkId, NodeId};
+use peerage_wire::id::{NetworkId, NodeId, to_hex};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::AgreementKey;
 use peerage_wire::leg::begins_leg;
@@ -73,6 +73,8 @@ pub(crate) struct Enroller {
     pub(crate) ledger: LedgerHandle,
     pub(crate) published: watch::Receiver<Published>,
     pub(crate) clock: Clock,
+    /// SHA-256 of the certificate that it shows.
+    pub(crate) certificate: [u8; 32],
 }
 
 #[derive(Debug)]
@@ -150,7 +152,9 @@ async fn hello(State(shared): State<Arc<Shared>>, Extension(Remote(remote)): Ext
         return too_often();
     }
     let operator = shared.enroller.published.borrow().operator.clone();
-    binary(crate::init::hello(shared.enroller.root, operator))
+    // Rule 5.7: so that a node can say when somebody in between shows another.
+    let certificate = [(HeaderName::from_static(CERTIFICATE_FIELD), to_hex(&shared.enroller.certificate))];
+    (certificate, binary(crate::init::hello(shared.enroller.root, operator))).into_response()
 }
 
 async fn enrol(

@@ -119,7 +119,7 @@ struct Prepared {
     ledger: Ledger,
     settings: Settings,
     record: Record,
-    tls: Arc<ServerConfig>,
+    tls: (Arc<ServerConfig>, [u8; 32]),
     start: Change,
     relay: RelayConfig,
     spies: SpyConfig,
@@ -276,6 +276,7 @@ fn assemble(
 ) -> Result<(Parts, DataDir, TlsAcceptor), RunError> {
     let Prepared { data, keys, signer, ledger, settings, record, tls, start, relay: relays, spies } =
         prepared;
+    let (tls, certificate) = tls;
     let clock = Clock::new();
     let now = clock.now();
     let checker = Checker::new(Tls::new(&keys.identity).map_err(RunError::Tls)?);
@@ -330,6 +331,7 @@ fn assemble(
         ledger: ledger.clone(),
         published: strangers,
         clock,
+        certificate,
     };
     let admin = Admin {
         ledger: ledger.clone(),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use peerage_wire::id::sha256;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
@@ -57,21 +58,22 @@ pub(crate) fn make(data: &DataDir, addresses: &[SocketAddr]) -> Result<(), Certi
     Ok(())
 }
 
-/// Reads the given certificate, or the one that was made.
+/// Reads the given certificate, or the one that was made; returns its SHA-256 as well.
 pub(crate) fn server_config(
     data: &DataDir,
     files: Option<&CertificateFiles>,
-) -> Result<Arc<ServerConfig>, CertificateError> {
+) -> Result<(Arc<ServerConfig>, [u8; 32]), CertificateError> {
     let (chain, key) = match files {
         Some(files) => from_pem(files)?,
         None => made(data)?,
     };
+    let fingerprint = chain.first().map_or([0; 32], |leaf| sha256(&[leaf]));
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), fingerprint))
 }
 
 type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

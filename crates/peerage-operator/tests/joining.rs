@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Computer, acme, admitted, data, hello, https, rng, start, token};
+use common::{Computer, acme, admitted, certificates, data, hello, https, rng, start, token};
 use hyper::StatusCode;
 use peerage_client::admin::{AddToken, NodeState, RevokeNode, RevokeToken, TokenState};
 use peerage_operator::RunConfig;
@@ -41,6 +41,15 @@ async fn whoever_joins_gets_what_a_member_needs() {
     assert!(admission.statement.is_valid_at(admission.time));
     let shown = running.admin.nodes("acme").await.unwrap();
     assert_eq!((shown[0].id.clone(), shown[0].state), (id.to_string(), NodeState::Valid));
+    running.end().await.unwrap();
+}
+
+/// Rule 5.7: so that a node can tell when somebody in between shows another.
+#[tokio::test]
+async fn the_operator_says_which_certificate_it_shows() {
+    let (_dir, running) = acme().await;
+    let (shown, said) = certificates(running.ready.advertised[0]).await;
+    assert_eq!(said, peerage_wire::id::to_hex(&shown));
     running.end().await.unwrap();
 }
 

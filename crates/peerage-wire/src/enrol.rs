@@ -18,6 +18,8 @@ use rand_core::CryptoRng;
 
 /// The path at which an operator answers with its [`Hello`].
 pub const HELLO_PATH: &str = "/v1/operator";
+/// The field of its answer's head that says which certificate the server shows (Rule 5.7).
+pub const CERTIFICATE_FIELD: &str = "peerage-certificate";
 /// The path to which a sealed [`EnrolRequest`] is posted.
 pub const ENROL_PATH: &str = "/v1/enrol";
 /// Longest body of either side, in bytes: an answer has at most some 20 records.

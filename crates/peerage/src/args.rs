@@ -114,6 +114,10 @@ pub(crate) enum Command {
     Down,
     /// Show how the node is
     Status,
+    /// Find out what this network lets through, and what its administrator would have to allow
+    ///
+    /// It needs no running node. Each server gets some twenty packets; where packets vanish it takes up to ten seconds.
+    Doctor(Doctor),
     /// List the devices of the domain
     Devices(Devices),
     /// Open a local port that leads to a device, until Ctrl-C
@@ -460,6 +464,13 @@ pub(crate) struct Up {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// Operator to reach, rather than those of the network that this computer has joined; may be repeated
+    #[arg(long = "operator", value_name = "IP:PORT")]
+    pub(crate) operators: Vec<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Devices {
     /// Ask the network now, rather than show what is known
     #[arg(long)]
@@ -555,6 +566,7 @@ impl Command {
             | Self::Up(_)
             | Self::Down
             | Self::Status
+            | Self::Doctor(_)
             | Self::Devices(_)
             | Self::Connect(_)
             | Self::Completions(_)

@@ -19,7 +19,8 @@ use peerage_node::tls::AnyCertificate;
 use peerage_operator::{InitConfig, InitReport, Ready, RunConfig, RunError, init, run};
 use peerage_wire::crypto::Real;
 use peerage_wire::enrol::{
-    Admission, Credential, ENROL_PATH, EnrolAnswer, EnrolRequest, HELLO_PATH, Hello, TrustedOperator,
+    Admission, CERTIFICATE_FIELD, Credential, ENROL_PATH, EnrolAnswer, EnrolRequest, HELLO_PATH, Hello,
+    TrustedOperator,
 };
 use peerage_wire::keys::{AgreementKey, IdentityKey};
 use peerage_wire::time::UnixTime;
@@ -175,6 +176,18 @@ pub(crate) async fn hello(remote: SocketAddr) -> Hello {
     let (status, body) = https(remote, "GET", HELLO_PATH, Vec::new()).await;
     assert_eq!(status, StatusCode::OK);
     Hello::decode(&body).unwrap()
+}
+
+/// Returns SHA-256 of the certificate that the operator shows, and what it says that it is.
+pub(crate) async fn certificates(remote: SocketAddr) -> ([u8; 32], String) {
+    let tcp = TcpStream::connect(remote).await.unwrap();
+    let name = ServerName::IpAddress(remote.ip().into());
+    let (config, seen) = AnyCertificate::client().unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    let request = Request::builder().uri(HELLO_PATH).header("host", "operator");
+    let response = exchange(stream, request.body(Full::default()).unwrap()).await;
+    let said = response.headers()[CERTIFICATE_FIELD].to_str().unwrap().to_owned();
+    (seen.proven().unwrap(), said)
 }
 
 /// One exchange over TLS, with whatever certificate.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod connect;
+mod doctor;
 mod life;
 pub(crate) mod manual;
 mod operator;
@@ -25,6 +26,7 @@ pub(crate) async fn run(command: Command, context: Context) -> Result {
         Command::Up(args) => life::up(args, context).await,
         Command::Down => life::down(&context).await,
         Command::Status => show::status(&context).await,
+        Command::Doctor(args) => doctor::run(args, &context).await,
         Command::Devices(args) => show::devices(&args, &context).await,
         Command::Connect(args) => connect::run(args, &context).await,
         // Run without a runtime.

@@ -1,0 +1,236 @@
+//! The probes: what is sent, and how long an answer may take.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerage_proto::proxy::Proxy;
+use peerage_wire::enrol::{CERTIFICATE_FIELD, HELLO_PATH, Hello};
+use peerage_wire::id::{ContextId, Nonce, sha256};
+use peerage_wire::packet::{Class, Packet, ShortHeader, tag_of};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{self, Instant};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::issuer;
+use super::reply::Reply;
+use crate::connect::{self, ProxyFault};
+use crate::tls::AnyCertificate;
+
+/// How long each datagram waits for an answer: one second is the longest round trip of networks on Earth, and the first may be lost.
+pub(super) const UDP_TRIES: [Duration; 3] =
+    [Duration::from_millis(400), Duration::from_millis(800), Duration::from_millis(1_200)];
+
+/// How long a connection or an answer may take: two lost packets in a row.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Bytes of the datagram: more than a hint has, which is never longer than its cause.
+const DATAGRAM_BYTES: usize = 200;
+
+/// Most bytes of an answer that are read: an operator's first words have a few hundred.
+const MAX_ANSWER: u64 = 64 * 1_024;
+
+/// What came of a connection.
+pub(super) enum Tcp {
+    Open(TcpStream, Duration),
+    Refused(Duration),
+    Silent,
+    Failed(io::Error),
+}
+
+/// Why HTTP or TLS did not work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HttpsFault {
+    #[error("connected, but nothing came back")]
+    Silent,
+    #[error("connected, then cut off: {0}")]
+    Io(#[from] io::Error),
+    #[error("TLS cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("what answers does not speak HTTP")]
+    NotHttp,
+}
+
+/// What was heard over HTTPS.
+pub(super) struct Heard {
+    /// SHA-256 of the certificate that was shown.
+    pub(super) certificate: [u8; 32],
+    /// Who issued it, as it says.
+    pub(super) issuer: Option<String>,
+    /// Which one the server says that it shows.
+    pub(super) claimed: Option<[u8; 32]>,
+    pub(super) status: u16,
+    pub(super) is_operator: bool,
+    pub(super) is_portal: bool,
+    /// What must be added to this computer's clock.
+    pub(super) clock_offset_ms: Option<i64>,
+}
+
+/// Sends a datagram that belongs to no context, to which whoever speaks the protocol answers with a hint (Rule 3.9).
+pub(super) async fn udp(server: SocketAddr) -> io::Result<Duration> {
+    let own: SocketAddr =
+        if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(own).await?;
+    socket.connect(server).await?;
+    for patience in UDP_TRIES {
+        let datagram = stray()?;
+        let sent_at = Instant::now();
+        socket.send(&datagram).await?;
+        if time::timeout(patience, hinted(&socket, &datagram))
+            .await
+            .map_or(Ok(false), |done| done.map(|()| true))?
+        {
+            return Ok(sent_at.elapsed());
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+fn stray() -> io::Result<Vec<u8>> {
+    let mut datagram = {
+        let (mut context, mut nonce) = (ContextId([0; ContextId::SIZE]), Nonce([0; Nonce::SIZE]));
+        fill(&mut context.0)?;
+        fill(&mut nonce.0)?;
+        ShortHeader { class: Class::Read, context, nonce }.to_bytes()
+    };
+    let mut rest = vec![0; DATAGRAM_BYTES.saturating_sub(datagram.len())];
+    fill(&mut rest)?;
+    datagram.extend_from_slice(&rest);
+    Ok(datagram)
+}
+
+fn fill(bytes: &mut [u8]) -> io::Result<()> {
+    getrandom::fill(bytes).map_err(io::Error::other)
+}
+
+async fn hinted(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+    let mut answer = [0; DATAGRAM_BYTES];
+    loop {
+        let count = socket.recv(&mut answer).await?;
+        let answer = answer.get(..count).unwrap_or_default();
+        if matches!(Packet::parse(answer), Ok(Packet::Hint(hint)) if Some(hint.echo) == tag_of(datagram)) {
+            return Ok(());
+        }
+    }
+}
+
+/// Connects.
+pub(super) async fn tcp(address: SocketAddr) -> Tcp {
+    let began_at = Instant::now();
+    match time::timeout(TIMEOUT, connect::dial(address)).await {
+        Ok(Ok(stream)) => Tcp::Open(stream, began_at.elapsed()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Tcp::Refused(began_at.elapsed())
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Tcp::Silent,
+        Ok(Err(error)) => Tcp::Failed(error),
+        Err(_elapsed) => Tcp::Silent,
+    }
+}
+
+/// Asks a proxy to connect to a server.
+pub(super) async fn proxy(proxy: &Proxy, server: SocketAddr) -> Result<(TcpStream, Duration), ProxyFault> {
+    let began_at = Instant::now();
+    let timed_out = |_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into());
+    let stream = time::timeout(TIMEOUT, connect::through(proxy, server)).await.unwrap_or_else(timed_out)?;
+    Ok((stream, began_at.elapsed()))
+}
+
+/// Makes TLS with whoever answers, and asks for an operator's first words.
+pub(super) async fn https(stream: TcpStream, server: SocketAddr) -> Result<(Heard, Duration), HttpsFault> {
+    let began_at = Instant::now();
+    let exchange = async {
+        let mut stream = tls(stream, server).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let shown = shown.map(|leaf| leaf.to_vec()).unwrap_or_default();
+        let reply = ask(&mut stream, &get(HELLO_PATH, server, "Connection: close\r\n")).await?;
+        let claimed = reply.field(CERTIFICATE_FIELD).and_then(unhex);
+        Ok(Heard {
+            certificate: sha256(&[&shown]),
+            issuer: issuer::of(&shown),
+            claimed,
+            status: reply.status,
+            is_operator: reply.status == 200 && Hello::decode(&reply.body).is_ok(),
+            is_portal: reply.is_portal(),
+            clock_offset_ms: reply.clock_offset_ms(),
+        })
+    };
+    let heard = within(exchange).await?;
+    Ok((heard, began_at.elapsed()))
+}
+
+/// Asks in the clear.
+pub(super) async fn http(
+    mut stream: TcpStream,
+    address: SocketAddr,
+) -> Result<(Reply, Duration), HttpsFault> {
+    let began_at = Instant::now();
+    let reply = within(ask(&mut stream, &get("/", address, "Connection: close\r\n"))).await?;
+    Ok((reply, began_at.elapsed()))
+}
+
+/// Asks to switch to WebSocket within TLS (RFC 6455, section 4.1); returns the status that came back.
+pub(super) async fn websocket(
+    stream: TcpStream,
+    server: SocketAddr,
+    path: &str,
+) -> Result<(u16, Duration), HttpsFault> {
+    // The key need not be secret or fresh for a probe; this is the RFC's own.
+    const FIELDS: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let began_at = Instant::now();
+    let exchange = async {
+        let mut stream = tls(stream, server).await?;
+        ask(&mut stream, &get(path, server, FIELDS)).await
+    };
+    let reply = within(exchange).await?;
+    Ok((reply.status, began_at.elapsed()))
+}
+
+async fn tls(stream: TcpStream, server: SocketAddr) -> Result<TlsStream<TcpStream>, HttpsFault> {
+    let (mut config, _seen) = AnyCertificate::client()?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::IpAddress(server.ip().into());
+    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+}
+
+fn get(path: &str, server: SocketAddr, fields: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: peerage-doctor\r\n{fields}\r\n")
+}
+
+/// Sends a request and reads the answer, to its end unless the connection goes on as something else.
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Result<Reply, HttpsFault> {
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    let mut limited = stream.take(MAX_ANSWER);
+    let mut bytes = Vec::new();
+    loop {
+        let count = limited.read_buf(&mut bytes).await;
+        let reply = Reply::parse(&bytes);
+        // Not everybody ends a connection in order.
+        let is_over = !matches!(count, Ok(1..));
+        match (reply, count) {
+            (Some(reply), _) if is_over || reply.is_complete() => return Ok(reply),
+            (None, Err(error)) => return Err(error.into()),
+            (None, Ok(0)) if bytes.is_empty() => return Err(HttpsFault::Silent),
+            (None, Ok(0)) => return Err(HttpsFault::NotHttp),
+            (_, _) => {}
+        }
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, HttpsFault>>) -> Result<T, HttpsFault> {
+    time::timeout(TIMEOUT, work).await.unwrap_or(Err(HttpsFault::Silent))
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let bytes = text.as_bytes().chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair).ok()?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
+}

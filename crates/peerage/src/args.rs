@@ -122,6 +122,8 @@ pub(crate) enum Command {
     Devices(Devices),
     /// Open a local port that leads to a device, until Ctrl-C
     Connect(Connect),
+    /// Measure on this computer how fast Peerage is, beside a reference
+    Bench(Bench),
     /// Write a completion script for a shell
     Completions(Completions),
     /// Write the manual
@@ -139,6 +141,13 @@ pub(crate) struct Demo {
     /// What a program of the demonstration itself does
     #[command(subcommand)]
     pub(crate) part: Option<crate::demo::Part>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    /// What is measured
+    #[command(subcommand)]
+    pub(crate) what: crate::bench::What,
 }
 
 #[derive(Debug, Subcommand)]
@@ -561,6 +570,7 @@ impl Command {
             | Self::Segment(_) => true,
             Self::Super(command) => command.is_operators(),
             Self::Demo(_)
+            | Self::Bench(_)
             | Self::Join(_)
             | Self::Leave
             | Self::Up(_)

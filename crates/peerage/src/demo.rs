@@ -4,7 +4,7 @@
 //! operator, nodes, tunnels. Where the kernel allows it they run in simulated networks ([`town`]); else on loopback.
 //! Only the device, and what moves test data, are parts of the demonstration itself ([`device`], [`transfer`]).
 
-mod computer;
+pub(crate) mod computer;
 mod device;
 mod screen;
 mod story;

@@ -1,6 +1,7 @@
 //! The `peerage` program: the node, the operator and the commands for both.
 
 mod args;
+mod bench;
 mod commands;
 mod config;
 mod demo;
@@ -54,6 +55,10 @@ fn run(cli: Cli, output: Output) -> Result {
     if let Command::Demo(args) = &cli.command {
         logging::init(&cli, &Config::default())?;
         return demo::run(args, output);
+    }
+    if let Command::Bench(args) = &cli.command {
+        logging::init(&cli, &Config::default())?;
+        return bench::run(args, output);
     }
     let owner = if cli.command.is_operators() { Owner::Operator } else { Owner::Node };
     let data = paths::data_dir(cli.globals.data.clone(), owner)?;

@@ -30,6 +30,6 @@ pub(crate) async fn run(command: Command, context: Context) -> Result {
         Command::Devices(args) => show::devices(&args, &context).await,
         Command::Connect(args) => connect::run(args, &context).await,
         // Run without a runtime.
-        Command::Demo(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Demo(_) | Command::Bench(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

@@ -29,7 +29,7 @@ const SHOWN_LOG_LINES: usize = 12;
 
 /// A computer, with a data directory for a node or an operator.
 #[derive(Debug)]
-pub(super) struct Computer {
+pub(crate) struct Computer {
     name: &'static str,
     program: PathBuf,
     kind: Kind,
@@ -45,7 +45,7 @@ enum Kind {
 
 impl Computer {
     /// Makes a simulated computer one of the demonstration. `inside` and `outside` name one directory that exists.
-    pub(super) fn simulated(
+    pub(crate) fn simulated(
         name: &'static str,
         program: &Path,
         host: Host,
@@ -59,16 +59,16 @@ impl Computer {
     }
 
     /// Takes this computer for one of the demonstration, with a directory that exists.
-    pub(super) fn this(name: &'static str, program: &Path, directory: PathBuf) -> Self {
+    pub(crate) fn this(name: &'static str, program: &Path, directory: PathBuf) -> Self {
         Self { name, program: program.to_owned(), kind: Kind::This { directory } }
     }
 
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
     /// Returns where the data of the program is, as seen from this process.
-    pub(super) fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         match &self.kind {
             Kind::Simulated { outside, .. } => outside.join("data"),
             Kind::This { directory } => directory.join("data"),
@@ -79,7 +79,7 @@ impl Computer {
     ///
     /// # Errors
     /// When it fails or takes longer than `limit`; the message has its last words.
-    pub(super) fn call(&self, arguments: &[&str], limit: Duration) -> Result<Value> {
+    pub(crate) fn call(&self, arguments: &[&str], limit: Duration) -> Result<Value> {
         let what = self.describe(arguments);
         let (status, stdout, stderr) = match &self.kind {
             Kind::Simulated { host, inside, .. } => {
@@ -99,7 +99,7 @@ impl Computer {
     ///
     /// # Errors
     /// When it ends before, or takes too long; the message has its last words.
-    pub(super) fn start(&self, arguments: &[&str]) -> Result<Daemon> {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Result<Daemon> {
         let what = self.describe(arguments);
         let mut process = match &self.kind {
             Kind::Simulated { host, inside, .. } => {
@@ -152,7 +152,7 @@ fn settings() -> impl Iterator<Item = std::ffi::OsString> {
 
 /// A program that runs until this is dropped.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     what: String,
     first: Value,
     process: Running,
@@ -163,16 +163,33 @@ impl Daemon {
     ///
     /// # Errors
     /// When there is none of this name.
-    pub(super) fn text(&self, field: &str) -> Result<&str> {
+    pub(crate) fn text(&self, field: &str) -> Result<&str> {
         let text = self.first.get(field).and_then(Value::as_str);
         text.with_context(|| format!("{} wrote no {field} but {}", self.what, self.first))
+    }
+
+    /// Returns a value of the object that it wrote first.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub(crate) fn field(&self, field: &str) -> Result<Value> {
+        let value = self.first.get(field).cloned();
+        value.with_context(|| format!("{} wrote no {field} but {}", self.what, self.first))
+    }
+
+    /// Returns the number of its process on this computer; none of a program in namespaces.
+    pub(crate) fn process(&self) -> Option<u32> {
+        match &self.process {
+            Running::Inside(_) => None,
+            Running::Here(child) => Some(child.child.id()),
+        }
     }
 
     /// Makes sure that it still runs.
     ///
     /// # Errors
     /// When it has ended; the message has its last words.
-    pub(super) fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         let ended = match &mut self.process {
             Running::Inside(process) => !process.is_running(),
             Running::Here(child) => child.child.try_wait()?.is_some(),
@@ -264,7 +281,7 @@ impl Drop for HereChild {
 }
 
 /// Becomes the program with these arguments, as a process that ends with the one that started it.
-pub(super) fn become_child(arguments: &[String]) -> Result<()> {
+pub(crate) fn become_child(arguments: &[String]) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     Err(Command::new(std::env::current_exe()?).args(arguments).exec().into())
 }

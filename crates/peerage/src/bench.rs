@@ -1,0 +1,174 @@
+//! `peerage bench`: how fast it is on this machine, always beside a reference of the same run.
+//!
+//! All that is measured is this very program as separate processes on loopback addresses, started with the commands that a user would
+//! give; only the load, and what it is compared with, are parts of the bench itself. Reference and subject take turns, so that what
+//! else the machine does disturbs both alike, and what counts is the median of their ratios.
+
+mod machine;
+mod many;
+mod messages;
+mod network;
+mod operator;
+mod paths;
+mod report;
+mod table;
+mod tcp;
+mod thesis;
+mod tunnel;
+mod udp;
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::{args::Bench, failure::Result, output::Output};
+
+/// Members that look up at the same time: enough that none waits for its own answer.
+const LOOKUP_PEERS: usize = 64;
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum What {
+    /// Sealed Pings that the operator answers, against a plain echo
+    Messages {
+        #[command(flatten)]
+        how: How,
+        /// How many members ask, each from a port of its own
+        #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        peers: u32,
+    },
+    /// Look-ups in the operator's table, against Pings
+    Lookups(How),
+    /// Bytes through a direct tunnel, against two plain hops that copy
+    Tunnel(How),
+    /// Bytes through a relay, against the direct tunnel
+    Relay(Apart),
+    /// Bytes over QUIC on a UDP path, against plain hops over TCP
+    Punched(Apart),
+    /// Time to the first byte through a tunnel on a standing link, against the same hops
+    Open(How),
+    /// Many open tunnels: how fast they open, what memory each takes, and whether all still work
+    Tunnels {
+        #[command(flatten)]
+        how: How,
+        /// How many are to be open at once; each takes a descriptor here, and a node takes some thousand of one user
+        #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: u32,
+    },
+    /// Records on disk and in memory, against plain writes
+    Table {
+        #[command(flatten)]
+        how: How,
+        /// How many records there are
+        #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
+        records: u32,
+    },
+    /// Computers that join, against plain writes
+    Operator(How),
+    /// What the thesis measured in 2013, with its figures beside
+    Thesis(How),
+    /// What other processes of a bench do
+    #[command(hide = true, subcommand)]
+    Part(Part),
+}
+
+/// How long and how often.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// How often reference and subject take turns; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    runs: u32,
+    /// How long each turn takes, about, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+}
+
+/// The same, where two nodes are kept apart.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Apart {
+    #[command(flatten)]
+    how: How,
+    /// This is the process in the network namespace
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+impl How {
+    const fn runs(&self) -> u32 {
+        self.runs
+    }
+
+    const fn length(&self) -> Duration {
+        Duration::from_millis(self.milliseconds())
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be between 0 and 3,600 when it was read"
+    )]
+    const fn milliseconds(&self) -> u64 {
+        (self.seconds * 1e3) as u64
+    }
+
+    /// Returns whether only the bench itself is tried.
+    const fn is_instant(&self) -> bool {
+        self.milliseconds() < 100
+    }
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    if (0.0..=3_600.0).contains(&seconds) { Ok(seconds) } else { Err("it must be 0 to 3600".to_owned()) }
+}
+
+/// What other processes of a bench do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Part {
+    /// Be a device that takes, gives and echoes bytes
+    Device,
+    /// Answer datagrams with themselves
+    Echo,
+    /// Pass connections on, plainly
+    Hop { target: SocketAddr },
+}
+
+/// Says where a part listens.
+#[derive(Serialize)]
+struct Ready {
+    listen: SocketAddr,
+}
+
+/// Runs a bench; called before any runtime exists.
+pub(crate) fn run(args: &Bench, output: Output) -> Result {
+    let report = match &args.what {
+        What::Messages { how, peers } => messages::messages(how, *peers as usize)?,
+        What::Lookups(how) => messages::lookups(how, LOOKUP_PEERS)?,
+        What::Tunnel(how) => tunnel::tunnel(how)?,
+        What::Relay(args) | What::Punched(args) if !args.inside => {
+            let status = paths::go_inside()?;
+            // The process inside has said what there is to say.
+            return if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) };
+        }
+        What::Relay(Apart { how, .. }) => paths::relay(how)?,
+        What::Punched(Apart { how, .. }) => paths::punched(how)?,
+        What::Open(how) => tunnel::open(how)?,
+        What::Tunnels { how, count } => many::tunnels(how, *count)?,
+        What::Table { how, records } => table::table(how, *records)?,
+        What::Operator(how) => operator::operator(how)?,
+        What::Thesis(how) => thesis::thesis(how)?,
+        What::Part(part) => return Ok(serve(part, output)?),
+    };
+    output.result(&report, report::Report::to_text)
+}
+
+fn serve(part: &Part, output: Output) -> anyhow::Result<()> {
+    let ready = |listen| output.json(&Ready { listen }).map_err(|_| anyhow::anyhow!("nobody listens"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match part {
+        Part::Echo => udp::echo(ready),
+        Part::Device => runtime.block_on(tcp::device(ready)),
+        Part::Hop { target } => runtime.block_on(tcp::hop(*target, ready)),
+    }
+}

@@ -1,0 +1,88 @@
+//! What an operator can take: computers that join, and members that ask for their domain's Head.
+
+use std::{
+    fs::File,
+    io::Write as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use peerage_node::{connect::Connector, data::NodeKeys, enrol::enrol_with_token, membership::Pending};
+use peerage_wire::token::JoinToken;
+
+use super::{
+    How,
+    network::Network,
+    report::{Case, Report, Run},
+};
+
+/// Computers that join in a run, and in all: one address may ask an operator 240 times in a row, twice for each that joins.
+const JOINS_OF_A_RUN: u32 = 20;
+const MAX_JOINS: u32 = 100;
+
+/// Those that join at the same time.
+const AT_ONCE: usize = 4;
+
+/// Measures enrolments, each of which the operator has on disk before it answers.
+pub(super) fn operator(how: &How) -> Result<Report> {
+    let network = Network::start()?;
+    let token = network.token(MAX_JOINS)?;
+    let directory = tempfile::Builder::new().prefix("peerage-bench-").tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (mut runs, mut costs) = (Vec::new(), Vec::new());
+    for run in 0..how.runs().min(MAX_JOINS / JOINS_OF_A_RUN) {
+        let plain = synced(&directory.path().join(run.to_string()), how.length())?;
+        let before = super::machine::cpu(network.operator.process());
+        let began_at = Instant::now();
+        runtime.block_on(join(&token))?;
+        let took = began_at.elapsed();
+        let spent = super::machine::cpu(network.operator.process()).saturating_sub(before);
+        costs.push(spent.as_secs_f64() * 1e3 / f64::from(JOINS_OF_A_RUN));
+        runs.push(Run::new(f64::from(JOINS_OF_A_RUN) / took.as_secs_f64(), plain));
+    }
+    let case = Case::new("computers that join, 4 at once", runs)
+        .with("operator_cpu_ms_each", super::report::median(costs));
+    Report::new(
+        "operator",
+        "enrolments a second",
+        "4 KiB appended and on disk, one after the other",
+        vec![case],
+    )
+}
+
+async fn join(token: &str) -> Result<()> {
+    let mut joining = tokio::task::JoinSet::new();
+    for _ in 0..JOINS_OF_A_RUN {
+        if joining.len() >= AT_ONCE {
+            joining.join_next().await.context("nobody joins")???;
+        }
+        let token: JoinToken = token.parse()?;
+        joining.spawn(async move {
+            let pending = Pending { token: token.to_string(), name: "bench".to_owned() };
+            let keys = {
+                let mut rng = super::messages::rng()?;
+                NodeKeys::generate(&mut rng)
+            };
+            let connector = Connector::default();
+            let admitted = enrol_with_token(&pending, &token, &keys, &connector).await?;
+            admitted.ok_or_else(|| anyhow!("it is not admitted"))?;
+            anyhow::Ok(())
+        });
+    }
+    while let Some(joined) = joining.join_next().await {
+        joined??;
+    }
+    Ok(())
+}
+
+fn synced(path: &Path, length: Duration) -> Result<f64> {
+    let mut file = File::create(path)?;
+    let (mut count, began_at) = (0_u32, Instant::now());
+    while count == 0 || began_at.elapsed() < length {
+        file.write_all(&[7; 4_096])?;
+        file.sync_data()?;
+        count += 1;
+    }
+    Ok(f64::from(count) / began_at.elapsed().as_secs_f64())
+}

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use peerage_proto::mapping::{Mapping, MappingProtocol, Ports, RouterMapping};
@@ -213,6 +214,36 @@ fn a_node_on_the_devices_lan_uses_it_without_a_tunnel_if_the_certificate_proves_
     assert!(matches!(route.way, Way::Tunnel { .. }), "an evil twin is not believed");
 }
 
+/// A printer that shows no certificate, the tunnel-node beside it, and another computer at a place with the same gateway.
+fn beside_a_printer_without_tls(seed: u64) -> (World, SocketAddr, SocketAddr) {
+    let (mut world, site, _) = office(seed);
+    let neighbour = world.join("45.10.0.2:7400", lan("192.168.1.11", 1));
+    world.host(neighbour).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(20));
+    (world, site, neighbour)
+}
+
+/// Rule 6.19: where the device can prove nothing, a tunnel-node of its site that answers on this LAN does.
+#[test]
+fn a_device_without_tls_is_used_without_a_tunnel_where_its_tunnel_node_is_met_on_the_lan() {
+    let (mut world, _, neighbour) = beside_a_printer_without_tls(24);
+    world.has_lans = true;
+    let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
+    assert_eq!(route.way, Way::Local("192.168.1.77:631".parse().unwrap()));
+    world.host(neighbour).lan.clear();
+    let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
+    assert!(matches!(route.way, Way::Tunnel { .. }), "the tunnel-node is here, and the device is not");
+}
+
+/// Rule 6.19: gateways share hardware addresses and everybody has 192.168.1.0/24, and somebody may copy both.
+#[test]
+fn at_a_twin_of_the_devices_place_nobody_is_met_and_a_tunnel_is_used() {
+    let (mut world, site, neighbour) = beside_a_printer_without_tls(25);
+    let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
+    let Way::Tunnel { peer, .. } = route.way else { panic!("a twin is believed: {:?}", route.way) };
+    assert_eq!(peer, world.host(site).id);
+}
+
 #[test]
 fn who_is_not_among_the_devices_users_is_refused_at_both_ends() {
     let (mut world, site, user) = office(16);
@@ -336,7 +367,7 @@ fn mapped(external: &str) -> Input {
     Input::Mapped(vec![RouterMapping { router: [192, 168, 1, 1].into(), mapping }])
 }
 
-fn candidates(world: &mut World, user: std::net::SocketAddr) -> Vec<std::net::SocketAddr> {
+fn candidates(world: &mut World, user: SocketAddr) -> Vec<SocketAddr> {
     let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no route") };
     let Way::Tunnel { candidates, .. } = route.way else { panic!("not through a tunnel") };
     let tcp = candidates.iter().filter(|candidate| candidate.transport == Transport::Tcp);

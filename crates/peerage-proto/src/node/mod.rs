@@ -99,6 +99,8 @@ enum Purpose {
     Report(DeviceId),
     /// Finding out whether a tunnel-node of the own location answers.
     Survey(TaskId),
+    /// Finding out whether a tunnel-node is on this LAN.
+    Meet(TaskId),
     /// Arranging a path to a tunnel-node.
     Path(TaskId),
     /// Having a leg joined.
@@ -117,9 +119,9 @@ enum Purpose {
 
 impl Purpose {
     /// Returns whether silence does not mean that whoever was asked is not well: operators that do not keep the map are silent to
-    /// offers, checks go where perhaps nobody is, and observers are asked beside a look-up that tells more.
+    /// offers, checks and greetings go where perhaps nobody is, and observers are asked beside a look-up that tells more.
     const fn says_nothing_by_silence(&self) -> bool {
-        matches!(self, Self::Hold(Errand::Submit) | Self::Check | Self::Observe)
+        matches!(self, Self::Hold(Errand::Submit) | Self::Check | Self::Meet(_) | Self::Observe)
     }
 }
 
@@ -403,6 +405,7 @@ impl Node {
                 }
                 match self.purposes.remove(&request) {
                     Some(Purpose::Check) => self.check_answered(from, straight, now),
+                    Some(Purpose::Meet(task)) => self.neighbour_met(task, request, straight, now),
                     Some(purpose) => {
                         if let (Purpose::Path(_), Reply::TunnelOpened { candidates, .. }) = (&purpose, &reply)
                         {
@@ -434,7 +437,7 @@ impl Node {
             Purpose::Query(id) => self.query_answered(id, request, reply, now),
             Purpose::Attach(_) => self.attached(from, reply, now),
             Purpose::Time => {}
-            Purpose::Observe | Purpose::Check => {}
+            Purpose::Observe | Purpose::Check | Purpose::Meet(_) => {}
             Purpose::Probe => self.probed(now),
             Purpose::Announce(version) => self.announced(version, from, &reply, now),
             Purpose::Report(device) => self.reported(device, now),
@@ -453,6 +456,7 @@ impl Node {
             Purpose::Attach(server) => self.attachment_failed(server, now),
             Purpose::Time | Purpose::Observe => {}
             Purpose::Check => self.check_unanswered(),
+            Purpose::Meet(task) => self.neighbour_met(task, request, None, now),
             Purpose::Probe => self.probed(now),
             Purpose::Announce(version) => self.announcement_failed(version, to, now),
             Purpose::Report(device) => self.report_failed(device, now),

@@ -14,6 +14,7 @@ use peerage_wire::record::{EndDevice, NodeInfoPrivate, NodeInfoPublic, Table, Un
 use peerage_wire::time::{Instant, Now};
 
 use self::asking::Asking;
+use self::here::Meeting;
 use super::lookup::Verdict;
 use super::places::{may_dial, tags};
 use super::queries::Query;
@@ -50,6 +51,8 @@ struct Search {
     since: Instant,
     deadline: Instant,
     refreshed: bool,
+    /// Whether it was tried to meet a tunnel-node on this LAN.
+    has_met: bool,
     stage: Stage,
 }
 
@@ -65,6 +68,8 @@ enum Stage {
     FindingNodes,
     /// Has the NodeInfo of tunnel-nodes, waits for their Node records.
     CheckingNodes(Vec<Bytes>),
+    /// Asks those who should be neighbours, at these addresses, whether they are.
+    Meeting(Box<Meeting>),
     /// Asks tunnel-nodes for a path.
     Asking(Box<Asking>),
 }
@@ -97,18 +102,21 @@ pub(super) struct Routing {
     known: BTreeMap<NodeId, (DeviceId, Target)>,
     /// When a node's record was last looked for.
     looked_up_at: BTreeMap<NodeId, Instant>,
+    /// When no neighbour was met who serves a device.
+    unmet_at: BTreeMap<DeviceId, Instant>,
     /// Who was found lately, so that the next tunnel needs no look-up (Rule 6.4).
     found: BTreeMap<DeviceId, FoundNodes>,
 }
 
 impl Routing {
-    pub(super) fn sizes(&self) -> [TableSize; 6] {
+    pub(super) fn sizes(&self) -> [TableSize; 7] {
         [
             TableSize::new("routes", self.searches.len(), MAX_ROUTES),
             TableSize::new("failed routes", self.failed_at.len(), MAX_REMEMBERED),
             TableSize::new("tunnel-nodes used before", self.sticky.len(), MAX_REMEMBERED),
             TableSize::new("tunnel-nodes known", self.known.len(), MAX_REMEMBERED),
             TableSize::new("nodes looked up", self.looked_up_at.len(), MAX_REMEMBERED),
+            TableSize::new("neighbours not met", self.unmet_at.len(), MAX_REMEMBERED),
             TableSize::new("tunnel-nodes found", self.found.len(), MAX_REMEMBERED),
         ]
     }
@@ -128,7 +136,8 @@ impl Routing {
             | Stage::FindingHere(_)
             | Stage::ProvingHere(..)
             | Stage::FindingNodes
-            | Stage::CheckingNodes(_) => search.deadline,
+            | Stage::CheckingNodes(_)
+            | Stage::Meeting(_) => search.deadline,
         };
         self.searches.values().map(deadline).min()
     }
@@ -147,7 +156,8 @@ impl Node {
         }
         let (since, deadline) = (now.mono, now.mono.after(ROUTE_TIMEOUT));
         let stage = Stage::Resolving;
-        let search = Search { device, service, peer: None, since, deadline, refreshed: false, stage };
+        let search =
+            Search { device, service, peer: None, since, deadline, refreshed: false, has_met: false, stage };
         self.routing.searches.insert(task, search);
     }
 
@@ -215,7 +225,11 @@ impl Node {
             match search.stage {
                 Stage::Resolving => self.resolve(task, &search, now),
                 Stage::CheckingNodes(infos) => self.check_nodes(task, &search.device, &infos, now),
-                Stage::FindingHere(_) | Stage::ProvingHere(..) | Stage::FindingNodes | Stage::Asking(_) => {}
+                Stage::FindingHere(_)
+                | Stage::ProvingHere(..)
+                | Stage::FindingNodes
+                | Stage::Meeting(_)
+                | Stage::Asking(_) => {}
             }
         }
     }
@@ -378,7 +392,9 @@ impl Node {
         if !targets.is_empty() {
             self.note_known(device.device, infos, now);
         }
-        self.choose(task, &device, targets, now);
+        if !self.meet_neighbours(task, &device, &targets, now) {
+            self.choose(task, &device, targets, now);
+        }
     }
 
     /// Returns a tunnel-node that may serve the device, verified (Rule 6.15).
@@ -493,7 +509,8 @@ impl Node {
             | Stage::FindingHere(_)
             | Stage::ProvingHere(..)
             | Stage::FindingNodes
-            | Stage::CheckingNodes(_) => search.deadline <= now.mono,
+            | Stage::CheckingNodes(_)
+            | Stage::Meeting(_) => search.deadline <= now.mono,
         };
         let late = self.routing.searches.iter().filter(|(_, search)| late(search));
         let late: Vec<_> = late.map(|(task, search)| (*task, search.stage.clone())).collect();
@@ -504,7 +521,7 @@ impl Node {
                 Stage::FindingHere(_) | Stage::ProvingHere(..) => {
                     self.route_failed_with(task, Failure::UnusableDevice);
                 }
-                Stage::CheckingNodes(_) => {
+                Stage::CheckingNodes(_) | Stage::Meeting(_) => {
                     self.route_failed_with(task, Failure::NoTunnelNode);
                 }
             }

@@ -142,6 +142,8 @@ pub struct World {
     pub log: Vec<Flight>,
     /// Addresses from and to which nothing is delivered.
     pub cut: BTreeSet<SocketAddr>,
+    /// Whether nodes with the same gateway reach each other at their addresses there.
+    pub has_lans: bool,
     /// Members that answer Pings and no TunnelRequest, straight or forwarded.
     pub sulking: BTreeSet<SocketAddr>,
     /// Pairs that reach others, but not each other: each behind a router of its own.
@@ -291,6 +293,7 @@ impl World {
             flights: VecDeque::new(),
             log: Vec::new(),
             cut: BTreeSet::new(),
+            has_lans: false,
             sulking: BTreeSet::new(),
             apart: BTreeSet::new(),
             legs: Legs::default(),
@@ -869,9 +872,10 @@ impl World {
         if !self.is_honest(from) {
             return self.remember_size(flight);
         }
+        let asker = self.on_lan(*from, *to).map_or(*to, |(_, receiver)| receiver);
         match payload.first() {
-            Some(9) => self.check_answer(*to, &payload[1..13], payload.len()),
-            Some(0x0b) => self.check_answer(*to, &payload[2..18], payload.len()),
+            Some(9) => self.check_answer(asker, &payload[1..13], payload.len()),
+            Some(0x0b) => self.check_answer(asker, &payload[2..18], payload.len()),
             _ => self.remember_size(flight),
         }
     }
@@ -928,13 +932,27 @@ impl World {
             } else if self.operator_up {
                 self.operator.handle(operator::Input::Datagram { remote: from, payload }, now);
             }
-        } else if self.deliver_to_spy(from, to, &payload) || self.deliver_to_holder(from, to, &payload) {
             return true;
-        } else if let Some(host) = self.hosts.get_mut(&to) {
+        }
+        if self.deliver_to_spy(from, to, &payload) || self.deliver_to_holder(from, to, &payload) {
+            return true;
+        }
+        let (from, to) = self.on_lan(from, to).unwrap_or((from, to));
+        if let Some(host) = self.hosts.get_mut(&to) {
             let input = node::Input::Datagram { remote: from, payload };
             host.node.handle(input, shifted(now, host.clock_error));
         }
         true
+    }
+
+    /// Returns as whom a host appears to another on its LAN, and who that is, if the place is one there.
+    fn on_lan(&self, from: SocketAddr, to: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
+        let gateway = |host: &Host| host.interfaces.first()?.gateways.first()?.mac;
+        let own = |host: &Host| host.interfaces.first().map(|interface| interface.addresses[0].address);
+        let sender = self.hosts.get(&from).filter(|_| self.has_lans)?;
+        let is_meant = |host: &&Host| gateway(host) == gateway(sender) && own(host) == Some(to.ip());
+        let receiver = self.hosts.values().find(is_meant)?;
+        Some((SocketAddr::new(own(sender)?, from.port()), receiver.address))
     }
 }
 

@@ -230,7 +230,8 @@ impl Node {
             | super::Stage::FindingHere(_)
             | super::Stage::ProvingHere(..)
             | super::Stage::FindingNodes
-            | super::Stage::CheckingNodes(_) => None,
+            | super::Stage::CheckingNodes(_)
+            | super::Stage::Meeting(_) => None,
         }
     }
 

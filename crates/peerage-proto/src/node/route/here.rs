@@ -1,14 +1,28 @@
 //! On the device's own LAN: with proof that it is the device, no tunnel is needed (Rule 6.19).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use peerage_wire::codec::Service;
+use peerage_wire::codec::{Service, Transport};
+use peerage_wire::message::Request;
 use peerage_wire::record::{EndDevice, LocalPolicy};
 use peerage_wire::time::Now;
 
-use super::{Stage, chosen_service};
+use super::{FAILED_FOR, MAX_REMEMBERED, Stage, Target, chosen_service};
+use crate::node::lookup::Server;
 use crate::node::openings::proving_port;
-use crate::node::{Failure, Found, Node, Output, PinProof, TaskId, Way};
+use crate::node::{Failure, Found, Node, Output, PinProof, Purpose, RequestId, TaskId, Way};
+
+/// Most tunnel-nodes that are looked for on the own LAN for one route: as many as a location elects.
+const MAX_NEIGHBOURS: usize = 2;
+
+/// Who was asked whether it is here.
+#[derive(Clone, Debug)]
+pub(super) struct Meeting {
+    asked: BTreeMap<RequestId, SocketAddr>,
+    /// Those who are asked for a path if nobody is.
+    targets: Vec<Target>,
+}
 
 impl Node {
     /// Returns whether the device may be used without a tunnel from one of the own locations, should the proof succeed
@@ -20,6 +34,71 @@ impl Node {
             LocalPolicy::Always => true,
             LocalPolicy::WithTls => proving_port(device, service).is_some(),
         }
+    }
+
+    /// Asks tunnel-nodes of the device's site, at their addresses on this LAN, whether they are here. A device without TLS proves
+    /// nothing, but a place that only looks like its own has none of them (Rule 6.19). Returns whether anybody was asked.
+    pub(super) fn meet_neighbours(
+        &mut self,
+        task: TaskId,
+        device: &EndDevice,
+        targets: &[Target],
+        now: Now,
+    ) -> bool {
+        let unmet_at = self.routing.unmet_at.get(&device.device);
+        let is_late = unmet_at.is_some_and(|at| now.mono - *at < FAILED_FOR);
+        let here = self.places.interfaces_at(&device.site);
+        let Some(search) = self.routing.searches.get_mut(&task) else { return false };
+        let service = chosen_service(device, search.service.as_deref());
+        let is_mute = service.is_some_and(|service| proving_port(device, service).is_none());
+        let wanted = device.local == LocalPolicy::WithTls && is_mute && search.peer.is_none() && !is_late;
+        if !wanted || here.is_empty() || std::mem::replace(&mut search.has_met, true) {
+            return false;
+        }
+        let here: Vec<_> = self.interfaces.iter().filter(|own| here.contains(&own.index)).cloned().collect();
+        let mut asked = BTreeMap::new();
+        for target in targets {
+            let udp = target.announced.iter().filter(|candidate| candidate.transport == Transport::Udp);
+            let mut addresses = udp.map(|candidate| candidate.address);
+            let near = addresses.find(|address| here.iter().any(|own| own.is_on_link(address.ip())));
+            let Some(address) = near.filter(|_| asked.len() < MAX_NEIGHBOURS) else { continue };
+            let server = Server { node: target.member.id, address };
+            asked.insert(self.ask(server, &Request::Ping, Purpose::Meet(task), now), address);
+        }
+        let is_asking = !asked.is_empty();
+        if is_asking {
+            self.set_stage(task, Stage::Meeting(Box::new(Meeting { asked, targets: targets.to_vec() })));
+        }
+        is_asking
+    }
+
+    /// A tunnel-node has answered from an address on this LAN, or has not.
+    pub(in crate::node) fn neighbour_met(
+        &mut self,
+        task: TaskId,
+        request: RequestId,
+        from: Option<SocketAddr>,
+        now: Now,
+    ) {
+        let Some(search) = self.routing.searches.get_mut(&task) else { return };
+        let Stage::Meeting(meeting) = &mut search.stage else { return };
+        let asked = meeting.asked.remove(&request);
+        let is_here = asked.is_some() && asked == from;
+        if !is_here && !meeting.asked.is_empty() {
+            return;
+        }
+        let (targets, name) = (std::mem::take(&mut meeting.targets), search.device.clone());
+        let Some(device) = self.named_device(&name).cloned() else {
+            return self.route_failed_with(task, Failure::UnknownDevice);
+        };
+        if is_here {
+            return self.find_here(task, &device);
+        }
+        if self.routing.unmet_at.len() >= MAX_REMEMBERED {
+            self.routing.unmet_at.clear();
+        }
+        self.routing.unmet_at.insert(device.device, now.mono);
+        self.choose(task, &device, targets, now);
     }
 
     pub(super) fn find_here(&mut self, task: TaskId, device: &EndDevice) {
@@ -76,6 +155,7 @@ impl Node {
             | Stage::ProvingHere(..)
             | Stage::FindingNodes
             | Stage::CheckingNodes(_)
+            | Stage::Meeting(_)
             | Stage::Asking { .. } => None,
         });
         let Some((task, address, search)) = waiting else { return false };

@@ -131,7 +131,7 @@ impl Tx<'_> {
             via,
             users,
             servers: Vec::new(),
-            local: LocalPolicy::WithTls,
+            local: LocalPolicy::WithProof,
         };
         let keys = self.domain_keys(domain)?;
         self.write_device(&keys, domain, &body)?;

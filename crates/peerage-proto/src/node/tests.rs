@@ -27,7 +27,7 @@ fn printer() -> EndDevice {
         via: None,
         users: Vec::new(),
         servers: Vec::new(),
-        local: LocalPolicy::WithTls,
+        local: LocalPolicy::WithProof,
     }
 }
 

@@ -40,7 +40,7 @@ fn device(node: NodeId) -> EndDevice {
         via: Some(node),
         users: vec![node],
         servers: vec![],
-        local: LocalPolicy::WithTls,
+        local: LocalPolicy::WithProof,
     }
 }
 

@@ -214,7 +214,7 @@ pub fn printer(via: NodeId) -> EndDevice {
         via: Some(via),
         users: vec![],
         servers: vec![],
-        local: LocalPolicy::WithTls,
+        local: LocalPolicy::WithProof,
     }
 }
 

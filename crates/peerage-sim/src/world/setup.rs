@@ -276,7 +276,7 @@ impl World {
             via: self.hosts.get(setup.via).map(|host| host.id),
             users: Vec::new(),
             servers: Vec::new(),
-            local: LocalPolicy::WithTls,
+            local: LocalPolicy::WithProof,
         };
         let now = self.true_now();
         self.ledger.put_device(domain, registered.clone(), now)?;

@@ -288,9 +288,10 @@ impl OperatorBody {
 /// When a node on the device's own LAN may use it without a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LocalPolicy {
-    /// Only if the device's registered certificate proves that it is the one.
+    /// Only if the device's registered certificate proves that it is the one or, where it has none, a tunnel-node of its site is on the
+    /// same LAN.
     #[default]
-    WithTls,
+    WithProof,
     /// Also without proof.
     Always,
     /// Never: always through a tunnel-node.
@@ -328,7 +329,7 @@ impl EndDevice {
     /// Writes the private body.
     pub fn write(&self) -> MapWriter {
         let local = match self.local {
-            LocalPolicy::WithTls => None,
+            LocalPolicy::WithProof => None,
             LocalPolicy::Always => Some(1_u64),
             LocalPolicy::Never => Some(2),
         };
@@ -366,7 +367,7 @@ impl EndDevice {
             users: map.list(9, MAX_LIST, Element::id)?,
             servers: map.list(10, MAX_LIST, Element::id)?,
             local: match map.optional_uint::<u64>(11)? {
-                None => LocalPolicy::WithTls,
+                None => LocalPolicy::WithProof,
                 Some(1) => LocalPolicy::Always,
                 Some(2) => LocalPolicy::Never,
                 Some(_) => return Err(Malformed::Type(11)),

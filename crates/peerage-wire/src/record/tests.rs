@@ -105,7 +105,7 @@ fn minimal_device() -> EndDevice {
         via: None,
         users: Vec::new(),
         servers: Vec::new(),
-        local: LocalPolicy::WithTls,
+        local: LocalPolicy::WithProof,
     }
 }
 
@@ -643,7 +643,7 @@ fn any_service() -> impl Strategy<Value = Service> {
 }
 
 fn any_device() -> impl Strategy<Value = EndDevice> {
-    let local = prop::sample::select(vec![LocalPolicy::WithTls, LocalPolicy::Always, LocalPolicy::Never]);
+    let local = prop::sample::select(vec![LocalPolicy::WithProof, LocalPolicy::Always, LocalPolicy::Never]);
     let names = ("[a-zé]{0,16}", "[a-z]{0,8}", any::<([u8; 32], [u8; 6])>());
     let lists = (vec(any::<[u8; 32]>(), 0..2), vec(any_service(), 0..4), vec(any::<[u8; 32]>(), 0..3));
     let nodes = (prop::option::of(any_node()), vec(any_node(), 0..3), vec(any_node(), 0..3));

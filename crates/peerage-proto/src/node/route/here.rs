@@ -32,7 +32,7 @@ impl Node {
         here && match device.local {
             LocalPolicy::Never => false,
             LocalPolicy::Always => true,
-            LocalPolicy::WithTls => proving_port(device, service).is_some(),
+            LocalPolicy::WithProof => proving_port(device, service).is_some(),
         }
     }
 
@@ -51,7 +51,7 @@ impl Node {
         let Some(search) = self.routing.searches.get_mut(&task) else { return false };
         let service = chosen_service(device, search.service.as_deref());
         let is_mute = service.is_some_and(|service| proving_port(device, service).is_none());
-        let wanted = device.local == LocalPolicy::WithTls && is_mute && search.peer.is_none() && !is_late;
+        let wanted = device.local == LocalPolicy::WithProof && is_mute && search.peer.is_none() && !is_late;
         if !wanted || here.is_empty() || std::mem::replace(&mut search.has_met, true) {
             return false;
         }

@@ -1,17 +1,22 @@
 //! The sockets of a node: one UDP port for messages and QUIC, and the TCP port of the same number for links.
 
+mod batch;
 mod shared;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use quinn::udp::UdpSocketState;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
+use self::batch::Sending;
+pub use self::batch::{Batches, Refused};
 pub(crate) use self::shared::SharedSocket;
 
 /// How often a free port is looked for whose number is free for UDP and TCP both.
@@ -147,7 +152,7 @@ impl Datagrams {
         let buffer = vec![0; RECEIVE_BYTES].into();
         let source = Source::Socket { socket: Arc::clone(&socket), buffer };
         Self::with(source, Arc::default(), move |sending, errors| async move {
-            send_all(&socket, sending, &errors).await;
+            send_all((&socket, None), sending, &errors).await;
         })
     }
 
@@ -160,7 +165,7 @@ impl Datagrams {
         let (shared, messages) = SharedSocket::new(socket, Arc::clone(&errors))?;
         let socket = Arc::clone(&shared);
         let datagrams = Self::with(Source::Queue(messages), errors, move |sending, errors| async move {
-            send_all(socket.io(), sending, &errors).await;
+            send_all((socket.io(), Some(socket.state())), sending, &errors).await;
         });
         Ok((datagrams, shared))
     }
@@ -221,14 +226,26 @@ impl Datagrams {
     }
 }
 
-async fn send_all(socket: &UdpSocket, mut waiting: Queue, errors: &AtomicU64) {
+async fn send_all(
+    (socket, state): (&UdpSocket, Option<&UdpSocketState>),
+    mut queue: Queue,
+    errors: &AtomicU64,
+) {
     let is_v6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
-    while let Some((remote, payload)) = waiting.recv().await {
-        let remote = if is_v6 { mapped(remote) } else { remote };
-        if let Err(error) = socket.send_to(&payload, remote).await {
-            // No route, a closed port: what was lost is asked for again.
-            errors.fetch_add(1, Ordering::Relaxed);
-            tracing::trace!(%error, "a datagram could not be sent");
+    let (mut sending, mut taken, mut waiting) = (Sending::default(), Vec::new(), VecDeque::new());
+    while queue.recv_many(&mut taken, MAX_BATCH).await > 0 {
+        let as_wanted = |remote| if is_v6 { mapped(remote) } else { remote };
+        waiting.extend(taken.drain(..).map(|(remote, payload)| (as_wanted(remote), payload)));
+        while !waiting.is_empty() {
+            let failed = match sending.send(socket, state, &mut waiting) {
+                Ok(failed) => failed,
+                Err(Refused { failed }) => {
+                    // An error of the socket itself shows at the next sending.
+                    drop(socket.writable().await);
+                    failed
+                }
+            };
+            errors.fetch_add(failed, Ordering::Relaxed);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Nothing in it waits for the ledger. What the machine asks of the ledger comes back through a set of tasks, and what
 //! was committed, by whomever, through a channel that is emptied first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_node::clock::Clock;
 use peerage_node::relay::Legs;
+use peerage_node::udp::{Batches, Refused};
 use peerage_proto::operator::{
     Assignment, Evidence, Input, Operator, Output, Port, SegmentStatus, SuperNodeStatus,
 };
@@ -71,6 +72,10 @@ pub(crate) struct Driver {
     pub(crate) machine: Operator,
     pub(crate) id: NodeId,
     pub(crate) socket: UdpSocket,
+    /// Its room for many datagrams at once.
+    pub(crate) batches: Batches,
+    /// What is to be sent from it before anything else is done.
+    pub(crate) sending: VecDeque<(SocketAddr, Bytes)>,
     /// For what must come from a port that nobody knows.
     pub(crate) probe: UdpSocket,
     /// The ports of spies, and what arrives there.
@@ -224,18 +229,44 @@ impl Driver {
 
     /// Reads what has arrived, up to a batch, before anything is answered.
     fn receive(&mut self, port: Port) {
-        // One byte more than is allowed, so that a longer one is seen to be longer.
+        match port {
+            Port::Main => self.receive_many(),
+            Port::Probe | Port::Spy(_) => self.receive_few(),
+        }
+    }
+
+    fn receive_many(&mut self) {
+        let Self { machine, clock, batches, socket, failed_receives, .. } = self;
+        let mut taken = 0;
+        while taken < MAX_BATCH {
+            let received = batches.receive(socket, |remote, datagram| {
+                // One byte more than is allowed, so that a longer one is seen to be longer.
+                let datagram = datagram.get(..=MAX_DATAGRAM).unwrap_or(datagram);
+                let (remote, payload) = (as_known(remote), Bytes::copy_from_slice(datagram));
+                machine.handle(Input::Datagram { remote, payload }, clock.now());
+            });
+            match received {
+                Ok(count) => taken += count.max(1),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Such as the news that an earlier datagram did not reach anybody.
+                Err(_) => {
+                    *failed_receives += 1;
+                    taken += 1;
+                }
+            }
+        }
+    }
+
+    fn receive_few(&mut self) {
         let mut buffer = [0; MAX_DATAGRAM + 1];
         for _ in 0..MAX_BATCH {
-            match self.socket_of(port).try_recv_from(&mut buffer) {
+            match self.probe.try_recv_from(&mut buffer) {
                 Ok((length, remote)) => {
-                    // A socket of both families shows IPv4 addresses as IPv6; members know them as IPv4.
-                    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                     let payload = Bytes::copy_from_slice(buffer.get(..length).unwrap_or(&[]));
+                    let remote = as_known(remote);
                     self.machine.handle(Input::Datagram { remote, payload }, self.clock.now());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Such as the news that an earlier datagram did not reach anybody.
                 Err(_) => self.failed_receives += 1,
             }
         }
@@ -251,8 +282,14 @@ impl Driver {
                 }
                 Output::VisitEnded(visit) => self.spies.close(visit),
                 Output::Quarantined { node, evidence } => self.convict(node, &evidence),
-                Output::Transmit { remote, payload, port } => {
-                    if self.socket_of(port).send_to(&payload, self.as_seen_by_socket(remote)).await.is_err() {
+                Output::Transmit { remote, payload, port: Port::Main } => {
+                    self.sending.push_back((self.as_seen_by_socket(remote), payload));
+                    if self.sending.len() >= MAX_BATCH {
+                        self.send().await;
+                    }
+                }
+                Output::Transmit { remote, payload, port: Port::Probe } => {
+                    if self.probe.send_to(&payload, self.as_seen_by_socket(remote)).await.is_err() {
                         self.failed_sends += 1;
                     }
                 }
@@ -272,17 +309,25 @@ impl Driver {
                 Output::AssignSegments { map_version, changes } => self.assign(map_version, changes),
             }
         }
+        self.send().await;
     }
 
-    const fn socket_of(&self, port: Port) -> &UdpSocket {
-        match port {
-            // A visit has its own.
-            Port::Main | Port::Spy(_) => &self.socket,
-            Port::Probe => &self.probe,
+    /// Sends what is to be sent.
+    async fn send(&mut self) {
+        while !self.sending.is_empty() {
+            let failed = match self.batches.send(&self.socket, &mut self.sending) {
+                Ok(failed) => failed,
+                Err(Refused { failed }) => {
+                    // An error of the socket itself shows at the next sending.
+                    drop(self.socket.writable().await);
+                    failed
+                }
+            };
+            self.failed_sends += failed;
         }
     }
 
-    /// Undoes what [`receive`](Self::receive) does to IPv4 addresses.
+    /// Undoes what [`as_known`] does to IPv4 addresses.
     fn as_seen_by_socket(&self, remote: SocketAddr) -> SocketAddr {
         match remote.ip() {
             IpAddr::V4(v4) if self.is_ipv6 => SocketAddr::new(v4.to_ipv6_mapped().into(), remote.port()),
@@ -364,6 +409,11 @@ impl Driver {
             tracing::debug!("the ledger is too busy to write down who was seen");
         }
     }
+}
+
+/// Returns an address as members know it: a socket of both families shows IPv4 addresses as IPv6.
+const fn as_known(remote: SocketAddr) -> SocketAddr {
+    SocketAddr::new(remote.ip().to_canonical(), remote.port())
 }
 
 /// Writes what a spy has seen as a line for people.

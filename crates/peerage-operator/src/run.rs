@@ -8,7 +8,7 @@ use peerage_client::admin::ADMIN_FILE;
 use peerage_node::clock::Clock;
 use peerage_node::relay::{self, Legs};
 use peerage_node::tls::Tls;
-use peerage_node::udp::{BindError, Ports};
+use peerage_node::udp::{Batches, BindError, Ports};
 use peerage_proto::endpoint;
 use peerage_proto::operator::{Config, Input, Operator};
 use peerage_proto::relay::Limits;
@@ -68,6 +68,9 @@ pub enum RunError {
         "the ledger is unfinished: `operator init` was interrupted; make a new operator in another directory"
     )]
     Unfinished,
+    /// The port for messages lacks what it needs.
+    #[error("the system does not let datagrams be read many at a time: {0}")]
+    Datagrams(std::io::Error),
     /// The ledger's thread cannot start.
     #[error("cannot start the ledger's thread: {0}")]
     Thread(std::io::Error),
@@ -304,6 +307,8 @@ fn assemble(
     let driver = Driver {
         machine,
         id: signer.id,
+        batches: Batches::new(&udp).map_err(RunError::Datagrams)?,
+        sending: std::collections::VecDeque::new(),
         socket: udp,
         probe,
         spies,

@@ -53,6 +53,10 @@ impl SharedSocket {
         &self.io
     }
 
+    pub(super) const fn state(&self) -> &UdpSocketState {
+        &self.state
+    }
+
     fn note(&self, error: &io::Error) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         tracing::trace!(%error, "an error came in place of a datagram");

@@ -38,6 +38,8 @@ impl Ends {
 pub struct SendContext {
     ends: Ends,
     enc: [u8; ENC_SIZE],
+    /// The hash of `enc`, which every message names.
+    id: ContextId,
     born: u32,
     keys: ContextKeys,
     receiver_key: KeyHint,
@@ -71,7 +73,8 @@ impl SendContext {
         let (enc, keys) = crypto.open_context(own_key, receiver_key, &ends.info(born), rng)?;
         let receiver_key = KeyHint::of(receiver_key);
         let sender_key = KeyHint::of(own_key.public());
-        Ok(Self { ends, enc, born, keys, receiver_key, sender_key, counter: 0 })
+        let id = ContextId::of(&enc);
+        Ok(Self { ends, enc, id, born, keys, receiver_key, sender_key, counter: 0 })
     }
 
     /// Returns whether the context may seal no more at this time: too old, or its counter used up.
@@ -146,7 +149,7 @@ impl SendContext {
         (crypto, rng): (&dyn Crypto, &mut dyn CryptoRng),
     ) -> Result<Sealed, CryptoError> {
         let nonce = self.next_nonce(time, rng)?;
-        let header = ShortHeader { class, context: ContextId::of(&self.enc), nonce };
+        let header = ShortHeader { class, context: self.id, nonce };
         self.seal(header.to_bytes(), nonce, plaintext, crypto)
     }
 
@@ -182,6 +185,8 @@ impl SendContext {
 pub struct ReceiveContext {
     ends: Ends,
     enc: [u8; ENC_SIZE],
+    /// The hash of `enc`, which every message names.
+    id: ContextId,
     born: u32,
     keys: ContextKeys,
 }
@@ -201,7 +206,7 @@ impl ReceiveContext {
     ) -> Result<Self, CryptoError> {
         let ends = Ends { network, sender: header.sender, receiver: header.receiver };
         let keys = crypto.accept_context(own_key, sender_key, &header.enc, &ends.info(header.born))?;
-        Ok(Self { ends, enc: header.enc, born: header.born, keys })
+        Ok(Self { ends, enc: header.enc, id: ContextId::of(&header.enc), born: header.born, keys })
     }
 
     /// Returns who opened the context.
@@ -210,8 +215,8 @@ impl ReceiveContext {
     }
 
     /// Returns the id by which the short form names the context.
-    pub fn id(&self) -> ContextId {
-        ContextId::of(&self.enc)
+    pub const fn id(&self) -> ContextId {
+        self.id
     }
 
     /// Returns whether a message stamped `time` may still use the context (Rule 3.5).

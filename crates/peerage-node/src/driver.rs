@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerage_proto::lan::{Interface, InterfaceKind};
+use peerage_proto::link::bundle::Dial;
 use peerage_proto::node::{
     Answer, Command, Event, Found, Input, Node, Output, Status, TaskId, TunnelId, Way,
 };
@@ -276,7 +277,9 @@ impl Driver {
             LinkEvent::PathUsed { peer, remote } => self.handle(Input::PathUsed { peer, remote }),
             LinkEvent::PathUnused { peer, remote } => self.handle(Input::PathUnused { peer, remote }),
             LinkEvent::RelayLost(relay) => self.handle(Input::RelayLost(relay)),
-            LinkEvent::PathWanted { peer, device, service } => self.find_path(peer, device, service),
+            LinkEvent::PathWanted { peer, device, service, own } => {
+                self.find_path((peer, own), device, service);
+            }
         }
     }
 
@@ -287,22 +290,24 @@ impl Driver {
         }
     }
 
-    /// Asks the node where a peer is now whose links are lost, and lets the links know.
-    fn find_path(&mut self, peer: NodeId, device: DeviceId, service: String) {
+    /// Asks the node where a peer is now whose links are lost, or where one session is to have a leg of its own, and lets the links know.
+    fn find_path(&mut self, (peer, own): (NodeId, Option<Dial>), device: DeviceId, service: String) {
         let (answer, receiver) = oneshot::channel();
         self.on_request(Request::Command(Command::Path { peer, device, service }, answer));
         let (links, legs) = (self.links.clone(), self.legs.clone());
         self.jobs.spawn(async move {
+            let mut leg = None;
             if let Ok(Answer::Route(route)) = receiver.await
                 && let Way::Tunnel { peer, identity, candidates, relayed, begun: _ } = route.way
             {
-                // Where a link serves already, a direct path is looked for, and the leg is let go.
-                if let Some(leg) = relayed.and_then(|attempt| legs.take(attempt))
-                    && !links.is_served(peer)
-                {
-                    links.await_leg(leg);
-                }
+                leg = relayed.and_then(|attempt| legs.take(attempt));
                 links.set_path(peer, identity, &candidates);
+            }
+            match (own, leg) {
+                (Some(dial), leg) => links.take_own_leg(peer, dial, leg),
+                // Where a link serves already, a direct path is looked for, and the leg is let go.
+                (None, Some(leg)) if !links.is_served(peer) => links.await_leg(leg),
+                (None, _) => {}
             }
             None
         });

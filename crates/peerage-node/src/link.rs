@@ -28,7 +28,7 @@ mod relayed;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -107,6 +107,8 @@ pub enum LinkEvent {
         device: DeviceId,
         /// to this service.
         service: String,
+        /// For which of its dials, if a relay shall lead to the peer once more; `take_own_leg` answers.
+        own: Option<Dial>,
     },
 }
 
@@ -336,7 +338,7 @@ impl Links {
     /// reach a peer from another address now, a new link takes the tunnels over.
     pub fn networks_changed(&self, is_own: &dyn Fn(IpAddr) -> bool) {
         for peer in self.inner.all() {
-            peer.networks_changed(is_own, &route_to);
+            peer.networks_changed(is_own, &dial::route_to);
         }
     }
 
@@ -368,15 +370,6 @@ impl Links {
         }
         lock(&self.inner.peers).clear();
     }
-}
-
-/// Returns from which of its addresses this computer would reach another now; nothing is sent.
-fn route_to(remote: SocketAddr) -> Option<IpAddr> {
-    let any: IpAddr =
-        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(remote).ok()?;
-    socket.local_addr().ok().map(|local| local.ip())
 }
 
 /// Returns what a link stands on.
@@ -486,9 +479,14 @@ impl Inner {
         }
         places.retain(|candidate| {
             let path = path_of(candidate.transport);
-            // There is one connection per peer on QUIC: a session has nothing from another.
-            let is_of_use = path == PathKind::Direct || (quic.is_some() && purpose == Purpose::Shared);
-            is_of_use && serving.is_none_or(|serving| path > serving)
+            match purpose {
+                // There is one connection per peer on QUIC: a session has nothing from another.
+                Purpose::Own(_) => path == PathKind::Direct,
+                Purpose::Shared => {
+                    (path == PathKind::Direct || quic.is_some())
+                        && serving.is_none_or(|serving| path > serving)
+                }
+            }
         });
         let (connected, candidate) = dial::dial((&self.config, quic), identity, &places, early).await?;
         let remote = candidate.address;

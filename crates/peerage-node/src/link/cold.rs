@@ -284,6 +284,53 @@ mod over_a_relay {
         joining.abort();
     }
 
+    /// Answers for the relay and the tunnel-node: the legs are joined.
+    async fn join(relay: (OwnLegs, mpsc::Receiver<OwnLegEvent>, TcpStream), site: SocketAddr) {
+        let (legs, mut news, at_relay) = relay;
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(splice(at_relay, site, (answered, b"\x00\x06joined")));
+        answer.send(()).unwrap();
+        assert!(matches!(news.recv().await, Some(OwnLegEvent::News(LEG, LegNews::Datagram(_)))));
+        legs.order(LEG, LegOrder::Joined);
+    }
+
+    /// Rule 7.25
+    #[tokio::test]
+    async fn a_tunnel_that_moves_much_meets_the_peer_there_once_more_and_leaves_the_shared_link() {
+        const BYTES: usize = 300_000;
+        let (mut user, mut site) = (Node::new(1, DOMAIN), Node::serving(2).await);
+        let begun = ask(&user, &site, &[]).begun(&user);
+        let Relay { legs, news, leg, user: at_relay } = relay(&site).await;
+        let stream = meet(&user, &site, begun, leg).await.open(&fresh()).unwrap();
+        join((legs, news, at_relay), site.address).await;
+        let device = asked(&mut site).await;
+        device.confirm();
+        let (mut left, mut read) = (Bytes::from(vec![7; BYTES]), 0);
+        while read < BYTES {
+            stream.write(&mut left).unwrap();
+            let mut pieces = Vec::new();
+            let _ = device.read(&mut pieces, BYTES);
+            read += pieces.iter().map(Bytes::len).sum::<usize>();
+            if pieces.is_empty() {
+                tokio::select! {
+                    () = device.changed() => {}
+                    () = stream.changed() => {}
+                }
+            }
+        }
+        let dial = loop {
+            if let Some(LinkEvent::PathWanted { own: Some(dial), .. }) = user.events.recv().await {
+                break dial;
+            }
+        };
+        let Relay { legs, news, leg, user: at_relay } = relay(&site).await;
+        user.links.take_own_leg(site.id(), dial, Some(leg));
+        join((legs, news, at_relay), site.address).await;
+        stream.moved().await;
+        assert_eq!((user.links.count(), site.links.count()), (2, 2));
+        assert_eq!(stream.path().map(|path| path.via), Some(Via::Relay));
+    }
+
     #[tokio::test]
     async fn a_relay_that_refuses_or_wants_to_be_asked_again_costs_no_tunnel() {
         for order in [LegOrder::Close, LegOrder::Send(Bytes::from_static(b"join us, please"))] {

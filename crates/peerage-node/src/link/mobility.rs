@@ -79,7 +79,7 @@ mod a_tunnel_goes_on {
         site.wire.cut_all();
         let wanted = loop {
             match site.events.recv().await.unwrap() {
-                LinkEvent::PathWanted { peer, device, service } => break (peer, device, service),
+                LinkEvent::PathWanted { peer, device, service, .. } => break (peer, device, service),
                 LinkEvent::Up(_)
                 | LinkEvent::Down(_)
                 | LinkEvent::Head(_)

@@ -264,13 +264,16 @@ impl Peer {
 
     /// Begins what the bundle wants dialled.
     fn dial(self: &Arc<Self>, inner: &Arc<Inner>, dial: Dial) {
+        if let (Purpose::Own(session), Some(PathKind::Relayed)) = (dial.purpose, dial.serving) {
+            return self.ask_for_own_legs(inner, (session, dial));
+        }
         let (peer, weak) = (Arc::clone(self), Arc::downgrade(inner));
         let task = super::lock(&inner.helpers).spawn(async move {
             let Some(inner) = weak.upgrade() else { return };
             let result = inner.dial_for(&peer, dial).await;
             if let Err(error) = result {
                 tracing::debug!(peer = ?peer.id, %error, failures = dial.failures, "a link could not be dialled again");
-                peer.act(|state, now| state.bundle.dial_failed(dial, now));
+                peer.dial_failed(dial);
             }
         });
         if dial.purpose == Purpose::Shared {
@@ -298,9 +301,26 @@ impl Peer {
         let target = self.lock().users.values().find_map(|user| user.target.clone());
         let is_known = target.is_some();
         if let Some((device, service)) = target {
-            inner.notifier.notify(LinkEvent::PathWanted { peer: self.id, device, service });
+            inner.notifier.notify(LinkEvent::PathWanted { peer: self.id, device, service, own: None });
         }
         is_known
+    }
+
+    /// A session that only a relay can serve is to have a link of its own: both ends have to meet there once more.
+    fn ask_for_own_legs(self: &Arc<Self>, inner: &Inner, (session, dial): (SessionKey, Dial)) {
+        let target = self.lock().users.get(&session).and_then(|user| user.target.clone());
+        match target {
+            Some((device, service)) => {
+                let own = Some(dial);
+                inner.notifier.notify(LinkEvent::PathWanted { peer: self.id, device, service, own });
+            }
+            None => self.dial_failed(dial),
+        }
+    }
+
+    /// What the bundle wanted dialled did not come about.
+    pub(super) fn dial_failed(self: &Arc<Self>, dial: Dial) {
+        self.act(|state, now| state.bundle.dial_failed(dial, now));
     }
 }
 

@@ -31,9 +31,10 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use super::channel::ChannelError;
+use super::dial::route_to;
 use super::listen::{HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, MAX_HANDSHAKES_PER_PLACE, MAX_LINKS_PER_PLACE};
 use super::paths::Expected;
-use super::{Connected, Inner, Via, route_to, standing};
+use super::{Connected, Inner, Via, standing};
 use crate::door::Door;
 use crate::places::{Counted, Places};
 use crate::tls::{Tls, UNNAMED, proven};

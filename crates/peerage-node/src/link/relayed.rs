@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerage_proto::link::Side;
-use peerage_proto::link::bundle::{LinkId, PathKind, Purpose};
+use peerage_proto::link::bundle::{Dial, LinkId, PathKind, Purpose};
+use peerage_wire::id::NodeId;
 use tokio::sync::oneshot;
 use tokio::time;
 
@@ -29,8 +30,27 @@ impl Links {
     pub fn take_leg(&self, leg: Joined) {
         let inner = Arc::clone(&self.inner);
         let task = async move {
-            if let Err(error) = inner.lead(leg).await {
+            if let Err(error) = inner.lead(leg, Purpose::Shared).await {
                 tracing::debug!(%error, "no link over a relay came about");
+            }
+        };
+        lock(&self.inner.helpers).spawn(task);
+    }
+
+    /// Gives the session of a dial a link of its own, over a leg that is under way for it.
+    pub(crate) fn take_own_leg(&self, peer: NodeId, dial: Dial, leg: Option<Leg>) {
+        let Some(known) = lock(&self.inner.peers).get(&peer).cloned() else { return };
+        let inner = Arc::clone(&self.inner);
+        let task = async move {
+            let led = async {
+                let leg = leg.ok_or(DialError::NoCandidate)?;
+                let joined = joined(leg).await.ok_or(DialError::NoCandidate)?;
+                inner.lead(joined, dial.purpose).await
+            };
+            let result = time::timeout(dial.timeout, led).await;
+            if let Err(error) = result.unwrap_or(Err(DialError::TimedOut)) {
+                tracing::debug!(?peer, %error, "a tunnel goes on sharing the link over a relay");
+                known.dial_failed(dial);
             }
         };
         lock(&self.inner.helpers).spawn(task);
@@ -70,7 +90,7 @@ impl Inner {
         });
         let relayed = async {
             let joined = joined(leg).await.ok_or(DialError::NoCandidate)?;
-            self.lead(joined).await
+            self.lead(joined, Purpose::Shared).await
         };
         let direct = async { direct.await.unwrap_or(Err(DialError::NoCandidate)) };
         let deadline = time::Instant::now() + MEETING_TIMEOUT;
@@ -101,7 +121,7 @@ impl Inner {
     }
 
     /// Completes the handshake over a leg and begins to drive the link.
-    async fn lead(self: &Arc<Self>, leg: Joined) -> Result<LinkId, DialError> {
+    async fn lead(self: &Arc<Self>, leg: Joined, purpose: Purpose) -> Result<LinkId, DialError> {
         let Joined { what, stream } = leg;
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| DialError::TooManyLinks)?;
         let handshake = async {
@@ -126,7 +146,7 @@ impl Inner {
         let result = time::timeout(dial::CANDIDATE_TIMEOUT, handshake).await.unwrap_or_else(|_| timeout());
         let (channel, local) =
             result.map_err(|source| DialError::Failed { address: what.address, source })?;
-        let standing = standing(what.side, Purpose::Shared, PathKind::Relayed);
+        let standing = standing(what.side, purpose, PathKind::Relayed);
         let ends = (local, what.address, Via::Relay);
         let connected = Connected::Tcp(Box::new(channel));
         Ok(self.start_over(

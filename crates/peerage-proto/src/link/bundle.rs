@@ -121,7 +121,7 @@ pub struct Dial {
     pub failures: u32,
     /// Whether tunnels wait for it, or no more than a better path is looked for.
     pub is_awaited: bool,
-    /// The path that serves meanwhile: only a better one is of use.
+    /// The path that serves meanwhile. For all sessions, only a better one is of use; for a single one, one that is as good.
     pub serving: Option<PathKind>,
 }
 
@@ -408,7 +408,7 @@ impl Bundle {
         let sessions = self.deadlines.first().map(|(at, _)| *at);
         let links = self.links.values().filter_map(|carrier| carrier.link.poll_timeout());
         let leaving = self.links.values().filter_map(|carrier| carrier.leaves_at);
-        let own = (!self.own_wanted.is_empty() && self.is_ending.is_none()).then(Instant::default);
+        let own = self.may_dial_own().then(Instant::default);
         let look = self.look.map(|(at, _)| at);
         let dials = self.redial_at().into_iter().chain(self.seek_at()).chain(own);
         links.chain(sessions).chain(leaving).chain(look).chain(dials).min()

@@ -116,9 +116,11 @@ impl Bundle {
         match standing.purpose {
             Purpose::Own(key) => {
                 self.own_dialled.retain(|_, dialled| *dialled != key);
-                let is_wanted = self.sessions.get(&key).is_some_and(|tunnel| {
+                let is_open = self.sessions.get(&key).is_some_and(|tunnel| {
                     tunnel.session.state() == State::Open && tunnel.session.carrier_in_use().is_some()
                 });
+                // While it was being dialled, all may have got a better path.
+                let is_wanted = is_open && self.best_for(key) == Some(id);
                 if !(is_wanted && self.attach(key, id, now)) {
                     self.close(id, now);
                 }
@@ -193,7 +195,8 @@ impl Bundle {
     /// A session that should have had its own link goes on sharing, and wants one again when it has moved much more.
     pub(super) fn want_own_later(&mut self, key: SessionKey) {
         if let Some(tunnel) = self.sessions.get_mut(&key) {
-            tunnel.own_after = tunnel.moved().saturating_add(OWN_AFTER * 16);
+            let moved = tunnel.moved();
+            tunnel.own_after = moved.saturating_add(moved.max(OWN_AFTER * 16));
         }
     }
 

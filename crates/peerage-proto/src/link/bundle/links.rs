@@ -163,10 +163,19 @@ impl Bundle {
             let serving = if is_awaited { None } else { self.serving() };
             return Some(Dial { is_awaited, serving, ..dial });
         }
+        if !self.may_dial_own() {
+            return None;
+        }
         let key = self.own_wanted.pop_first()?;
         let dial = self.redial.begin(Purpose::Own(key), Duration::ZERO, now);
         self.own_dialled.insert(dial.id, key);
-        Some(dial)
+        let serving = self.link_of(key).and_then(|link| self.path(link));
+        Some(Dial { serving, ..dial })
+    }
+
+    /// Whether a session gets a link of its own now: one after the other, since a path through a relay is looked for once at a time.
+    pub(super) fn may_dial_own(&self) -> bool {
+        self.is_ending.is_none() && self.own_dialled.is_empty() && !self.own_wanted.is_empty()
     }
 
     /// Returns whether the peer should be looked for now: tunnels wait, and it may be elsewhere, or where only a relay leads to it.

@@ -324,6 +324,7 @@ fn what_moves_much_stays_on_quic_and_leaves_its_own_link_for_a_better_path() {
     world.transfer(bulk, 300_000);
     let dial = world.ends[0].poll_dial(world.now).unwrap();
     assert_eq!(dial.purpose, Purpose::Own(bulk));
+    assert_eq!(dial.serving, Some(PathKind::Relayed), "the shell meets the peer there once more");
     let own = world.link(dial.purpose, PathKind::Relayed);
     world.transfer(bulk, 1_000);
     assert_eq!(world.link_in_use(bulk), own);
@@ -335,6 +336,28 @@ fn what_moves_much_stays_on_quic_and_leaves_its_own_link_for_a_better_path() {
     while let Some(dial) = world.ends[0].poll_dial(world.now) {
         assert_eq!((dial.purpose, dial.serving), (Purpose::Shared, Some(PathKind::Quic)));
     }
+}
+
+/// Rule 7.25
+#[test]
+fn links_of_single_sessions_are_dialled_one_after_the_other_and_only_used_on_the_best_path() {
+    let mut world = World::new();
+    world.link(Purpose::Shared, PathKind::Relayed);
+    let sessions = [world.open(), world.open()];
+    sessions.iter().for_each(|key| world.transfer(*key, 300_000));
+    let first = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!(world.ends[0].poll_dial(world.now), None);
+    assert!(world.ends[0].poll_timeout() > Some(world.now), "nothing is due meanwhile");
+    let own = world.link(first.purpose, PathKind::Relayed);
+    world.transfer(sessions[0], 1_000);
+    assert_eq!(world.link_in_use(sessions[0]), own);
+    let second = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!(second.purpose, Purpose::Own(sessions[1]));
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    world.link(second.purpose, PathKind::Relayed);
+    world.transfer(sessions[1], 1_000);
+    assert_eq!(world.link_in_use(sessions[1]), direct);
+    assert_eq!(world.ends[0].count(|carrier| !carrier.is_shared() && carrier.is_healthy()), 0);
 }
 
 /// Rule 7.25

@@ -16,12 +16,12 @@ use crate::link::Stream;
 /// How long a tunnel-node may take to grant a session: it looks for the device on its LAN first.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long an opening may be without any link. Longer makes an application wait for a tunnel-node that is gone although another could
+/// How long an opening may be without any link: a link that broke is dialled again thrice in this time. Longer makes an application wait for a tunnel-node that is gone although another could
 /// serve, shorter gives those up that come back.
-const LOST_TIMEOUT: Duration = Duration::from_secs(6);
+const LOST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether an opening has a link.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The room for one piece.
 const READ_BYTES: usize = 16 * 1_024;

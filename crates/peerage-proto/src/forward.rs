@@ -72,7 +72,7 @@ impl Forwarder {
         let Some(address) = attached else {
             return Ok(Some(Reply::ForwardedTunnelOpened(None)));
         };
-        if !endpoint.has_room_once(to) {
+        if !endpoint.has_room_once(asked.from.id, to) {
             return Err(Discard::Full);
         }
         let mut nonce = [0; 12];
@@ -80,7 +80,7 @@ impl Forwarder {
         let ticket = asked.reply_to.ticket();
         let token = self.seal(&ticket, to, (now.mono, nonce), endpoint.crypto()).ok_or(Discard::NoRoom)?;
         let forward = Forward { observed: asked.remote, inner: inner.clone(), token };
-        endpoint.request_once(*to, address, &Request::Forward(forward), now);
+        endpoint.request_once(asked.from.id, (*to, address), &Request::Forward(forward), now);
         Ok(None)
     }
 

@@ -231,6 +231,45 @@ mod nobody_else {
     }
 }
 
+/// What a node keeps for its tunnels is bounded for all of them together, however slowly their applications read (Rule 7.17).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_slow_readers_share_the_memory_of_their_node() {
+    const TUNNELS: usize = 40;
+    const BYTES: usize = 300_000;
+    const BUDGET: u64 = 2 << 20;
+    // The first window and send buffer of each are promised whatever the budget says.
+    const PROMISED: u64 = TUNNELS as u64 * 80 * 1_024;
+    let budget = Budget::new(BUDGET);
+    let site = Site::with_memory(&budget).await;
+    let mut tunnels = Vec::new();
+    for _ in 0..TUNNELS {
+        tunnels.push(site.open().await);
+    }
+    let mut sending = JoinSet::new();
+    for (_, device) in &tunnels {
+        let device = Arc::clone(device);
+        sending.spawn(async move { send(&device, b'd', BYTES).await });
+    }
+    let mut left = vec![BYTES; TUNNELS];
+    while let Some(slowest) = left.iter().position(|left| *left > 0) {
+        let before: usize = left.iter().sum();
+        for ((user, _), left) in tunnels.iter().zip(&mut left) {
+            let mut pieces = Vec::new();
+            // A piece at a time, in turns.
+            let _ = user.read(&mut pieces, 1);
+            *left -= pieces.iter().map(Bytes::len).sum::<usize>();
+            assert!(budget.used_bytes() <= BUDGET + PROMISED, "{}", budget.used_bytes());
+        }
+        if left.iter().sum::<usize>() == before {
+            tunnels[slowest].0.changed().await;
+        }
+    }
+    while let Some(sent) = sending.join_next().await {
+        sent.unwrap();
+    }
+    drop(tunnels);
+}
+
 #[tokio::test]
 async fn heads_cross_on_links_that_stand_and_on_those_that_come() {
     let site = Site::new().await;
@@ -266,13 +305,18 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
+        Self::with_memory(&Budget::new(64 << 20)).await
+    }
+
+    /// A site whose user-node has so much memory for its tunnels.
+    async fn with_memory(budget: &Budget) -> Self {
         let key = key(2);
         let (tunnel_node, served) = links(&key);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tunnel_node.serve(listener);
         let wire = Wire::new(address).await;
-        let (user, events) = links(&self::key(1));
+        let (user, events) = Links::new(within(&self::key(1), budget));
         let (served, last) = (served.into(), SessionId([0; 16]).into());
         Self { user, tunnel_node, key, address, wire, events, served, last }
     }
@@ -342,10 +386,14 @@ pub(super) fn links(key: &IdentityKey) -> (Links, mpsc::Receiver<LinkEvent>) {
 }
 
 pub(super) fn config(key: &IdentityKey) -> LinkConfig {
+    within(key, &Budget::new(64 << 20))
+}
+
+fn within(key: &IdentityKey, budget: &Budget) -> LinkConfig {
     LinkConfig {
         local: key.node_id(DOMAIN),
         tls: Tls::new(key).unwrap(),
-        session: session::Config { max_window: session::WINDOW_MAX, budget: Budget::new(64 << 20) },
+        session: session::Config { max_window: session::WINDOW_MAX, budget: budget.clone() },
         clock: Clock::new(),
         connector: Connector::default(),
     }

@@ -50,7 +50,11 @@ const MAX_ONCE: usize = MAX_OUTSTANDING / 4;
 
 /// Most of them to one receiver. An honest one answers within a round trip; more would let one that is silent take the room of
 /// others, fewer would lose what several ask at once.
-const MAX_ONCE_PER_NODE: u32 = 8;
+const MAX_ONCE_PER_NODE: u32 = 16;
+
+/// Most of them to one receiver on behalf of one asker: a quarter, so that a member that floods leaves room for the others. Fewer
+/// would drop what a user-node opens at once, and its repetitions.
+const MAX_ONCE_PER_ASKER: u32 = MAX_ONCE_PER_NODE / 4;
 
 /// Most of them to the nodes of one domain, so that no domain takes the room of all others.
 const MAX_ONCE_PER_DOMAIN: u32 = 128;
@@ -60,8 +64,8 @@ const MAX_ONCE_PER_DOMAIN: u32 = 128;
 pub(super) enum Way {
     /// As a datagram, again and again.
     Straight,
-    /// As a datagram, once.
-    Once,
+    /// As a datagram, once, because this node has asked for it.
+    Once(NodeId),
     /// As a datagram, once, to see whether it gets there; its sender repeats it as it likes.
     Check,
     /// As a datagram from a second port, again and again.
@@ -77,7 +81,7 @@ impl Way {
     const fn patience(self) -> Duration {
         match self {
             Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT[0],
-            Self::Once | Self::Check => ONCE_TIMEOUT,
+            Self::Once(_) | Self::Check => ONCE_TIMEOUT,
             Self::Leg(_) => LEG_TIMEOUT,
         }
     }
@@ -86,7 +90,7 @@ impl Way {
     fn wait_after(self, sent: usize) -> Option<Duration> {
         match self {
             Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT.get(sent).copied(),
-            Self::Once | Self::Check | Self::Leg(_) => None,
+            Self::Once(_) | Self::Check | Self::Leg(_) => None,
         }
     }
 }
@@ -140,8 +144,9 @@ pub(super) struct Outgoing {
     failed: VecDeque<(RequestId, NodeId)>,
     /// How many of those that wait are sent only once.
     once: usize,
-    /// The same by receiver, and by its domain.
+    /// The same by receiver, by its domain, and by whoever has asked for it.
     once_to: BTreeMap<NodeId, u32>,
+    once_for: BTreeMap<(NodeId, NodeId), u32>,
     once_in: BTreeMap<Domain, u32>,
 }
 
@@ -173,16 +178,18 @@ impl Outgoing {
         RequestId(self.next_id)
     }
 
-    fn has_room_once(&self, to: &NodeId) -> bool {
+    fn has_room_once(&self, asker: NodeId, to: &NodeId) -> bool {
         let count = |count: Option<&u32>| count.copied().unwrap_or(0);
         self.waiting.len() < MAX_OUTSTANDING
             && self.once < MAX_ONCE
             && count(self.once_to.get(to)) < MAX_ONCE_PER_NODE
+            && count(self.once_for.get(&(asker, *to))) < MAX_ONCE_PER_ASKER
             && count(self.once_in.get(&to.domain)) < MAX_ONCE_PER_DOMAIN
     }
 
-    fn count_once(&mut self, to: NodeId) {
+    fn count_once(&mut self, asker: NodeId, to: NodeId) {
         self.once += 1;
+        *self.once_for.entry((asker, to)).or_default() += 1;
         *self.once_to.entry(to).or_default() += 1;
         *self.once_in.entry(to.domain).or_default() += 1;
     }
@@ -195,7 +202,7 @@ impl Outgoing {
     /// Returns whether a request went straight to its receiver, so that its answer comes from there.
     pub(super) fn is_straight(&self, request: RequestId) -> bool {
         let way = self.waiting.get(&request).map(|waiting| waiting.way);
-        matches!(way, Some(Way::Straight | Way::Once | Way::Check))
+        matches!(way, Some(Way::Straight | Way::Once(_) | Way::Check))
     }
 
     /// Returns the earliest deadline.
@@ -221,8 +228,9 @@ impl Outgoing {
     /// Forgets a request and all its datagrams. Returns whether somebody wants to hear of it.
     pub(super) fn finish(&mut self, request: RequestId) -> bool {
         let Some(waiting) = self.waiting.remove(&request) else { return false };
-        if waiting.way == Way::Once {
+        if let Way::Once(asker) = waiting.way {
             self.once = self.once.saturating_sub(1);
+            uncount(&mut self.once_for, &(asker, waiting.to));
             uncount(&mut self.once_to, &waiting.to);
             uncount(&mut self.once_in, &waiting.to.domain);
         }
@@ -254,14 +262,21 @@ impl Endpoint {
         self.begin(Waiting::new(to, (remote, Way::Straight), request, now.mono), now)
     }
 
-    /// Returns whether there is room for one more request to a peer that is sent once: each peer and each domain has a share.
-    pub fn has_room_once(&self, to: &NodeId) -> bool {
-        self.outgoing.has_room_once(to)
+    /// Returns whether there is room for one more request to a peer that is sent once for this asker: each peer, each domain and,
+    /// at one peer, each asker has a share.
+    pub fn has_room_once(&self, asker: NodeId, to: &NodeId) -> bool {
+        self.outgoing.has_room_once(asker, to)
     }
 
-    /// Sends a request once, on behalf of somebody who repeats it if it is lost.
-    pub fn request_once(&mut self, to: NodeId, remote: SocketAddr, request: &Request, now: Now) -> RequestId {
-        self.begin(Waiting::new(to, (remote, Way::Once), request, now.mono), now)
+    /// Sends a request once, on behalf of an asker who repeats it if it is lost.
+    pub fn request_once(
+        &mut self,
+        asker: NodeId,
+        (to, remote): (NodeId, SocketAddr),
+        request: &Request,
+        now: Now,
+    ) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Once(asker)), request, now.mono), now)
     }
 
     /// Sends a request once to where its receiver may be.
@@ -346,18 +361,18 @@ impl Endpoint {
         let id = self.outgoing.new_id();
         let through = match waiting.way {
             Way::Through(forwarder) => forwarder,
-            Way::Straight | Way::Once | Way::Check | Way::Probe | Way::Leg(_) => waiting.to,
+            Way::Straight | Way::Once(_) | Way::Check | Way::Probe | Way::Leg(_) => waiting.to,
         };
         let known = self.peers.get(&waiting.to).is_some() && self.peers.get(&through).is_some();
-        let is_once = waiting.way == Way::Once;
+        let asker = if let Way::Once(asker) = waiting.way { Some(asker) } else { None };
         let is_full = self.outgoing.waiting.len() >= MAX_OUTSTANDING
-            || (is_once && !self.outgoing.has_room_once(&waiting.to));
+            || asker.is_some_and(|asker| !self.outgoing.has_room_once(asker, &waiting.to));
         if is_full || !known {
             self.outgoing.failed.push_back((id, waiting.to));
             return id;
         }
-        if is_once {
-            self.outgoing.count_once(waiting.to);
+        if let Some(asker) = asker {
+            self.outgoing.count_once(asker, waiting.to);
         }
         self.outgoing.waiting.insert(id, waiting);
         self.transmit(id, now);
@@ -377,7 +392,7 @@ impl Endpoint {
                 match waiting.way {
                     Way::Leg(leg) => self.own_leg_transmits.push_back((leg, datagram)),
                     Way::Probe => self.probe_transmits.push_back((waiting.remote, datagram)),
-                    Way::Straight | Way::Once | Way::Check | Way::Through(_) => {
+                    Way::Straight | Way::Once(_) | Way::Check | Way::Through(_) => {
                         self.transmits.push_back((waiting.remote, datagram));
                     }
                 }
@@ -424,7 +439,7 @@ impl Endpoint {
         if self.outgoing.waiting.values().any(pending) {
             return;
         }
-        let way = if way == Way::Once { Way::Straight } else { way };
+        let way = if matches!(way, Way::Once(_)) { Way::Straight } else { way };
         let id = self.outgoing.new_id();
         let ping = Waiting { internal: true, ..Waiting::new(to, (remote, way), &Request::Ping, now.mono) };
         self.outgoing.waiting.insert(id, ping);

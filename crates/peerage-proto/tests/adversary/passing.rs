@@ -79,20 +79,19 @@ fn nothing_but_the_arranging_of_a_path_is_executed_through_a_forwarder() {
         Request::Forward(forward),
         Request::RelayJoin { link: LinkId([1; 16]), peer: to },
     ];
-    let before = node_state(&mut world, site);
-    for request in inners {
-        let inner = actor.seal_for_host(&mut world, site, &request);
-        let since = world.log.len();
-        assert_eq!(
-            actor.ask(&mut world, &Request::ForwardedTunnelRequest { to, inner }),
-            None,
-            "{request:?}"
-        );
-        assert!(!to_site(&world, since).is_empty(), "the forwarder cannot tell what is inside");
+    // Those that are not answered have their share of the room for two seconds: four of one asker.
+    for some in inners.chunks(4) {
+        let before = node_state(&mut world, site);
+        for request in some {
+            let inner = actor.seal_for_host(&mut world, site, request);
+            let since = world.log.len();
+            let reply = actor.ask(&mut world, &Request::ForwardedTunnelRequest { to, inner });
+            assert_eq!(reply, None, "{request:?}");
+            assert!(!to_site(&world, since).is_empty(), "the forwarder cannot tell what is inside");
+        }
+        assert_eq!(node_state(&mut world, site), before);
+        world.run(std::time::Duration::from_secs(3));
     }
-    assert_eq!(node_state(&mut world, site), before);
-    // Those that were not answered have their share of the room for two seconds.
-    world.run(std::time::Duration::from_secs(3));
     let inner = actor.seal_for_host(&mut world, site, &tunnel_request());
     let reply = actor.ask(&mut world, &Request::ForwardedTunnelRequest { to, inner });
     assert!(matches!(reply, Some(Reply::ForwardedTunnelOpened(Some(_)))), "{reply:?}");

@@ -348,12 +348,20 @@ fn a_silent_receiver_is_passed_so_many_messages_at_a_time_and_no_more() {
     let holder = world.holder(1, LENDERS[0], Segment::ALL);
     let (asker, site) = (world.member("192.0.2.7:7400", RED), world.member("192.0.2.8:7400", RED));
     world.ask(site, holder, &Request::Attach).unwrap();
-    assert!(world.ask_through(asker, holder, site).is_some());
+    let others: Vec<_> = (10..16).map(|n| world.member(&format!("192.0.2.{n}:7400"), RED)).collect();
+    for one in others.iter().chain([&asker]) {
+        assert!(world.ask_through(*one, holder, site).is_some());
+    }
     world.cut.insert(site);
     let before = world.carried.get(&(holder, site)).copied().unwrap_or(0);
     world.flood_through(asker, holder, site, 40);
-    let passed = world.carried[&(holder, site)] - before;
-    assert_eq!(passed, 8);
+    let passed = |world: &World| world.carried[&(holder, site)] - before;
+    assert_eq!(passed(&world), 4);
+    // Whoever has asked for more leaves room for the others, of whom all together have a limit too.
+    for (n, other) in others.into_iter().enumerate() {
+        world.flood_through(other, holder, site, 10);
+        assert_eq!(passed(&world), (4 * (n + 2)).min(16));
+    }
     world.run(10 * SECOND);
     world.cut.remove(&site);
     assert!(world.ask_through(asker, holder, site).is_some());

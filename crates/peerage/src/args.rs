@@ -123,7 +123,7 @@ pub(crate) enum Command {
     /// Open a local port that leads to a device, until Ctrl-C
     Connect(Connect),
     /// Measure on this computer how fast Peerage is, beside a reference
-    Bench(Bench),
+    Bench(crate::bench::Bench),
     /// Write a completion script for a shell
     Completions(Completions),
     /// Write the manual
@@ -141,13 +141,6 @@ pub(crate) struct Demo {
     /// What a program of the demonstration itself does
     #[command(subcommand)]
     pub(crate) part: Option<crate::demo::Part>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Bench {
-    /// What is measured
-    #[command(subcommand)]
-    pub(crate) what: crate::bench::What,
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,14 +22,20 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::{args::Bench, failure::Result, output::Output};
+use crate::{failure::Result, output::Output};
 
 /// Members that look up at the same time: enough that none waits for its own answer.
 const LOOKUP_PEERS: usize = 64;
 
-/// What is measured.
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    /// What is measured
+    #[command(subcommand)]
+    what: What,
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum What {
+enum What {
     /// Sealed Pings that the operator answers, against a plain echo
     Messages {
         #[command(flatten)]
@@ -75,7 +81,7 @@ pub(crate) enum What {
 
 /// How long and how often.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct How {
+struct How {
     /// How often reference and subject take turns; the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     runs: u32,
@@ -86,7 +92,7 @@ pub(crate) struct How {
 
 /// The same, where two nodes are kept apart.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Apart {
+struct Apart {
     #[command(flatten)]
     how: How,
     /// This is the process in the network namespace
@@ -125,7 +131,7 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
 
 /// What other processes of a bench do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Part {
+enum Part {
     /// Be a device that takes, gives and echoes bytes
     Device,
     /// Answer datagrams with themselves

@@ -12,6 +12,9 @@ use super::{
     tunnel::Scene,
 };
 
+/// What an open tunnel may take in each node, in KiB.
+const TARGET_KIB: f64 = 24.0;
+
 /// Threads that open tunnels.
 const OPENERS: u32 = 8;
 
@@ -79,10 +82,11 @@ pub(super) fn tunnels(how: &How, count: u32) -> Result<Report> {
         ensure!(!own.streams.is_empty(), "no tunnel opens");
         let grown: u64 =
             nodes.map(resident).iter().zip(before).map(|(after, before)| after.saturating_sub(before)).sum();
-        memory.push(Run::new(
-            grown.max(1) as f64 / 1_024.0 / own.streams.len() as f64 / nodes.len() as f64,
-            24.0,
-        ));
+        // Only the first turn takes memory that nobody has used before.
+        if memory.is_empty() {
+            let each = grown.max(1) as f64 / 1_024.0 / own.streams.len() as f64 / nodes.len() as f64;
+            memory.push(Run::new(each, TARGET_KIB));
+        }
         rates.push(Run::new(rate, plain_rate));
         slow.0.push(quantile(own.milliseconds.clone(), 0.99));
         most = most.max(own.streams.len());

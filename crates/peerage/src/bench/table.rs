@@ -54,6 +54,8 @@ fn record(name: u32) -> Result<Record> {
 pub(super) fn table(how: &How, count: u32) -> Result<Report> {
     let directory = tempfile::Builder::new().prefix("peerage-bench-").tempdir()?;
     let made: Vec<Record> = (0..count).map(record).collect::<Result<_>>()?;
+    // Before anything else has used memory that would only be used again.
+    let memory = memory(&made);
     let (mut writes, mut loads, mut finds) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..how.runs() {
         let plain = plain_writes(&directory.path().join(format!("plain{run}")), how.length())?;
@@ -70,7 +72,6 @@ pub(super) fn table(how: &How, count: u32) -> Result<Report> {
         ensure!(contents.records.len() == made.len(), "the store has lost records");
         finds.push(find(&made)?);
     }
-    let memory = memory(&made);
     let cases = vec![
         Case::new("records written durably a second, 64 under way", writes),
         Case::new("ms to open a store of them, against reading the file", loads).with("records", made.len()),

@@ -471,11 +471,13 @@ impl Inner {
         let quic = self.quic.get();
         let mut places = reach.places();
         if let Some(found) = self.found(peer.id) {
-            // Proven by both ends, unlike what was announced.
             places.retain(|candidate| {
                 (candidate.transport, candidate.address) != (found.transport, found.address)
             });
-            places.insert(0, found);
+            // Proven by both ends, unlike what was announced. Where something serves, it was dialled at once and takes no turn.
+            if serving.is_none() {
+                places.insert(0, found);
+            }
         }
         places.retain(|candidate| {
             let path = path_of(candidate.transport);

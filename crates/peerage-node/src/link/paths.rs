@@ -61,15 +61,7 @@ impl Links {
         drop(found);
         let known = lock(&self.inner.peers).get(&path.peer).cloned();
         if let Some(peer) = known.filter(wants_path) {
-            let (inner, identity) = (Arc::downgrade(&self.inner), path.identity);
-            lock(&self.inner.helpers).spawn(async move {
-                let Some(inner) = inner.upgrade() else { return };
-                if let Err(error) = inner.dial_path(&peer, identity, candidate).await {
-                    tracing::debug!(peer = ?peer.id, %error, "a path that was found did not work");
-                    let remote = candidate.address;
-                    inner.notifier.notify(LinkEvent::PathUnused { peer: peer.id, remote });
-                }
-            });
+            self.inner.pursue(peer, path.identity, candidate);
         }
     }
 
@@ -95,6 +87,27 @@ impl Inner {
     /// Returns where a peer can be dialled over UDP as far as checks have found out.
     pub(super) fn found(&self, peer: NodeId) -> Option<Candidate> {
         lock(&self.found).get(&peer).copied()
+    }
+
+    /// Dials a path that was found before there was anything with the peer: the first checks may be faster than the forwarder.
+    pub(super) fn pursue_found(self: &Arc<Self>, peer: &Arc<Peer>) {
+        let identity = peer.act(|state, _| state.reach.identity).flatten();
+        if let (Some(identity), Some(candidate)) = (identity, self.found(peer.id)) {
+            self.pursue(Arc::clone(peer), identity, candidate);
+        }
+    }
+
+    /// Dials a path beside whatever else is tried.
+    fn pursue(self: &Arc<Self>, peer: Arc<Peer>, identity: [u8; 32], candidate: Candidate) {
+        let inner = Arc::downgrade(self);
+        lock(&self.helpers).spawn(async move {
+            let Some(inner) = inner.upgrade() else { return };
+            if let Err(error) = inner.dial_path(&peer, identity, candidate).await {
+                tracing::debug!(peer = ?peer.id, %error, "a path that was found did not work");
+                let remote = candidate.address;
+                inner.notifier.notify(LinkEvent::PathUnused { peer: peer.id, remote });
+            }
+        });
     }
 
     async fn dial_path(

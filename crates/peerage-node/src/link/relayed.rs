@@ -112,6 +112,7 @@ impl Inner {
 
     /// Dials a peer directly while a relay serves.
     pub(super) fn dial_beside(self: &Arc<Self>, peer: &Arc<Peer>, early: Option<Early>) {
+        self.pursue_found(peer);
         let (inner, peer) = (Arc::clone(self), Arc::clone(peer));
         lock(&self.helpers).spawn(async move {
             if let Err(error) = inner.dial(&peer, (Purpose::Shared, Some(PathKind::Relayed)), early).await {

@@ -33,7 +33,7 @@ pub use devices::{Device, DeviceState, ReachableVia};
 pub use events::{Event, EventDetail};
 pub use lending::{SuperLimits, SuperNode, SuperOff, SuperOn, SuperRange, SuperState};
 pub use mapping::{PortMapping, PortMappingState};
-pub use nat::{Nat, NatMapping, NatPorts};
+pub use nat::{Nat, NatFiltering, NatMapping, NatPorts};
 pub use proxy::{Proxy, ProxyState};
 pub use status::{
     Attachment, Clock, Elected, Election, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator,

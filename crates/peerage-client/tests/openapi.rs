@@ -91,6 +91,7 @@ fn the_types_of_the_local_api_are_as_described() {
     check_enum::<local::NodeState>(&api, "NodeState");
     check_enum::<local::InterfaceKind>(&api, "InterfaceKind");
     check_enum::<local::NatMapping>(&api, "NatMapping");
+    check_enum::<local::NatFiltering>(&api, "NatFiltering");
     check_enum::<local::NatPorts>(&api, "NatPorts");
     check_enum::<local::DeviceState>(&api, "DeviceState");
     check_enum::<local::TunnelState>(&api, "TunnelState");
@@ -380,6 +381,8 @@ fn status(full: bool) -> local::Status {
         nat: local::Nat {
             mapping: local::NatMapping::EndpointIndependent,
             ports: local::NatPorts::Preserved,
+            filtering: local::NatFiltering::AddressDependent,
+            hairpinning: full.then_some(true),
             observed: vec!["198.51.100.7:4433".parse().unwrap()],
         },
         records: local::Records { node_expires_at_ms: 1, info_expires_at_ms: full.then_some(2) },

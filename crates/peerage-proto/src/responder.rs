@@ -100,7 +100,8 @@ pub fn answer(request: &Request, asked: Asked<'_>, view: View<'_>) -> Result<Rep
             may_transfer(*table, Segment { from: from.place, to: to.place }, asked, view)?;
             Ok(Reply::Reconciled(reconcile::answer(view.records, *table, *from, *to, *summary)))
         }
-        Request::TunnelRequest(_)
+        Request::PingElsewhere
+        | Request::TunnelRequest(_)
         | Request::ForwardedTunnelRequest { .. }
         | Request::Forward(_)
         | Request::RelayJoin { .. }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use peerage_proto::path::{Path, PathRole};
+use peerage_proto::path::{Filtering, NatBehaviour, Path, PathRole};
 use peerage_sim::app::Script;
 use peerage_sim::nat::{Behaviour, NatConfig, Ports};
 use peerage_sim::network::{Lan, Multicast, Quality};
@@ -217,6 +217,33 @@ fn a_user_behind_a_symmetric_router_that_can_be_asked_meets_a_symmetric_tunnel_n
     let awaited = world.paths().iter().filter(|(_, host, path)| *host == 0 && path.role == PathRole::Await);
     assert!(awaited.clone().any(|(_, _, path)| mapped(path)));
     assert!(world.paths().iter().any(|(_, host, path)| *host == 1 && path.role == PathRole::Dial));
+}
+
+/// What a user-node behind such a router has found out about it.
+fn learned(class: Class) -> NatBehaviour {
+    let mut world = world(1, class, CLASSES[0], 2);
+    world.run_until(seconds(ASKED_AT));
+    world.begin_errand(1, 0, Script::PROBE, 1);
+    world.run(Duration::from_secs(5));
+    let user = world.hosts.get(1).unwrap();
+    user.node.as_ref().unwrap().status(user.now(world.now())).nat
+}
+
+/// Rule 6.98.
+#[test]
+fn a_node_learns_whom_its_router_lets_in_and_whether_it_turns_packets_round() {
+    for class in CLASSES {
+        let expected = if class.filters_by_port() {
+            Filtering::AddressAndPortDependent
+        } else {
+            Filtering::AddressDependent
+        };
+        let found = learned(class);
+        assert_eq!(found.filtering, Some(expected), "{}", class.name);
+        assert_eq!(found.hairpinning, class.nat.map(|_| false), "{}", class.name);
+    }
+    let turning = NatConfig { hairpinning: true, ..CLASSES[1].nat.unwrap() };
+    assert_eq!(learned(Class { name: "hairpinning", nat: Some(turning) }).hairpinning, Some(true));
 }
 
 /// Rule 6.97: a path that nobody uses is given up at both ends.

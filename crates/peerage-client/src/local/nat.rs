@@ -10,6 +10,12 @@ pub struct Nat {
     pub mapping: NatMapping,
     /// How the ports are chosen.
     pub ports: NatPorts,
+    /// Whom the routers let in.
+    #[serde(default)]
+    pub filtering: NatFiltering,
+    /// Whether they turn packets round that are sent from inside to an outer address; absent as long as that was not tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hairpinning: Option<bool>,
     /// How others see the node, the newest first.
     pub observed: Vec<SocketAddr>,
 }
@@ -68,6 +74,34 @@ impl fmt::Display for NatPorts {
             Self::Preserved => "preserved",
             Self::Sequential => "sequential",
             Self::Other => "other",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// Whom a router lets in (RFC 4787, section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum NatFiltering {
+    /// Everybody.
+    EndpointIndependent,
+    /// Whoever was written to, from whatever port, and perhaps others.
+    AddressDependent,
+    /// The very ports that were written to.
+    AddressAndPortDependent,
+    /// Nothing has shown it, or this version of the client does not know it.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for NatFiltering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EndpointIndependent => "endpoint-independent",
+            Self::AddressDependent => "address-dependent or less",
+            Self::AddressAndPortDependent => "address-and-port-dependent",
             Self::Unknown => "unknown",
         })
     }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use peerage_client::local::{
     Attachment, Clock, Device, DeviceState, Elected, Election, Head, InterfaceKind, Location, Nat,
-    NatMapping, NatPorts, NodeIdentity, NodeState, Operator, PortMapping, PortMappingState, Proxy,
-    ProxyState, ReachableVia, Records, Status, SuperNode,
+    NatFiltering, NatMapping, NatPorts, NodeIdentity, NodeState, Operator, PortMapping, PortMappingState,
+    Proxy, ProxyState, ReachableVia, Records, Status, SuperNode,
 };
 use peerage_client::{Protocol, Role, Service};
 use peerage_proto::lan;
@@ -14,7 +14,7 @@ use peerage_proto::node::{
     AttachmentStatus, DeviceStatus, ElectedStatus, ElectionStatus, HeadStatus, ServerStatus,
     Status as NodeStatus,
 };
-use peerage_proto::path::{self, NatBehaviour, PortChoice};
+use peerage_proto::path::{self, Filtering, NatBehaviour, PortChoice};
 use peerage_wire::codec;
 use peerage_wire::id::{LocationId, to_hex};
 use peerage_wire::limits::MAX_HEAD_AGE;
@@ -196,6 +196,13 @@ fn nat(known: &NatBehaviour) -> Nat {
             Some(PortChoice::Other) => NatPorts::Other,
             None => NatPorts::Unknown,
         },
+        filtering: match known.filtering {
+            Some(Filtering::EndpointIndependent) => NatFiltering::EndpointIndependent,
+            Some(Filtering::AddressDependent) => NatFiltering::AddressDependent,
+            Some(Filtering::AddressAndPortDependent) => NatFiltering::AddressAndPortDependent,
+            None => NatFiltering::Unknown,
+        },
+        hairpinning: known.hairpinning,
         observed: known.observed.clone(),
     }
 }

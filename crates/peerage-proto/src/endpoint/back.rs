@@ -86,6 +86,17 @@ impl Endpoint {
         }
     }
 
+    /// Answers from the second port, which whoever has asked has not written to. The datagram comes out of
+    /// [`poll_probe`](Self::poll_probe), and goes where an ordinary answer would go.
+    pub fn reply_elsewhere(&mut self, to: &ReplyTo, reply: &Reply) {
+        if !to.is_straight() {
+            return self.discard(Discard::Forbidden);
+        }
+        if let Some(datagram) = self.seal_reply(to, reply) {
+            self.probe_transmits.push_back((to.remote, datagram));
+        }
+    }
+
     /// Seals an answer without sending it, for whoever has to order it among other bytes.
     pub fn seal_reply(&mut self, to: &ReplyTo, reply: &Reply) -> Option<Bytes> {
         let plaintext = reply.encode();

@@ -109,6 +109,10 @@ enum Purpose {
     BeforeLeave(TaskId, Server),
     /// Being told how a server sees this node.
     Observe,
+    /// Finding out whether the routers on the way let in what comes from another port.
+    Elsewhere,
+    /// Finding out whether they turn round what is sent to this node's own outer address.
+    Hairpin,
     /// Finding out whether a datagram gets to a place of a peer.
     Check,
     /// Leaving.
@@ -121,7 +125,15 @@ impl Purpose {
     /// Returns whether silence does not mean that whoever was asked is not well: operators that do not keep the map are silent to
     /// offers, checks and greetings go where perhaps nobody is, and observers are asked beside a look-up that tells more.
     const fn says_nothing_by_silence(&self) -> bool {
-        matches!(self, Self::Hold(Errand::Submit) | Self::Check | Self::Meet(_) | Self::Observe)
+        matches!(
+            self,
+            Self::Hold(Errand::Submit)
+                | Self::Check
+                | Self::Meet(_)
+                | Self::Observe
+                | Self::Elsewhere
+                | Self::Hairpin
+        )
     }
 }
 
@@ -400,10 +412,12 @@ impl Node {
             Outcome::Request(incoming) => self.handle_request(*incoming, now),
             Outcome::Answered { request, from, reply, rtt, straight } => {
                 self.heard_from(from, rtt, now);
-                if let Some(remote) = straight {
+                let purpose = self.purposes.remove(&request);
+                if let Some(remote) = straight.filter(|_| !matches!(purpose, Some(Purpose::Elsewhere))) {
                     self.note_observed(remote, &from, &reply, now);
                 }
-                match self.purposes.remove(&request) {
+                match purpose {
+                    Some(Purpose::Elsewhere) => self.elsewhere_ended(&from, straight),
                     Some(Purpose::Check) => self.check_answered(from, straight, now),
                     Some(Purpose::Meet(task)) => self.neighbour_met(task, request, straight, now),
                     Some(purpose) => {
@@ -437,7 +451,8 @@ impl Node {
             Purpose::Query(id) => self.query_answered(id, request, reply, now),
             Purpose::Attach(_) => self.attached(from, reply, now),
             Purpose::Time => {}
-            Purpose::Observe | Purpose::Check | Purpose::Meet(_) => {}
+            Purpose::Observe | Purpose::Check | Purpose::Meet(_) | Purpose::Elsewhere => {}
+            Purpose::Hairpin => self.hairpin_ended(true),
             Purpose::Probe => self.probed(now),
             Purpose::Announce(version) => self.announced(version, from, &reply, now),
             Purpose::Report(device) => self.reported(device, now),
@@ -457,6 +472,8 @@ impl Node {
             Purpose::Time | Purpose::Observe => {}
             Purpose::Check => self.check_unanswered(),
             Purpose::Meet(task) => self.neighbour_met(task, request, None, now),
+            Purpose::Elsewhere => self.elsewhere_ended(&to, None),
+            Purpose::Hairpin => self.hairpin_ended(false),
             Purpose::Probe => self.probed(now),
             Purpose::Announce(version) => self.announcement_failed(version, to, now),
             Purpose::Report(device) => self.report_failed(device, now),
@@ -474,6 +491,9 @@ impl Node {
     /// what an operator tells it.
     fn handle_request(&mut self, incoming: Incoming, now: Now) {
         let came = Came { from: incoming.remote, is_straight: incoming.reply_to.is_straight() };
+        if came.is_straight {
+            self.note_let_in(came.from, now);
+        }
         if matches!(incoming.request, Request::Ping) {
             self.path_heard(incoming.from.id, came, now);
         }
@@ -497,7 +517,9 @@ impl Node {
             }
             Request::Forward(_) => Err(Discard::Forbidden),
             Request::Notify { .. } => Err(Discard::Forbidden),
-            Request::GetOperatorNodes { .. }
+            // Only operators have a second port.
+            Request::PingElsewhere
+            | Request::GetOperatorNodes { .. }
             | Request::GetSuperNodes { .. }
             | Request::GetNode(_)
             | Request::GetNodeInfo(_)

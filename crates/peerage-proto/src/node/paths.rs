@@ -29,6 +29,9 @@ const OBSERVERS: usize = 3;
 /// For how long they are not asked again when a way is looked for: shorter than most routers keep a mapping.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(60);
 
+/// After how long whoever has not shown how its routers filter is asked to again.
+const PROBE_INTERVAL: Duration = Duration::from_secs(600);
+
 /// How a request came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Came {
@@ -44,11 +47,13 @@ pub(super) struct Finding {
     paths: Paths,
     nat: Nat,
     observed_at: Option<Instant>,
+    /// When it was last asked for an answer from elsewhere.
+    probed_at: Option<Instant>,
 }
 
 impl Finding {
     pub(super) fn new(port: u16) -> Self {
-        Self { paths: Paths::default(), nat: Nat::new(port), observed_at: None }
+        Self { paths: Paths::default(), nat: Nat::new(port), observed_at: None, probed_at: None }
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
@@ -84,6 +89,58 @@ impl Node {
         let (Reply::Reping { observed } | Reply::Attached { observed, .. }) = reply else { return };
         if self.is_server(from) && !self.is_near(by.ip()) {
             self.finding.nat.observe(by, *observed, now.mono);
+            self.probe_routers(now);
+        }
+    }
+
+    /// Finds out, once on the same networks, whom the routers let in and whether they turn packets round (Rule 6.98).
+    fn probe_routers(&mut self, now: Now) {
+        let known = self.nat_behaviour(now);
+        let is_lately = |at: Instant| now.mono - at < PROBE_INTERVAL;
+        if known.filtering.is_some() || self.finding.probed_at.is_some_and(is_lately) {
+            return;
+        }
+        let all = self.shuffled_operators(now);
+        let is_fit = |server: &&Server| server.address.is_ipv4() && !self.is_near(server.address.ip());
+        let Some(server) = all.iter().find(is_fit).copied() else { return };
+        self.finding.probed_at = Some(now.mono);
+        // The one shows that the operator is there, the other what the routers do.
+        self.ask(server, &Request::Ping, Purpose::Observe, now);
+        self.ask(server, &Request::PingElsewhere, Purpose::Elsewhere, now);
+        let own = |address| self.is_own_address(address);
+        let outer = self.finding.nat.reflexive(&own, now.mono).into_iter().find(SocketAddr::is_ipv4);
+        if let Some(outer) = outer.filter(|outer| self.may_check(outer.ip())) {
+            self.endpoint.learn_peer(self.me, *self.endpoint.statement(), now);
+            let id = self.endpoint.request_as_check(self.me.id, outer, &Request::Ping, now);
+            self.purposes.insert(id, Purpose::Hairpin);
+        }
+    }
+
+    /// An operator has answered from elsewhere, or has not.
+    pub(super) fn elsewhere_ended(&mut self, server: &NodeId, came_from: Option<SocketAddr>) {
+        let asked_at = self.finding.probed_at;
+        let is_there = self.servers.health(server).is_some_and(|health| health.answered_at >= asked_at);
+        if asked_at.is_some() && (came_from.is_some() || is_there) {
+            self.finding.nat.note_elsewhere(came_from);
+        }
+    }
+
+    pub(super) const fn hairpin_ended(&mut self, came: bool) {
+        // The networks may have changed meanwhile.
+        if self.finding.probed_at.is_some() {
+            self.finding.nat.note_hairpin(came);
+        }
+    }
+
+    /// A sealed request came straight: perhaps from somebody to whom nothing was sent, which shows whom the routers let in. Where a
+    /// port is forwarded, it shows nothing.
+    pub(super) fn note_let_in(&mut self, remote: SocketAddr, now: Now) {
+        let is_forwarded = self
+            .own_candidates()
+            .iter()
+            .any(|c| matches!(c.kind, CandidateKind::Mapped | CandidateKind::Configured));
+        if !is_forwarded && !self.is_near(remote.ip()) {
+            self.finding.nat.note_let_in(remote, now.mono);
         }
     }
 
@@ -91,7 +148,7 @@ impl Node {
     pub(super) fn forget_paths(&mut self) {
         self.finding.nat.forget();
         self.finding.paths.clear_attempts();
-        self.finding.observed_at = None;
+        (self.finding.observed_at, self.finding.probed_at) = (None, None);
     }
 
     /// Asks some servers how they see this node, while tunnel-nodes are looked for and before candidates are needed.

@@ -423,6 +423,10 @@ impl Operator {
                 return;
             }
             Request::Attach => Err(Discard::Forbidden),
+            Request::PingElsewhere => {
+                self.endpoint.reply_elsewhere(&reply_to, &Reply::Reping { observed: remote });
+                Ok(None)
+            }
             Request::Store(record) => self.store(&from, &record, now).map(Some),
             Request::DeviceSeen { id, key, location } => {
                 let node = from.id;

@@ -1,4 +1,4 @@
-//! Direct paths over UDP between two nodes, of which one or both stand behind routers (chapter 6, Rules 6.90 to 6.97).
+//! Direct paths over UDP between two nodes, of which one or both stand behind routers (chapter 6, Rules 6.90 to 6.98).
 //!
 //! Both have told each other their candidates, through somebody who reaches both. From then on each sends *checks*, sealed
 //! Pings, to the other's candidates: the first ones open the routers on the way, the later ones pass. What is sealed proves who
@@ -36,7 +36,7 @@ use attempt::Attempt;
 use budget::Budget;
 pub(crate) use candidates::{Target, kind_of, targets};
 pub(crate) use nat::Nat;
-pub use nat::{Mapping, NatBehaviour, PortChoice};
+pub use nat::{Filtering, Mapping, NatBehaviour, PortChoice};
 
 /// Most attempts at once, each for a few seconds. More let members make this node send more to where nobody answers; fewer send
 /// those who come together, as in the morning, through a relay.

@@ -35,6 +35,17 @@ pub enum Mapping {
     AddressAndPortDependent,
 }
 
+/// Whom a router lets in (RFC 4787, section 5), as far as it has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Filtering {
+    /// Everybody.
+    EndpointIndependent,
+    /// Whoever was written to, from whatever port; it may let in others as well.
+    AddressDependent,
+    /// The very ports that were written to.
+    AddressAndPortDependent,
+}
+
 /// How a router chooses ports (RFC 4787, section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortChoice {
@@ -53,6 +64,10 @@ pub struct NatBehaviour {
     pub mapping: Option<Mapping>,
     /// How they choose ports.
     pub ports: Option<PortChoice>,
+    /// Whom they let in; `None` as long as nothing has shown it.
+    pub filtering: Option<Filtering>,
+    /// Whether they turn packets round that are sent from inside to an outer address; `None` as long as that was not tried.
+    pub hairpinning: Option<bool>,
     /// How others see this node over IPv4 and IPv6, the newest first.
     pub observed: Vec<SocketAddr>,
 }
@@ -78,6 +93,10 @@ pub(crate) struct Nat {
     observations: BTreeMap<SocketAddr, Observation>,
     contacts: BTreeMap<SocketAddr, Contact>,
     next_order: u64,
+    filtering: Option<Filtering>,
+    hairpinning: Option<bool>,
+    /// Since when all to whom something was sent are among the contacts.
+    watched_since: Option<Instant>,
 }
 
 impl Nat {
@@ -90,6 +109,33 @@ impl Nat {
     pub(crate) fn forget(&mut self) {
         self.observations.clear();
         self.contacts.clear();
+        (self.filtering, self.hairpinning, self.watched_since) = (None, None, None);
+    }
+
+    /// An answer was asked for from a port that was not written to, and came or did not.
+    pub(crate) fn note_elsewhere(&mut self, came_from: Option<SocketAddr>) {
+        let shown = match came_from {
+            Some(place) if self.contacts.contains_key(&place) => return,
+            Some(_) => Filtering::AddressDependent,
+            None => Filtering::AddressAndPortDependent,
+        };
+        let known = self.filtering.filter(|known| *known == Filtering::EndpointIndependent);
+        self.filtering = known.or(Some(shown));
+    }
+
+    /// Somebody who has proven itself was let in, whom nobody may have asked.
+    pub(crate) fn note_let_in(&mut self, remote: SocketAddr, now: Instant) {
+        // Before that something may have been sent of which nothing is remembered.
+        let is_sure = self.watched_since.is_some_and(|since| now - since > MAPPING_LIFETIME);
+        let is_known = self.contacts.keys().any(|place| place.ip() == remote.ip());
+        if is_sure && !is_known && self.contacts.len() < MAX_CONTACTS && remote.is_ipv4() {
+            self.filtering = Some(Filtering::EndpointIndependent);
+        }
+    }
+
+    /// What was sent to the own outer address came back, or did not.
+    pub(crate) const fn note_hairpin(&mut self, came: bool) {
+        self.hairpinning = Some(came);
     }
 
     /// Something is sent to a place beyond the own links: its router may have to make a mapping for that.
@@ -102,6 +148,7 @@ impl Nat {
             let oldest = self.contacts.iter().min_by_key(|(_, contact)| contact.at).map(|(place, _)| *place);
             self.contacts.retain(|place, _| Some(*place) != oldest);
         }
+        self.watched_since = self.watched_since.or(Some(now));
         let order = self.new_order();
         self.contacts.insert(remote, Contact { order, at: now });
     }
@@ -228,7 +275,7 @@ impl Nat {
                 observed.push(known.observed);
             }
         }
-        NatBehaviour { mapping, ports, observed }
+        NatBehaviour { mapping, ports, filtering: self.filtering, hairpinning: self.hairpinning, observed }
     }
 }
 

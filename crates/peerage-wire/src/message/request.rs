@@ -57,6 +57,9 @@ pub enum Request {
     TunnelRequest(TunnelRequest),
     /// A sign of life, and how the receiver sees the asker.
     Ping,
+    /// The same, to be answered from another port than the one that was asked: what comes back shows whom the routers on the way let in
+    /// (Rule 6.98).
+    PingElsewhere,
     /// That a sealed message is passed on to a node that is attached to the receiver (Rule 6.28).
     ForwardedTunnelRequest {
         /// To whom.
@@ -179,7 +182,7 @@ impl Request {
             Self::GetNodeInfo(_) => (number::GET_NODE_INFO, Read, RECORD),
             Self::GetTunnelNodes { .. } => (number::GET_TUNNEL_NODES, Read, PAGE),
             Self::TunnelRequest(_) => (number::TUNNEL_REQUEST, Other, RECORD),
-            Self::Ping => (number::PING, Read, SHORT),
+            Self::Ping | Self::PingElsewhere => (number::PING, Read, SHORT),
             // What is inside makes both long enough for an answer of the same kind.
             Self::ForwardedTunnelRequest { .. } => (number::FORWARDED_TUNNEL_REQUEST, Other, SHORT),
             Self::Forward(_) => (number::FORWARD, Other, SHORT),
@@ -240,6 +243,9 @@ impl Request {
             }
             Self::TunnelRequest(request) => request.write(&mut map),
             Self::Ping | Self::Attach | Self::GetDomainKey => {}
+            Self::PingElsewhere => {
+                map.flag(1, true);
+            }
             Self::ForwardedTunnelRequest { to, inner } => {
                 map.bytes(1, &to.to_bytes()).bytes(2, inner);
             }
@@ -316,6 +322,7 @@ impl Request {
                 Self::GetTunnelNodes { tags: map.list(1, MAX_TAGS, Element::id)?, after: read_after(map)? }
             }
             number::TUNNEL_REQUEST => Self::TunnelRequest(TunnelRequest::read(map)?),
+            number::PING if map.flag(1)? => Self::PingElsewhere,
             number::PING => Self::Ping,
             number::FORWARDED_TUNNEL_REQUEST => {
                 Self::ForwardedTunnelRequest { to: map.id(1)?, inner: read_inner(map, 2)? }

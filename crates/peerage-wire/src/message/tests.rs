@@ -150,6 +150,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         tunnel,
         any_passing(),
         Just(Request::Ping),
+        Just(Request::PingElsewhere),
         (any_key(), any_segment()).prop_map(|(after, range)| Request::GetDevices { after, range }),
         any::<Option<u32>>().prop_map(|domain| Request::GetHead { domain: domain.map(Domain) }),
         any_submission().prop_map(Request::SubmitSuperNode),
@@ -529,7 +530,7 @@ fn unknown_fields_of_a_command_matter_below_128_only() {
         body.uint(key, 1_u64);
         Request::decode(&frame(number::PING, &body.finish()))
     };
-    assert_eq!(with(1), Err(Malformed::Unknown(1).into()));
+    assert_eq!(with(2), Err(Malformed::Unknown(2).into()));
     assert_eq!(with(128), Ok(Request::Ping));
 }
 

@@ -461,6 +461,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("get_tunnel_nodes", Request::GetTunnelNodes { tags: vec![LookupTag([0x16; 16]); 2], after: None }),
         ("tunnel_request", Request::TunnelRequest(tunnel)),
         ("ping", Request::Ping),
+        ("ping_elsewhere", Request::PingElsewhere),
         ("get_devices", Request::GetDevices { after, range: Segment::ALL }),
         ("get_head", Request::GetHead { domain: None }),
         ("store", Request::Store(node_record().bytes().clone())),

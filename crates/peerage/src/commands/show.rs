@@ -10,7 +10,7 @@ use crate::{
 use peerage_client::local::{PortMapping, Proxy};
 use peerage_client::{
     Client, Service,
-    local::{Device, Election, Head, Nat, NatMapping, Operator, Status, Tunnel},
+    local::{Device, Election, Head, Nat, NatFiltering, NatMapping, Operator, Status, Tunnel},
 };
 use serde::Serialize;
 
@@ -134,13 +134,24 @@ fn nat(nat: &Nat) -> String {
         return "nobody has told yet".to_owned();
     }
     let seen = format!("at {}", list(&nat.observed));
-    if nat.mapping == NatMapping::Unknown {
+    let filtering = if nat.filtering == NatFiltering::Unknown {
+        String::new()
+    } else {
+        format!(", filtering {}", nat.filtering)
+    };
+    let hairpinning = match nat.hairpinning {
+        None => "",
+        Some(true) => ", hairpinning",
+        Some(false) => ", no hairpinning",
+    };
+    let seen_as = if nat.mapping == NatMapping::Unknown {
         seen
     } else if nat.mapping == NatMapping::None {
         format!("{seen}, without translation")
     } else {
         format!("{seen}, mapping {}, ports {}", nat.mapping, nat.ports)
-    }
+    };
+    format!("{seen_as}{filtering}{hairpinning}")
 }
 
 /// Writes who serves the devices at a location.

@@ -22,7 +22,8 @@ impl Node {
             return self.offered_assignment(incoming, now);
         }
         let is_mine = match &incoming.request {
-            Request::TunnelRequest(_)
+            Request::PingElsewhere
+            | Request::TunnelRequest(_)
             | Request::Forward(_)
             | Request::SubmitSuperNode(_)
             | Request::DeviceSeen { .. }
@@ -110,7 +111,8 @@ impl Node {
             | Request::Reconcile { .. }
             | Request::GetRevocations { .. }
             | Request::GetDomainKey) => self.read(read, (&from, remote, reply_to.room()), now)?,
-            Request::TunnelRequest(_)
+            Request::PingElsewhere
+            | Request::TunnelRequest(_)
             | Request::ForwardedTunnelRequest { .. }
             | Request::Forward(_)
             | Request::RelayJoin { .. }

@@ -103,3 +103,39 @@ fn what_is_remembered_is_bounded() {
     }
     assert_eq!((nat.contacts.len(), nat.observations.len()), (MAX_CONTACTS, MAX_OBSERVERS));
 }
+
+/// Rule 6.98.
+#[test]
+fn an_answer_from_another_port_shows_whether_a_router_filters_by_port() {
+    let (a, a2) = (place("46.0.0.1:7400"), place("46.0.0.1:7401"));
+    let mut nat = seen(&[("46.0.0.1:7400", "45.0.0.1:5")]);
+    let filtering = |nat: &Nat| nat.behaviour(&own, at(2)).filtering;
+    assert_eq!(filtering(&nat), None);
+    nat.note_elsewhere(None);
+    assert_eq!(filtering(&nat), Some(Filtering::AddressAndPortDependent));
+    nat.note_elsewhere(Some(a));
+    assert_eq!(filtering(&nat), Some(Filtering::AddressAndPortDependent), "that port was written to");
+    nat.note_elsewhere(Some(a2));
+    assert_eq!(filtering(&nat), Some(Filtering::AddressDependent));
+    nat.note_hairpin(true);
+    assert_eq!(nat.behaviour(&own, at(2)).hairpinning, Some(true));
+    nat.forget();
+    let behaviour = nat.behaviour(&own, at(2));
+    assert_eq!((behaviour.filtering, behaviour.hairpinning), (None, None));
+}
+
+/// Rule 6.98.
+#[test]
+fn who_comes_unasked_shows_that_a_router_lets_in_everybody() {
+    let mut nat = seen(&[("46.0.0.1:7400", "45.0.0.1:5")]);
+    let filtering = |nat: &Nat| nat.behaviour(&own, at(2)).filtering;
+    // What was sent before this process began may have opened the router.
+    nat.note_let_in(place("46.0.0.9:1"), at(121));
+    assert_eq!(filtering(&nat), None);
+    nat.note_let_in(place("46.0.0.1:9"), at(122));
+    assert_eq!(filtering(&nat), None, "its address was written to");
+    nat.note_let_in(place("46.0.0.9:1"), at(122));
+    assert_eq!(filtering(&nat), Some(Filtering::EndpointIndependent));
+    nat.note_elsewhere(None);
+    assert_eq!(filtering(&nat), Some(Filtering::EndpointIndependent), "one lost datagram shows less");
+}

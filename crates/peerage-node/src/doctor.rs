@@ -37,9 +37,6 @@ const WEB_PORTS: [u16; 2] = [443, 80];
 /// A clock that is off by more than this is worth a word, in milliseconds: what servers say has a resolution of one second.
 const CLOCK_TOLERANCE_MS: u64 = 3_000;
 
-/// Where messages are exchanged over WebSocket.
-const MESSAGES_PATH: &str = "/peerage/messages";
-
 /// What is examined.
 #[derive(Clone, Debug)]
 pub struct Patient {
@@ -121,8 +118,8 @@ pub enum Name {
     Tls,
     /// HTTP without TLS.
     Http,
-    /// WebSocket in HTTPS.
-    Websocket,
+    /// Messages in HTTPS.
+    Messages,
     /// The proxy.
     Proxy,
     /// IP version 6.
@@ -246,7 +243,7 @@ async fn own_port(server: SocketAddr) -> (Vec<Check>, Option<i64>) {
     let Some(stream) = stream else { return (vec![tcp], None) };
     let (mut checks, offset) = https(server, probe::https(stream, server).await);
     checks.insert(0, tcp);
-    checks.push(websocket(server).await);
+    checks.push(messages(server).await);
     (checks, offset)
 }
 
@@ -300,15 +297,16 @@ fn https(server: SocketAddr, result: Result<(Heard, Duration), HttpsFault>) -> (
     (checks, heard.clock_offset_ms)
 }
 
-async fn websocket(server: SocketAddr) -> Check {
-    let check = |outcome, evidence: String| Check::new(Name::Websocket, Some(server), outcome, evidence);
+/// Asks whether messages can be exchanged over HTTPS where they do not pass by UDP.
+async fn messages(server: SocketAddr) -> Check {
+    let check = |outcome, evidence: String| Check::new(Name::Messages, Some(server), outcome, evidence);
     let result = async {
         let stream = connect::dial(server).await?;
-        probe::websocket(stream, server, MESSAGES_PATH).await
+        probe::messages(stream, server).await
     };
     match result.await {
-        Ok((101, took)) => {
-            check(Outcome::Passes, "the connection was switched to WebSocket".to_owned()).after(took)
+        Ok((200, took)) => {
+            check(Outcome::Passes, "the server takes messages over HTTPS".to_owned()).after(took)
         }
         Ok((404, took)) => {
             check(Outcome::Absent, "the server does not offer it (HTTP 404)".to_owned()).after(took)

@@ -118,6 +118,8 @@ pub(crate) enum Command {
     ///
     /// It needs no running node. Each server gets some twenty packets; where packets vanish it takes up to ten seconds.
     Doctor(Doctor),
+    /// Explain each decision on the way from here to a device
+    Explain(Explain),
     /// List the devices of the domain
     Devices(Devices),
     /// Open a local port that leads to a device, until Ctrl-C
@@ -473,6 +475,12 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Explain {
+    /// Name or id of the device
+    pub(crate) device: String,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Devices {
     /// Ask the network now, rather than show what is known
     #[arg(long)]
@@ -570,6 +578,7 @@ impl Command {
             | Self::Down
             | Self::Status
             | Self::Doctor(_)
+            | Self::Explain(_)
             | Self::Devices(_)
             | Self::Connect(_)
             | Self::Completions(_)

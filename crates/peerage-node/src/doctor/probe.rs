@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use peerage_proto::proxy::Proxy;
 use peerage_wire::enrol::{CERTIFICATE_FIELD, HELLO_PATH, Hello};
-use peerage_wire::id::{ContextId, Nonce, sha256};
+use peerage_wire::id::{ContextId, Nonce, sha256, to_hex};
 use peerage_wire::packet::{Class, Packet, ShortHeader, tag_of};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -147,7 +147,7 @@ pub(super) async fn https(stream: TcpStream, server: SocketAddr) -> Result<(Hear
         let mut stream = tls(stream, server).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let shown = shown.map(|leaf| leaf.to_vec()).unwrap_or_default();
-        let reply = ask(&mut stream, &get(HELLO_PATH, server, "Connection: close\r\n")).await?;
+        let reply = ask(&mut stream, &get(HELLO_PATH, server)).await?;
         let claimed = reply.field(CERTIFICATE_FIELD).and_then(unhex);
         Ok(Heard {
             certificate: sha256(&[&shown]),
@@ -169,23 +169,23 @@ pub(super) async fn http(
     address: SocketAddr,
 ) -> Result<(Reply, Duration), HttpsFault> {
     let began_at = Instant::now();
-    let reply = within(ask(&mut stream, &get("/", address, "Connection: close\r\n"))).await?;
+    let reply = within(ask(&mut stream, &get("/", address))).await?;
     Ok((reply, began_at.elapsed()))
 }
 
-/// Asks to switch to WebSocket within TLS (RFC 6455, section 4.1); returns the status that came back.
-pub(super) async fn websocket(
-    stream: TcpStream,
-    server: SocketAddr,
-    path: &str,
-) -> Result<(u16, Duration), HttpsFault> {
-    // The key need not be secret or fresh for a probe; this is the RFC's own.
-    const FIELDS: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+/// Sends no message to a session of messages over HTTPS that nobody else has; returns the status that came back.
+pub(super) async fn messages(stream: TcpStream, server: SocketAddr) -> Result<(u16, Duration), HttpsFault> {
+    let mut session = [0; 16];
+    fill(&mut session)?;
+    let session = to_hex(&session);
+    let request = format!(
+        "POST /v1/messages/{session}/send HTTP/1.1\r\nHost: {server}\r\nUser-Agent: peerage-doctor\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     let began_at = Instant::now();
     let exchange = async {
         let mut stream = tls(stream, server).await?;
-        ask(&mut stream, &get(path, server, FIELDS)).await
+        ask(&mut stream, &request).await
     };
     let reply = within(exchange).await?;
     Ok((reply.status, began_at.elapsed()))
@@ -198,11 +198,13 @@ async fn tls(stream: TcpStream, server: SocketAddr) -> Result<TlsStream<TcpStrea
     Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }
 
-fn get(path: &str, server: SocketAddr, fields: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: peerage-doctor\r\n{fields}\r\n")
+fn get(path: &str, server: SocketAddr) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: peerage-doctor\r\nConnection: close\r\n\r\n"
+    )
 }
 
-/// Sends a request and reads the answer, to its end unless the connection goes on as something else.
+/// Sends a request and reads the answer to its end.
 async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Result<Reply, HttpsFault> {
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;

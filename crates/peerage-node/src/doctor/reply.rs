@@ -36,7 +36,7 @@ impl Reply {
     /// Returns whether nothing more is to come.
     pub(super) fn is_complete(&self) -> bool {
         let length = self.field("content-length").and_then(|length| length.parse::<usize>().ok());
-        self.status == 101 || length.is_some_and(|length| self.body.len() >= length)
+        length.is_some_and(|length| self.body.len() >= length)
     }
 
     /// Returns whether it is for a browser: a page, or the way to one.
@@ -88,7 +88,6 @@ mod tests {
         let reply = Reply::parse(text).unwrap();
         assert_eq!((reply.status, reply.field("x-y"), reply.is_complete()), (200, Some("z"), false));
         assert_eq!(Reply::parse(b"SSH-2.0-x\r\n\r\n"), None);
-        assert!(Reply::parse(b"HTTP/1.1 101 Switching\r\n\r\n").unwrap().is_complete());
     }
 
     #[test]

@@ -61,7 +61,7 @@ const fn name(name: Name) -> &'static str {
         Name::Https => "HTTPS",
         Name::Tls => "TLS",
         Name::Http => "HTTP",
-        Name::Websocket => "WebSocket",
+        Name::Messages => "messages",
         Name::Proxy => "proxy",
         Name::Ipv6 => "IPv6",
         Name::Nat => "NAT",

@@ -3,6 +3,7 @@
 mod admin;
 mod connect;
 mod doctor;
+mod explain;
 mod life;
 pub(crate) mod manual;
 mod operator;
@@ -27,6 +28,7 @@ pub(crate) async fn run(command: Command, context: Context) -> Result {
         Command::Down => life::down(&context).await,
         Command::Status => show::status(&context).await,
         Command::Doctor(args) => doctor::run(args, &context).await,
+        Command::Explain(args) => explain::run(&args, &context).await,
         Command::Devices(args) => show::devices(&args, &context).await,
         Command::Connect(args) => connect::run(args, &context).await,
         // Run without a runtime.

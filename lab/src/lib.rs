@@ -9,12 +9,14 @@
 //! - [`probe`]: measures what a NAT does.
 //! - [`capture`]: tells whether something readable crossed a network.
 //! - [`flow`]: numbered bytes in both directions; tells what was lost and when nothing moved.
+//! - [`echo`]: sends back what it gets, and compares.
 //! - [`watch`]: counts the pictures of a camera.
 //! - [`wire`]: delays, loses and reorders.
 //! - [`scenario`]: whole stories played with the real `peerage` program.
 
 pub mod capture;
 pub mod device;
+pub mod echo;
 pub mod flow;
 pub mod mapping;
 pub mod netns;

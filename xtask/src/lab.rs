@@ -3,7 +3,7 @@
 use std::{io::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use peerage_lab::device::{CAMERA_PACKAGES, MappingProtocol};
+use peerage_lab::device::{CAMERA_PACKAGES, MappingProtocol, PROXY_PACKAGES};
 use peerage_lab::scenario::{self, Crowd, Extent, Profile, Programs, Reach, Report, Selection, Size};
 
 use crate::{packages, run::say};
@@ -15,6 +15,7 @@ usage: cargo xtask lab print [--relayed | --punched | --pcp | --nat-pmp | --upnp
        cargo xtask lab survival [--quick | --punched | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
        cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
+       cargo xtask lab firewalls [NETWORK] [--json] [--release]
        cargo xtask lab camera [--json] [--release]
        cargo xtask lab round-trips [--json] [--release]";
 
@@ -41,7 +42,11 @@ pub(crate) fn lab(words: &[&str]) -> Result<()> {
         }
     }
     let story = story(name, &own)?;
-    packages::install(if *name == "camera" { CAMERA_PACKAGES } else { &[] })?;
+    packages::install(match *name {
+        "camera" => CAMERA_PACKAGES,
+        "firewalls" => PROXY_PACKAGES,
+        _ => &[],
+    })?;
     let report = story(&Programs::find(profile)?, &mut |line| say(line));
     let text = if json { report.to_json().to_string() } else { format!("{:#}", report.to_json()) };
     writeln!(std::io::stdout(), "{text}").context("nobody reads the report")?;
@@ -69,6 +74,13 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
             Box::new(|programs, say| scenario::super_nodes(programs, Size::Small, say))
         }
         ("super-nodes", ["--companies"]) => Box::new(scenario::companies),
+        ("firewalls", only @ ([] | [_])) => {
+            let only = only.first().map(|only| (*only).to_owned());
+            if let Some(name) = only.as_deref().filter(|name| !scenario::NETWORKS.contains(name)) {
+                bail!("{name} is none of the networks {}", scenario::NETWORKS.join(", "));
+            }
+            Box::new(move |programs, say| scenario::firewalls(programs, only.as_deref(), say))
+        }
         ("camera", []) => Box::new(scenario::camera),
         ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
         ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),

@@ -2,6 +2,7 @@
 //! `nat-server ADDRESS ADDRESS`, `nat-probe ADDRESS ADDRESS`, `device WEB RAW`, `fetch ENDPOINT MILLISECONDS`;
 //! `map-port PROTOCOL GATEWAY`, for port 8080; `door SOCKET ENDPOINT`, `capture NEEDLES -`, which ends with its input;
 //! `flow-device ENDPOINT -`, `flow ENDPOINT COUNT`, that many flows until its input ends, `first-byte ENDPOINT COUNT`,
+//! `echo ENDPOINT -`, `exchange ENDPOINT BYTES`, which tells the microseconds to the first byte and to the last;
 //! `watch URL -`, until its input ends; `wire INTERFACE INTERFACE`, with a manner on each line of its input;
 //! and outside of them `hold-lab MARK -`, a lab with one process inside, to be killed, and `try-lab - -`, which makes
 //! a small Internet and fetches a web page through a NAT.
@@ -18,7 +19,7 @@ use peerage_lab::flow::{self, Flow};
 use peerage_lab::netns::{self, Nat};
 use peerage_lab::watch::Watch;
 use peerage_lab::wire::{Manner, Wire};
-use peerage_lab::{Lab, SiteConfig, capture, mapping, probe};
+use peerage_lab::{Lab, SiteConfig, capture, echo, mapping, probe};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -51,6 +52,11 @@ fn main() -> Result<()> {
         }
         "flow" => flows(first.parse()?, second.parse()?),
         "first-byte" => first_bytes(first.parse()?, second.parse()?),
+        "echo" => echo::serve(first.parse()?, || say("ready")),
+        "exchange" => {
+            let done = echo::exchange(first.parse()?, second.parse()?)?;
+            say(&format!("{} {}", done.first.as_micros(), done.whole.as_micros()))
+        }
         "watch" => watch(first),
         "wire" => carry([first.as_str(), second.as_str()]),
         "door" => netns::serve_door(first.as_ref(), second.parse()?, || say("ready")),

@@ -2,6 +2,7 @@
 
 mod binary;
 mod camera;
+mod firewalls;
 mod flowing;
 mod matrix;
 mod player;
@@ -15,6 +16,7 @@ mod village;
 
 pub use binary::{Profile, Programs};
 pub use camera::camera;
+pub use firewalls::{NETWORKS, firewalls};
 pub use matrix::{Selection, matrix};
 pub use print::{Reach, print};
 pub use program::{Daemon, Peerage};

@@ -46,6 +46,17 @@ impl<'a> Peerage<'a> {
         self.host
     }
 
+    /// Writes the configuration file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, text: &str) -> Result<()> {
+        let mut builder = std::fs::DirBuilder::new();
+        // As the program itself makes it: for its user alone.
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700).create(&self.data_outside)?;
+        std::fs::write(self.data_outside.join("peerage.toml"), text).context("cannot write the configuration")
+    }
+
     /// Returns a call of the program with `--data` and `--json`.
     ///
     /// Settings for a node of the real machine do not reach it, except for what it logs.

@@ -156,7 +156,7 @@ fn one(at: SocketAddr, way: Direction, bytes: u64) -> Result<()> {
     let mut buffer = vec![0; 2 * CHUNK_BYTES];
     while left > 0 {
         let count = stream.read(&mut buffer)?;
-        ensure!(count > 0, "the stream has ended too early");
+        ensure!(count > 0, "the stream has ended {left} bytes of {bytes} too early");
         left = left.saturating_sub(count as u64);
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{
     How,
@@ -134,7 +134,8 @@ fn sized(how: &How, through: &Way, way: Direction, streams: u64) -> Result<u64> 
 /// Returns the rate in GB/s and the processor time in seconds a GiB.
 fn measure(through: &Way, way: Direction, bytes: u64, streams: u64) -> Result<(f64, f64)> {
     let before = cpu_of(&through.processes);
-    let took = tcp::transfer(through.at, way, bytes, streams)?;
+    let took = tcp::transfer(through.at, way, bytes, streams);
+    let took = took.with_context(|| format!("{} {streams} streams through {}", way.name(), through.at))?;
     let cost = cpu_of(&through.processes).saturating_sub(before).as_secs_f64();
     let gibibytes = bytes as f64 / f64::from(1 << 30);
     Ok((bytes as f64 / 1e9 / took.as_secs_f64(), cost / gibibytes))

@@ -245,7 +245,7 @@ mod tests {
     fn a_relayed_path_says_why_it_is_not_direct() {
         let seen = |mapping| {
             let observed = vec!["45.1.0.2:7000".parse().unwrap()];
-            Status { nat: Nat { mapping, ports: NatPorts::Other, observed }, ..status() }
+            Status { nat: Nat { mapping, ports: NatPorts::Other, observed, ..Nat::default() }, ..status() }
         };
         for (status, word) in [
             (status(), "nobody has answered by UDP"),

@@ -230,11 +230,11 @@ impl Bundle {
 
     /// Plans to look for a better path while tunnels do without the best, and not otherwise.
     fn plan_look(&mut self, now: Instant) {
-        let mut serving = self.links.values().filter(|carrier| {
-            carrier.is_shared() && carrier.standing.side == Side::Client && carrier.is_healthy()
-        });
+        let serving = self.links.values().filter(|carrier| carrier.is_dialled() && carrier.is_healthy());
+        // By whatever has a link of its own, too.
         let is_used = serving.clone().any(|carrier| !carrier.streams.is_empty());
-        if !is_used || serving.any(|carrier| carrier.standing.path == super::PathKind::Direct) {
+        let mut shared = serving.filter(|carrier| carrier.is_shared());
+        if !is_used || shared.any(|carrier| carrier.standing.path == super::PathKind::Direct) {
             self.look = None;
         } else if self.look.is_none() {
             self.look = Some((now.after(LOOK_PAUSE), LOOK_PAUSE));

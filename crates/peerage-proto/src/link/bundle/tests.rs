@@ -328,6 +328,10 @@ fn what_moves_much_stays_on_quic_and_leaves_its_own_link_for_a_better_path() {
     let own = world.link(dial.purpose, PathKind::Relayed);
     world.transfer(bulk, 1_000);
     assert_eq!(world.link_in_use(bulk), own);
+    // Whoever has left the shared link still does without the best path.
+    world.pass(Duration::from_secs(3));
+    let look = world.ends[0].poll_dial(world.now).unwrap();
+    assert_eq!((look.purpose, look.serving), (Purpose::Shared, Some(PathKind::Relayed)));
     let quic = world.link(Purpose::Shared, PathKind::Quic);
     world.transfer(bulk, 10_000_000);
     assert_eq!(world.link_in_use(bulk), quic);

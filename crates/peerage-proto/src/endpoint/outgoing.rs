@@ -1,5 +1,7 @@
 //! Own requests: sent, sent again, matched with their answers, or given up.
 
+mod way;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use peerage_wire::packet::{Class, tag_of};
 use peerage_wire::seal::{Ends, Sealed, SendContext};
 use peerage_wire::time::{Instant, Now};
 
+pub(super) use self::way::Way;
 use super::peers::{Opened, Peer};
 use super::{Endpoint, Outcome, RequestId};
 use crate::discard::Discard;
@@ -58,42 +61,6 @@ const MAX_ONCE_PER_ASKER: u32 = MAX_ONCE_PER_NODE / 4;
 
 /// Most of them to the nodes of one domain, so that no domain takes the room of all others.
 const MAX_ONCE_PER_DOMAIN: u32 = 128;
-
-/// How a request gets to its receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// As a datagram, again and again.
-    Straight,
-    /// As a datagram, once, because this node has asked for it.
-    Once(NodeId),
-    /// As a datagram, once, to see whether it gets there; its sender repeats it as it likes.
-    Check,
-    /// As a datagram from a second port, again and again.
-    Probe,
-    /// Inside a request to this node, which passes it on.
-    Through(NodeId),
-    /// On a TCP connection of this node's own.
-    Leg(LegId),
-}
-
-impl Way {
-    /// Returns how long an answer is waited for after the first sending.
-    const fn patience(self) -> Duration {
-        match self {
-            Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT[0],
-            Self::Once(_) | Self::Check => ONCE_TIMEOUT,
-            Self::Leg(_) => LEG_TIMEOUT,
-        }
-    }
-
-    /// Returns the wait before the next sending, after so many; `None` if there is none.
-    fn wait_after(self, sent: usize) -> Option<Duration> {
-        match self {
-            Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT.get(sent).copied(),
-            Self::Once(_) | Self::Check | Self::Leg(_) => None,
-        }
-    }
-}
 
 /// One datagram of a request.
 #[derive(Clone, Debug)]

@@ -392,7 +392,7 @@ fn nat(node: Option<&Status>) -> Check {
     if nat.mapping == NatMapping::Unknown {
         return check(Outcome::Unknown, format!("it takes answers from two servers by UDP{seen}"));
     }
-    let evidence = format!("mapping {}, ports {}{seen}", nat.mapping, nat.ports);
+    let evidence = format!("mapping {}, ports {}, filtering {}{seen}", nat.mapping, nat.ports, nat.filtering);
     let is_good = matches!(nat.mapping, NatMapping::None | NatMapping::EndpointIndependent);
     check(if is_good { Outcome::Passes } else { Outcome::Limited }, evidence)
 }
@@ -404,6 +404,13 @@ async fn hairpin(node: Option<&Status>) -> Check {
         return Check::new(Name::Hairpin, None, Outcome::Unknown, "no running node is seen through a router");
     };
     let check = |outcome, evidence: String| Check::new(Name::Hairpin, Some(*seen), outcome, evidence);
+    match node.and_then(|status| status.nat.hairpinning) {
+        Some(true) => return check(Outcome::Passes, "the node has tried it".to_owned()),
+        Some(false) => {
+            return check(Outcome::Absent, "the node has tried it, and nothing came back".to_owned());
+        }
+        None => {}
+    }
     match probe::udp(*seen).await {
         Ok(took) => check(Outcome::Passes, "the node answered at its outer address".to_owned()).after(took),
         Err(_) => check(Outcome::Absent, "nothing comes back from the node's outer address".to_owned()),

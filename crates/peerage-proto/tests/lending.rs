@@ -158,7 +158,7 @@ fn a_super_node_that_dies_is_replaced() {
     let dead = lender_address(1);
     let dead_id = world.hosts[&dead].id;
     world.hosts.remove(&dead);
-    world.run(45 * SECOND);
+    world.run(90 * SECOND);
     let all = world.operator.super_nodes(world.now);
     let state = all.iter().find(|status| status.node == dead_id).map(|status| status.state);
     assert_eq!(state, Some(Seen::Lost));

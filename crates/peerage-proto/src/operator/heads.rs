@@ -12,9 +12,9 @@ use super::io::DomainFacts;
 use crate::endpoint::Endpoint;
 use crate::table::Records;
 
-/// How old a Head may be before a new one is made. It must be well below the 60 s that a Head is good for; a shorter time
-/// costs one signature more per domain and interval.
-const REMAKE_AFTER: Duration = Duration::from_secs(20);
+/// How old a Head may be before a new one is made. Whoever passes it on may do so for that much less than the 60 s that it is good for,
+/// and has to fetch it the more often; a shorter time costs a signature more, 30 µs, for some of those who fetch it.
+const REMAKE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 struct Made {

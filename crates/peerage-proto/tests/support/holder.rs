@@ -59,7 +59,7 @@ pub struct Holder {
     pub states: Vec<SuperNodeState>,
 }
 
-/// How often a super-node tells the operator that it is there: seldom, but within its lease of 30 s.
+/// How often a super-node tells the operator that it is there: seldom, but within its lease of 75 s.
 const SUBMIT_INTERVAL: Duration = Duration::from_secs(25);
 
 impl Holder {

@@ -1,7 +1,7 @@
 //! Heads passed on, and the nodes that wait for them: attachments and notices (Rules 6.10, 6.56 and 6.57).
 //!
-//! A holder keeps the newest Head of each domain that anybody has asked about lately, and fetches it before it is too old to be
-//! of use. When no operator answers it hands out the last one, however old: whoever asks judges that itself (Rule 6.59).
+//! A holder keeps the newest Head of each domain that anybody has asked about lately. While nodes of the domain are attached here it
+//! fetches the next before that is too old to be of use; for others it does so when somebody asks. When no operator answers it hands out the last one, however old: whoever asks judges that itself (Rule 6.59).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -20,14 +20,19 @@ use crate::endpoint::ReplyTo;
 use crate::node::Node;
 use crate::sizes::TableSize;
 
-/// How old a Head becomes before it is fetched anew. With the 20 s that an operator's own may be old, and the 20 s after which
-/// a member asks again, it stays below the minute that a tunnel needs.
-const REFRESH_AFTER: Duration = Duration::from_secs(15);
+/// How old a Head becomes before it is fetched anew while somebody is attached. With the 5 s that an operator's own may be old, and
+/// the 25 s (each ± 20 %) between two renewals of an attachment, it stays below the minute that a tunnel needs. Shorter is most of what operators
+/// have to do in a large network: it was 15 s, for everybody who had asked lately.
+const REFRESH_AFTER: Duration = Duration::from_secs(20);
 
-/// How long a domain counts as active after somebody has asked or attached: a little longer than an attachment lives.
+/// How soon it is asked for again after nobody had one. Shorter helps only who asks while operators come back.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
+
+/// How long it is fetched for somebody who has attached: a little longer than an attachment lives.
 const ACTIVE_TIME: Duration = Duration::from_secs(90);
 
-/// How old a Head may be to be answered at once, rather than after fetching one.
+/// How long ago a Head may have come to be answered at once, rather than after fetching one. With the 5 s that it may have been old
+/// then, and the 20 s after which a member asks again, it stays below the minute that a tunnel needs.
 const FRESH_TIME: Duration = Duration::from_secs(30);
 
 /// How long somebody is kept waiting for a Head that is being fetched; a round trip to the operator and some patience. The asker
@@ -66,6 +71,12 @@ struct Held {
     arrived_at: Option<Instant>,
     /// When somebody asked last.
     wanted_at: Instant,
+    /// When somebody attached last.
+    attached_at: Option<Instant>,
+    /// Somebody has asked for a fresher one than there is.
+    is_wanted: bool,
+    /// When an operator or another holder was asked last.
+    tried_at: Option<Instant>,
     /// When it is fetched next, unless it is being fetched.
     due_at: Instant,
     is_fetching: bool,
@@ -85,9 +96,30 @@ impl Held {
         [fetch, self.wait_until].into_iter().flatten().min()
     }
 
-    /// Returns whether it is to be fetched by then: not if it is already, or nobody asks any more.
+    /// Returns whether it is fetched before anybody asks.
+    fn is_kept_at(&self, at: Instant) -> bool {
+        self.attached_at.is_some_and(|attached_at| at - attached_at < ACTIVE_TIME)
+    }
+
+    /// Returns whether it is to be fetched by then: not if it is already, or nobody needs it.
     fn is_due_by(&self, at: Instant) -> bool {
-        !self.is_fetching && self.due_at <= at && self.due_at - self.wanted_at < ACTIVE_TIME
+        !self.is_fetching && self.due_at <= at && (self.is_wanted || self.is_kept_at(self.due_at))
+    }
+
+    /// Notes that somebody attaches, who needs a fresh one from now on.
+    fn keep(&mut self, now: Instant) {
+        if !self.is_kept_at(now) {
+            self.due_at = now;
+        }
+        self.attached_at = Some(now);
+    }
+
+    /// Notes that it is too old for somebody who asks. Returns whether it is worth his while to wait.
+    fn want(&mut self, now: Instant) -> bool {
+        self.is_wanted = true;
+        let soonest = self.tried_at.map_or(now, |at| at.after(RETRY_AFTER));
+        self.due_at = self.due_at.min(soonest);
+        self.is_fetching || self.due_at <= now
     }
 }
 
@@ -285,17 +317,14 @@ impl Node {
         let Some(part) = &mut self.hold.part else { return };
         let waiter = Waiter { reply_to, attached };
         let answer_now = part.heads.with(domain, |held| {
-            if now.mono - held.wanted_at >= ACTIVE_TIME {
-                held.due_at = now.mono;
-            }
             held.wanted_at = now.mono;
-            let is_fresh = held.arrived_at.is_some_and(|at| now.mono - at < FRESH_TIME);
-            // While nobody has one, it is not asked for more often than otherwise.
-            if is_fresh || is_hopeless || held.waiting.len() >= MAX_WAITING {
-                return Some(waiter);
+            if attached.is_some() {
+                held.keep(now.mono);
             }
-            if held.arrived_at.is_none() {
-                held.due_at = held.due_at.min(now.mono);
+            let is_fresh = held.arrived_at.is_some_and(|at| now.mono - at < FRESH_TIME);
+            let may_wait = !is_fresh && held.want(now.mono);
+            if !may_wait || is_hopeless || held.waiting.len() >= MAX_WAITING {
+                return Some(waiter);
             }
             held.waiting.push(waiter);
             held.wait_until.get_or_insert(now.mono.after(WAIT_TIME));
@@ -373,6 +402,8 @@ impl Node {
             let is_due = held.is_due_by(now.mono);
             if is_due {
                 held.is_fetching = server.is_some();
+                held.is_wanted &= held.is_fetching;
+                held.tried_at = Some(now.mono);
                 held.due_at = again;
             }
             is_due
@@ -391,8 +422,18 @@ impl Node {
         if !is_good && self.trust.is_operator(&from) {
             self.head_failed(domain, from, now);
         } else if !is_good {
-            self.end_waiting(domain);
+            self.give_up_fetching(domain, again);
         }
+    }
+
+    /// Nobody has a Head of this domain at the moment.
+    fn give_up_fetching(&mut self, domain: Domain, again: Instant) {
+        let Some(part) = &mut self.hold.part else { return };
+        part.heads.with(domain, |held| {
+            held.is_wanted = false;
+            held.fetched(again);
+        });
+        self.end_waiting(domain);
     }
 
     /// Whoever was asked is silent: another operator may not be.
@@ -414,10 +455,7 @@ impl Node {
                 part.heads.with(domain, |held| held.fetched(now.mono));
                 self.fetch_head(domain, Some(server), now);
             }
-            None => {
-                part.heads.with(domain, |held| held.fetched(again));
-                self.end_waiting(domain);
-            }
+            None => self.give_up_fetching(domain, again),
         }
     }
 
@@ -444,6 +482,7 @@ impl Node {
             let is_same = known.is_some_and(|(known, _)| known.bytes() == record.bytes());
             if is_valid && (is_newer || is_same) {
                 held.arrived_at = Some(now.mono);
+                held.is_wanted = false;
                 held.due_at = again;
             }
             // Whoever has attached since the start was answered with the first one.

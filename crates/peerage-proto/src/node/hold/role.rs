@@ -15,8 +15,12 @@ use crate::node::places::is_private;
 use crate::node::{Answer, Node, SuperConfig, SuperState, TaskId};
 use crate::table::Limits;
 
-/// How often a willing node offers itself: three times in a lease (Rule 4.9).
+/// How often a willing node offers itself while it waits for a part of the table, or has just changed (Rule 4.9).
 const SUBMIT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The same once it holds one: three times in a lease. More often costs every operator a request of every super-node; more seldom
+/// lets it find out later that one is lost.
+const HELD_INTERVAL: Duration = Duration::from_secs(25);
 
 /// The same when no operator has answered for a while. An operator that comes back waits a minute for its super-nodes before it
 /// gives their places to others.
@@ -352,6 +356,7 @@ impl Node {
             SuperNodeState::Unreachable => pause,
             _ if is_leaving => LEAVING_INTERVAL,
             SuperNodeState::NotNeeded if self.hold.part.is_none() => SPARE_INTERVAL,
+            SuperNodeState::Assigned if self.hold.part.is_some() => HELD_INTERVAL,
             SuperNodeState::Checking
             | SuperNodeState::Assigned
             | SuperNodeState::HandedOver

@@ -30,18 +30,19 @@ use crate::segments::REPLICAS;
 use crate::segments::diversity::Prefix;
 use draft::Draft;
 
-/// How long a super-node counts as live after it was last heard: three reports of one every 10 s. Shorter
-/// takes a lost datagram for a lost super-node; longer leaves the table thin for longer.
-pub(super) const LEASE: Duration = Duration::from_secs(30);
+/// How long a super-node counts as live after it was last heard: three reports of one every 25 s. Shorter
+/// takes a lost datagram for a lost super-node, or has all of them report more often, which every operator pays for; longer leaves
+/// the table thin for longer.
+pub(super) const LEASE: Duration = Duration::from_secs(75);
 
 /// How long an operator that has started waits for the super-nodes of the map before it takes those unheard of for
 /// lost. They back off while no operator answers; shorter would re-divide the table before they are back.
 pub(super) const RETURN_TIME: Duration = Duration::from_secs(300);
 
-/// How old a loss must be before a segment below two holders is mended at once. It exceeds the 12 s between two
+/// How old a loss must be before a segment below two holders is mended at once. It exceeds the 30 s between two
 /// reports: when the operator itself loses its network all leases run out within that, and nothing must be
 /// re-divided among those whose leases happen to run out last. Longer leaves a single copy for longer.
-const SETTLE_TIME: Duration = Duration::from_secs(15);
+const SETTLE_TIME: Duration = Duration::from_secs(35);
 
 /// How long a lost super-node keeps its place, and its records: most are back after a restart. Shorter moves
 /// records for nothing; longer leaves a segment with two replicas for longer.

@@ -244,7 +244,7 @@ fn below_two_a_lost_super_node_is_replaced_at_once() {
     for id in &poor[1..] {
         net.lose(id);
     }
-    net.wait(14 * SECOND);
+    net.wait(34 * SECOND);
     assert_eq!(net.settle(), [], "their reports may just be late");
     net.wait(SECOND);
     let changes = net.settle();
@@ -274,10 +274,10 @@ fn a_replacement_leaves_no_other_segment_poor() {
 #[test]
 fn when_all_are_silent_nothing_changes_for_ten_minutes() {
     let mut net = Net::rich_and_poor();
-    // Their leases run out over 12 s, as each has reported at another time.
+    // Their leases run out over 30 s, as each has reported at another time.
     let all: Vec<_> = net.held.keys().copied().collect();
     for (n, id) in all.iter().enumerate() {
-        let late = Duration::from_millis(u64::try_from(n).unwrap() * 12_000 / 16);
+        let late = Duration::from_millis(u64::try_from(n).unwrap() * 30_000 / 16);
         net.nodes.get_mut(id).unwrap().standing = Standing::Lost { since: net.now.after(late) };
     }
     for _ in 0..590 {
@@ -458,12 +458,12 @@ fn an_operator_that_starts_anew_waits_for_the_super_nodes_of_its_map() {
 }
 
 #[test]
-fn a_lease_runs_out_after_thirty_seconds() {
+fn a_lease_runs_out_after_three_offers_that_did_not_come() {
     let start = Instant::from_micros(0);
     let heard_at = start.after(MINUTE);
     let at = |seconds| Standing::by_lease(Some(heard_at), start, heard_at.after(seconds * SECOND));
-    assert_eq!(at(30), Standing::Live);
-    assert_eq!(at(31), Standing::Lost { since: heard_at.after(LEASE) });
+    assert_eq!(at(75), Standing::Live);
+    assert_eq!(at(76), Standing::Lost { since: heard_at.after(LEASE) });
     assert_eq!(Standing::by_lease(None, start, start), Standing::Lost { since: start.after(RETURN_TIME) });
 }
 

@@ -47,6 +47,8 @@ impl Membership {
 #[derive(Debug)]
 struct Organisation {
     keys: DomainKeys,
+    /// Whether its computers are the vendor's own.
+    is_vendor: bool,
     /// When the epoch began.
     epoch_began: Instant,
     members: BTreeMap<NodeId, Membership>,
@@ -254,9 +256,16 @@ impl Ledger {
             domain: *domain,
             epoch: organisation.keys.epoch,
             offline_hours: None,
-            vendor: false,
+            vendor: organisation.is_vendor,
         };
         self.organisations.iter().map(facts).collect()
+    }
+
+    /// Makes an organisation the vendor's own.
+    pub fn make_vendor(&mut self, domain: Domain) {
+        if let Some(organisation) = self.organisations.get_mut(&domain) {
+            organisation.is_vendor = true;
+        }
     }
 
     /// Returns all records, the newest of each.

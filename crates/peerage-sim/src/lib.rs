@@ -4,11 +4,13 @@
 //! each [`host`], connections that [`shell`] puts links and sessions on, the [`app`]lications at both ends, the [`ledger`] that
 //! operators share. A [`world`] puts them together. A [`plan`] is drawn from a seed: a setup, and a list of [`operations`]. While it
 //! [`run`]s, [`invariants`] look at everything that happens. [`swarm`] does that for many seeds, and [`shrink`] makes a failure
-//! short. `docs/SIMULATOR.md` says how to use all that.
+//! short. `docs/SIMULATOR.md` says how to use all that. [`experiments`] measure what is claimed of such networks, and draw [`chart`]s.
 
 pub mod app;
 pub mod chance;
+pub mod chart;
 pub mod crypto;
+pub mod experiments;
 pub mod host;
 pub mod idle;
 pub mod invariants;

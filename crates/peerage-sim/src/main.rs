@@ -1,6 +1,8 @@
 //! Runs simulated networks: one seed, many, or a large idle one.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -9,7 +11,7 @@ use peerage_sim::report::line;
 use peerage_sim::run::run;
 use peerage_sim::shrink::shrink;
 use peerage_sim::swarm::{Tally, swarm};
-use peerage_sim::{idle, invariants::Violation, sessions};
+use peerage_sim::{experiments, idle, invariants::Violation, sessions};
 
 /// Simulates whole Peerage networks in virtual time.
 #[derive(Debug, Parser)]
@@ -75,6 +77,24 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tries what is claimed of such networks; docs/EXPERIMENTS.md reads the results.
+    Experiment {
+        /// Which.
+        #[arg(value_enum)]
+        name: experiments::Experiment,
+        /// How large.
+        #[arg(long, value_enum, default_value = "full")]
+        scale: experiments::Scale,
+        /// All chance comes from it.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Where to write the plots, as SVG and as PNG; none are written if it is not given.
+        #[arg(long)]
+        plots: Option<PathBuf>,
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Runs a large network in which next to nothing happens.
     Idle {
         /// How many computers.
@@ -122,6 +142,9 @@ fn main() -> ExitCode {
         }
         Command::Sessions { count, first, all, shrink, json } => {
             Ok(run_sessions(count, first.unwrap_or_else(clock_seed), (all, shrink, json)))
+        }
+        Command::Experiment { name, scale, seed, plots, json } => {
+            run_experiment(name, (scale, seed), plots.as_deref(), json)
         }
         Command::Idle { nodes, hours } => run_idle(nodes, hours),
     };
@@ -287,5 +310,37 @@ fn run_idle(nodes: usize, hours: u64) -> Done {
         begun.elapsed().as_secs_f64(),
         report.trace
     ));
+    Ok(true)
+}
+
+/// Reads a clock of the computer that simulates: for how long operators keep it busy.
+fn stopwatch() -> Duration {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    BEGUN.get_or_init(Instant::now).elapsed()
+}
+
+fn run_experiment(
+    name: experiments::Experiment,
+    (scale, seed): (experiments::Scale, u64),
+    plots: Option<&Path>,
+    json: bool,
+) -> Done {
+    let outcome = experiments::run(name, experiments::Terms { scale, seed, stopwatch: Some(stopwatch) })?;
+    if json {
+        line(&outcome.json(name, scale).to_string());
+    } else {
+        outcome.tables.iter().for_each(|table| line(&table.text()));
+        outcome.findings.iter().for_each(|(name, value)| line(&format!("{name} = {value:.6}")));
+    }
+    let Some(directory) = plots else { return Ok(true) };
+    for chart in &outcome.charts {
+        let path = directory.join(&chart.file);
+        let written = std::fs::write(path.with_extension("svg"), chart.svg())
+            .and_then(|()| std::fs::write(path.with_extension("png"), chart.png()));
+        if let Err(error) = written {
+            line(&format!("the plot {} cannot be written: {error}", path.display()));
+            return Ok(false);
+        }
+    }
     Ok(true)
 }

@@ -72,7 +72,7 @@ pub struct Site {
     pub lan: Lan,
     /// Only who is in the same group can be reached; 0 is everybody's.
     pub group: u64,
-    next_host: u8,
+    next_host: u16,
 }
 
 impl Site {
@@ -81,8 +81,9 @@ impl Site {
         let [.., high, low] = index.to_be_bytes();
         let public = Ipv4Addr::new(45, high, low, 1);
         // Prefixes repeat everywhere, as in life.
-        let inner = if nat.is_some() { Ipv4Addr::new(192, 168, low % 3, 0) } else { public };
-        let prefix = Prefix::new(inner.into(), 24).unwrap_or_else(|_| Prefix::host(inner.into()));
+        let (inner, length) =
+            if nat.is_some() { (Ipv4Addr::new(192, 168, low % 3 * 4, 0), 22) } else { (public, 24) };
+        let prefix = Prefix::new(inner.into(), length).unwrap_or_else(|_| Prefix::host(inner.into()));
         Self {
             nat: nat.map(|config| Nat::new(config, public.into())),
             gateway: Mac([2, 0, 0, 1, high, low]),
@@ -94,11 +95,12 @@ impl Site {
         }
     }
 
-    fn address(&self, last: u8) -> IpAddr {
+    fn address(&self, host: u16) -> IpAddr {
         match self.prefix.network() {
             IpAddr::V4(network) => {
                 let [a, b, c, _] = network.octets();
-                Ipv4Addr::new(a, b, c, last).into()
+                let [further, last] = host.to_be_bytes();
+                Ipv4Addr::new(a, b, c.saturating_add(further), last).into()
             }
             other @ IpAddr::V6(_) => other,
         }
@@ -107,7 +109,8 @@ impl Site {
     /// Gives out an address of the LAN.
     pub fn new_address(&mut self) -> IpAddr {
         let address = self.address(self.next_host);
-        self.next_host = self.next_host.checked_add(1).filter(|next| *next < 250).unwrap_or(10);
+        let end = if self.nat.is_some() { 1_000 } else { 250 };
+        self.next_host = self.next_host.checked_add(1).filter(|next| *next < end).unwrap_or(10);
         address
     }
 

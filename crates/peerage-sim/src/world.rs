@@ -5,6 +5,7 @@
 //! parties, `hosts` and what their nodes ask for, `operators` with the ledger, `tunnels` with connections, and `operate` for what the
 //! list of operations says.
 
+mod capacity;
 mod datagrams;
 mod hosts;
 mod liars;
@@ -40,7 +41,9 @@ use crate::operations::Operation;
 use crate::shell::CarrierId;
 use crate::trace::Trace;
 
+pub use self::capacity::{Capacity, Overload, Strain};
 pub use self::hosts::Counts;
+pub use self::operators::OperatorCounts;
 use self::operators::OperatorHost;
 pub use self::setup::{Bug, DeviceSetup, HostSetup, Setup, SiteSetup};
 use self::tunnels::Carrier;
@@ -100,6 +103,17 @@ pub struct Errand {
     pub is_local: bool,
     /// Why the last look for a way failed.
     pub failure: Option<node::Failure>,
+    /// When it was begun.
+    pub begun_at: Instant,
+    /// When the device could be used first.
+    pub reached_at: Option<Instant>,
+}
+
+impl Errand {
+    /// Returns how long it took until the device could be used.
+    pub fn took(&self) -> Option<Duration> {
+        self.reached_at.map(|at| at - self.begun_at)
+    }
 }
 
 /// What happens at a time.
@@ -225,6 +239,12 @@ pub struct World {
     /// Computers that still had tunnels when counting began.
     busy: std::collections::BTreeSet<usize>,
     is_counting: bool,
+    /// Whether nodes that are started from now on look things up eagerly, as those that ship do.
+    is_eager: bool,
+    /// Whose capacity is limited.
+    limits: Option<capacity::Limits>,
+    /// Reads a clock that is of no consequence for what happens.
+    stopwatch: Option<fn() -> Duration>,
     trace: Trace,
 }
 
@@ -296,6 +316,29 @@ impl World {
     /// Returns the most datagrams that an operator has heard in any second since [`World::count_from_here`].
     pub fn operator_peak(&self, index: usize) -> u64 {
         self.operators.get(index).map_or(0, |operator| operator.peak)
+    }
+
+    /// Lets every node that is started from now on look things up eagerly, as those that ship do.
+    pub const fn make_eager(&mut self) {
+        self.is_eager = true;
+    }
+
+    /// Makes an organisation of the setup the vendor's own: its super-nodes count as those that the vendor looks after.
+    pub fn make_vendor(&mut self, domain: usize) {
+        if let Some(domain) = setup::domain_at(&self.setup, domain) {
+            self.ledger.make_vendor(domain);
+        }
+        self.inform_all();
+    }
+
+    /// Returns what passed between an operator and the rest since [`World::count_from_here`].
+    pub fn operator_counts(&self, index: usize) -> OperatorCounts {
+        self.operators.get(index).map_or_else(OperatorCounts::default, |operator| operator.counts)
+    }
+
+    /// Measures from now on with this clock how long operators work. What happens does not depend on it.
+    pub const fn set_stopwatch(&mut self, stopwatch: fn() -> Duration) {
+        self.stopwatch = Some(stopwatch);
     }
 
     /// Returns whether it is counted what computers send.

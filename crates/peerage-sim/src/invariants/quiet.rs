@@ -25,14 +25,14 @@ const BEACONS_WITH_LOSS: u64 = 7;
 /// A node that serves keeps two attachments (every 25 s), two Heads fresh (every 20 s), announces itself twice, and answers Notifies.
 const SERVING: u64 = 170;
 
-/// A node that offers itself as a super-node: one request every ten seconds (Rule 4.9), of two operators if the first is silent.
+/// A node that offers itself as a super-node: one request every ten seconds at most (Rule 6.50), of two operators if the first is silent.
 const OFFERING: u64 = 150;
 
 /// A super-node offers itself as well, compares what it has with another every ten minutes, and answers where it is called back.
 const HOLDING: u64 = SERVING + OFFERING + 200;
 
-/// It fetches the Head of every domain that somebody asks about, every fifteen seconds, of an operator that may have to be asked
-/// twice.
+/// It fetches the Head of every domain that somebody asks about, every fifteen seconds at most, of an operator that may have to be
+/// asked twice.
 const PER_DOMAIN: u64 = 100;
 
 /// Whoever is not answered any more asks all super-nodes before it gives up, each three times.

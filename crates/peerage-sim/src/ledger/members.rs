@@ -22,7 +22,8 @@ impl Ledger {
             location_key: SecretKey::generate(self.chance.rng()),
         };
         let (members, devices) = (BTreeMap::new(), BTreeMap::new());
-        let organisation = Organisation { keys, epoch_began: Instant::default(), members, devices };
+        let organisation =
+            Organisation { keys, is_vendor: false, epoch_began: Instant::default(), members, devices };
         self.organisations.insert(domain, organisation);
     }
 

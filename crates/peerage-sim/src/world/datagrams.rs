@@ -38,8 +38,11 @@ impl World {
             None => Some(inner),
         };
         let lan = if outer.is_none() { site } else { None };
-        let from = outer.unwrap_or(inner);
+        let (party, from) = (from, outer.unwrap_or(inner));
         self.overhear(from, to, &payload);
+        if self.is_counting && self.setup.is_told {
+            self.tell(party, &format!("{} bytes to {to}", payload.len()));
+        }
         self.carry(site, (from, to), lan, &payload);
     }
 
@@ -100,6 +103,9 @@ impl World {
                 else {
                     return;
                 };
+                if !self.takes_in(host) {
+                    return;
+                }
                 self.trace.note(self.now, 4, host as u64, &payload);
                 self.host_input(host, node::Input::Datagram { remote: from, payload });
             }

@@ -75,7 +75,8 @@ impl World {
         if host.statements.is_empty() {
             host.statements = statements;
         }
-        let Some(config) = config_of(host, network, root, crypto, &keys) else { return };
+        let Some(mut config) = config_of(host, network, root, crypto, &keys) else { return };
+        config.eager = self.is_eager;
         host.boot += 1;
         host.clock.zero = now;
         host.wake_at = None;
@@ -362,8 +363,17 @@ impl World {
     /// A user wants a tunnel; it is tried until it stands, at most so often.
     pub fn begin_errand(&mut self, host: usize, device: usize, script: Script, tries: u32) -> ErrandId {
         let id = ErrandId(self.new_id());
-        let errand =
-            Errand { host, device, script, tries_left: tries, session: None, is_local: false, failure: None };
+        let errand = Errand {
+            host,
+            device,
+            script,
+            tries_left: tries,
+            session: None,
+            is_local: false,
+            failure: None,
+            begun_at: self.now,
+            reached_at: None,
+        };
         self.errands.insert(id, errand);
         self.schedule_in(Duration::ZERO, Due::Try(id));
         id
@@ -414,6 +424,7 @@ impl World {
     }
 
     fn answered(&mut self, index: usize, task: TaskId, answer: Answer) {
+        let now = self.now;
         if self.setup.is_told {
             self.tell(Party::Host(index), &format!("{answer:?}"));
         }
@@ -428,6 +439,7 @@ impl World {
             Answer::Route(route) => match route.way {
                 Way::Local(address) => {
                     errand.is_local = true;
+                    errand.reached_at.get_or_insert(now);
                     let device = route.device;
                     self.observe(&Fact::UsedHere { host: index, device, address });
                 }

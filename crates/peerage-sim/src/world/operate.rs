@@ -276,6 +276,7 @@ impl World {
         self.counts.fill(super::Counts::default());
         for operator in &mut self.operators {
             operator.peak = 0;
+            operator.counts = super::OperatorCounts::default();
         }
         // Users give up now, and who still has a tunnel that waits for its end is not idle.
         for errand in self.errands.values_mut() {

@@ -27,6 +27,33 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a retired operator still answers.
 const RETIRES_AFTER: Duration = Duration::from_secs(10);
 
+/// What passed between an operator and the rest of the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OperatorCounts {
+    /// Datagrams that came.
+    pub heard: u64,
+    /// Their bytes.
+    pub heard_bytes: u64,
+    /// Datagrams that it sent.
+    pub said: u64,
+    /// Their bytes.
+    pub said_bytes: u64,
+    /// How long the simulating computer worked on its behalf, if a stopwatch is set.
+    pub busy: Duration,
+}
+
+impl OperatorCounts {
+    /// Returns the datagrams of both directions.
+    pub const fn messages(&self) -> u64 {
+        self.heard.saturating_add(self.said)
+    }
+
+    /// Returns the bytes of both directions.
+    pub const fn bytes(&self) -> u64 {
+        self.heard_bytes.saturating_add(self.said_bytes)
+    }
+}
+
 /// One operator's computer.
 #[derive(Debug)]
 pub(super) struct OperatorHost {
@@ -39,6 +66,8 @@ pub(super) struct OperatorHost {
     heard: (u64, u64),
     /// Most of them in any second since counting began.
     pub(super) peak: u64,
+    /// What passed since counting began.
+    pub(super) counts: OperatorCounts,
     is_retired: bool,
     zero: Instant,
     wake_at: Option<Instant>,
@@ -61,6 +90,7 @@ impl World {
             error_millis: 0,
             heard: (0, 0),
             peak: 0,
+            counts: OperatorCounts::default(),
             is_retired: false,
             zero,
             wake_at: Some(now),
@@ -148,6 +178,15 @@ impl World {
         self.operator_input(index, Input::Committed(records));
     }
 
+    /// Every operator that is up learns what Heads say besides records.
+    pub(super) fn inform_all(&mut self) {
+        for index in 0..self.operators.len() {
+            for facts in self.ledger.facts() {
+                self.operator_input(index, Input::Domain(facts));
+            }
+        }
+    }
+
     /// A transaction is done: every operator that is up learns what it wrote.
     pub(super) fn commit(&mut self, records: &[Record]) {
         if records.is_empty() {
@@ -164,15 +203,21 @@ impl World {
         let at = host.now(now);
         let is_timeout = matches!(input, Input::Timeout);
         let Some(machine) = &mut host.machine else { return };
-        if matches!(input, Input::Datagram { .. }) {
+        if let Input::Datagram { payload, .. } = &input {
+            host.counts.heard += 1;
+            host.counts.heard_bytes += payload.len() as u64;
             let second = now.as_micros() / 1_000_000;
             let before = if host.heard.0 == second { host.heard.1 } else { 0 };
             host.heard = (second, before + 1);
             host.peak = host.peak.max(before + 1);
         }
         let ignores = is_timeout && self.setup.planted == Some(Bug::OperatorIgnoresTimeouts);
+        let began = self.stopwatch.map(|stopwatch| stopwatch());
         if !ignores {
             machine.handle(input, at);
+        }
+        if let (Some(stopwatch), Some(began)) = (self.stopwatch, began) {
+            host.counts.busy += stopwatch().saturating_sub(began);
         }
         let next = machine.poll_timeout();
         if let Some((due, why)) = next.filter(|(due, _)| is_timeout && *due <= at.mono) {
@@ -223,6 +268,8 @@ impl World {
                         // No operator here has spies.
                         Port::Spy(_) => continue,
                     };
+                    host.counts.said += 1;
+                    host.counts.said_bytes += payload.len() as u64;
                     self.send(Party::Operator(index), from, remote, payload);
                 }
                 Output::DeviceSeen { id, node, key, location } => {

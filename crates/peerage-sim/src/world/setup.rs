@@ -131,6 +131,11 @@ fn domain_of(seed: u64, index: usize) -> Domain {
     Domain(u32::from_be_bytes(drawn).max(1))
 }
 
+/// Returns the domain of an organisation of a setup.
+pub(super) fn domain_at(setup: &Setup, index: usize) -> Option<Domain> {
+    (index < setup.domains).then(|| domain_of(setup.seed, index))
+}
+
 pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<World, DraftError> {
     let cheap = Cheap { leaves_open: setup.planted == Some(Bug::LeavesOpen) };
     let crypto: Arc<dyn Crypto> = if setup.real_crypto { Arc::new(Real) } else { Arc::new(cheap) };
@@ -171,6 +176,9 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
         paths: Vec::new(),
         busy: std::collections::BTreeSet::new(),
         is_counting: false,
+        is_eager: false,
+        limits: None,
+        stopwatch: None,
         trace: Trace::default(),
         setup,
     };

@@ -73,7 +73,13 @@ impl World {
                     self.confirm(index, tunnel, address);
                 }
             }
-            Want::Opened(session) => self.model.opened(session),
+            Want::Opened(session) => {
+                self.model.opened(session);
+                let errand = self.model.tunnel(&session).map(|tunnel| tunnel.errand);
+                if let Some(errand) = errand.and_then(|errand| self.errands.get_mut(&errand)) {
+                    errand.reached_at.get_or_insert(self.now);
+                }
+            }
             Want::Ended(session, end, how) => {
                 if self.setup.is_told {
                     self.tell(Party::Host(index), &format!("{session:?} {end:?} {how:?}"));
@@ -245,6 +251,8 @@ impl World {
             session: None,
             is_local: false,
             failure: None,
+            begun_at: self.now,
+            reached_at: None,
         };
         self.errands.insert(id, errand);
         self.open_tunnel(id, (peer, Vec::new()), wanted);

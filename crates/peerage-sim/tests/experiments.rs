@@ -1,0 +1,71 @@
+//! The experiments at small size: what they find has the shape that `docs/EXPERIMENTS.md` states.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use peerage_sim::experiments::{Experiment, Outcome, Scale, Terms, run};
+
+/// Does an experiment, and checks that all it found can be read: no empty table, no chart without points.
+fn small(experiment: Experiment) -> Outcome {
+    let outcome = run(experiment, Terms { scale: Scale::Small, seed: 1, stopwatch: None }).unwrap();
+    for table in &outcome.tables {
+        assert!(!table.rows.is_empty(), "{}", table.title);
+        assert!(table.rows.iter().all(|row| row.len() == table.columns.len()), "{}", table.title);
+    }
+    for chart in &outcome.charts {
+        assert!(chart.curves.iter().all(|curve| !curve.points.is_empty()), "{}", chart.title);
+        assert!(chart.svg().ends_with("</svg>\n"));
+        assert!(chart.png().starts_with(b"\x89PNG"));
+    }
+    let object = outcome.json(experiment, Scale::Small);
+    assert!(outcome.findings.iter().all(|(name, _)| object.get(*name).is_some()));
+    outcome
+}
+
+#[test]
+fn the_operator_hears_little_of_each_further_computer_and_everybody_is_served() {
+    let outcome = small(Experiment::Figure2);
+    assert_eq!(outcome.finding("reached_lowest"), Some(1.0));
+    assert!(outcome.finding("slope_heard").unwrap() < 0.02);
+    assert!(outcome.finding("share_of_the_centre").unwrap() < 1.0);
+}
+
+#[test]
+fn the_truth_is_found_however_many_super_nodes_lie() {
+    let outcome = small(Experiment::Malicious);
+    assert_eq!(outcome.finding("one_liar_of_ten_with_two_requests"), Some(0.0));
+    assert_eq!(outcome.finding("reached_lowest"), Some(1.0));
+    assert!(outcome.finding("slowest_millis").unwrap() < 30_000.0);
+}
+
+#[test]
+fn super_nodes_that_die_in_a_rush_leave_most_wishes_fulfilled() {
+    let outcome = small(Experiment::Snowball);
+    assert!(outcome.finding("opened_lowest").unwrap() > 0.5);
+}
+
+#[test]
+fn the_longer_computers_stay_the_more_tunnels_are_opened() {
+    let outcome = small(Experiment::Churn);
+    let (worst, best) = (outcome.finding("opened_lowest"), outcome.finding("opened_with_the_longest"));
+    assert!(best.unwrap() >= worst.unwrap());
+    assert!(best.unwrap() > 0.9);
+}
+
+#[test]
+fn everybody_who_arrives_in_the_morning_prints() {
+    let outcome = small(Experiment::Morning);
+    assert_eq!(outcome.finding("opened_lowest"), Some(1.0));
+}
+
+#[test]
+fn without_operators_the_network_goes_on() {
+    let outcome = small(Experiment::OperatorOff);
+    assert_eq!(outcome.finding("reached_in_the_first_hour"), Some(1.0));
+    assert_eq!(outcome.finding("reached_later"), Some(1.0));
+}
+
+#[test]
+fn a_lan_of_many_sends_hardly_more_than_a_lan_of_few() {
+    let outcome = small(Experiment::Quiet);
+    assert!(outcome.finding("internet_datagrams_per_further_computer_and_hour").unwrap() < 60.0);
+}

@@ -71,6 +71,9 @@ struct Pump<'a> {
 /// From the socket to the session.
 #[derive(Default)]
 struct Upstream {
+    /// What was read and the session did not take: between its telling how much room there is and its being given that much, a link may
+    /// have cut what waits into more pieces than it keeps.
+    rest: Bytes,
     buffer: BytesMut,
     size: usize,
     has_ended: bool,
@@ -111,6 +114,10 @@ impl Pump<'_> {
             return Ok(false);
         }
         let up = &mut self.up;
+        if !up.rest.is_empty() {
+            // The end of the session says why nothing is taken any more.
+            return Ok(self.stream.write(&mut up.rest).map_or(true, |taken| taken > 0));
+        }
         up.size = up.size.clamp(READ_MIN, READ_MAX);
         let wanted = up.size.min(room);
         up.buffer.reserve(wanted);
@@ -125,16 +132,11 @@ impl Pump<'_> {
             }
             Ok(count) => {
                 up.size = if count == up.size { up.size * 2 } else { count.next_power_of_two() };
-                let mut bytes = up.buffer.split().freeze();
+                up.rest = up.buffer.split().freeze();
                 self.counters.add_sent(count);
-                match self.stream.write(&mut bytes) {
-                    Ok(_taken) => {
-                        debug_assert!(bytes.is_empty(), "room was asked for first");
-                        Ok(true)
-                    }
-                    // The end of the session says why.
-                    Err(_ended) => Ok(true),
-                }
+                // The end of the session says why nothing is taken.
+                let _ = self.stream.write(&mut up.rest);
+                Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // A quiet connection holds no memory.

@@ -194,7 +194,7 @@ fn submission(addresses: &[SocketAddr]) -> Request {
         addresses: addresses.to_vec(),
         version: 0,
         leaving: false,
-        load: Load::default(),
+        load: Load { max_bytes: 1 << 20, ..Load::default() },
     })
 }
 

@@ -35,6 +35,11 @@ fn a_user_behind_nat_prints_to_an_office_whose_router_gives_ports_by_upnp() {
     play(&Programs::with_agent(AGENT).unwrap(), Reach::Mapped(MappingProtocol::Upnp));
 }
 
+#[test]
+fn a_user_prints_to_an_office_where_both_networks_drop_all_udp() {
+    play(&Programs::with_agent(AGENT).unwrap(), Reach::NoUdp);
+}
+
 fn play(programs: &Programs, reach: Reach) {
     let mut log = Vec::new();
     let report = print(programs, reach, &mut |line| log.push(line.to_owned()));

@@ -10,7 +10,7 @@ use crate::{packages, run::say};
 
 /// How the task is called.
 const USAGE: &str = "\
-usage: cargo xtask lab print [--relayed | --punched | --pcp | --nat-pmp | --upnp] [--json] [--release]
+usage: cargo xtask lab print [--relayed | --no-udp | --punched | --pcp | --nat-pmp | --upnp] [--json] [--release]
        cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
        cargo xtask lab survival [--quick | --punched | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
@@ -25,7 +25,7 @@ type Story = Box<dyn Fn(&Programs, &mut dyn FnMut(&str)) -> Report>;
 /// Plays the story that `words` name; the report goes to standard output and everything else to standard error.
 ///
 /// With `print --relayed` nothing is configured in the office's router and no hole can be made, so that both nodes meet at the operator's
-/// relay; with `--punched` there can; with `--pcp`,
+/// relay; with `--no-udp` UDP does not even reach the operator; with `--punched` there can; with `--pcp`,
 /// `--nat-pmp` or `--upnp` the router gives a port to the node that asks. With
 /// `survival` only those events happen whose names contain EVENT. With `super-nodes --small` only what the tests play is
 /// played, with `super-nodes --companies` only the two smaller stories. With `--json` the report is exactly one object, also
@@ -66,6 +66,7 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
         ("print", []) => Box::new(|programs, say| scenario::print(programs, Reach::Forwarded, say)),
         ("print", ["--punched"]) => Box::new(|programs, say| scenario::print(programs, Reach::Punched, say)),
         ("print", ["--relayed"]) => Box::new(|programs, say| scenario::print(programs, Reach::Relayed, say)),
+        ("print", ["--no-udp"]) => Box::new(|programs, say| scenario::print(programs, Reach::NoUdp, say)),
         ("print", ["--pcp"]) => mapped(MappingProtocol::Pcp),
         ("print", ["--nat-pmp"]) => mapped(MappingProtocol::NatPmp),
         ("print", ["--upnp"]) => mapped(MappingProtocol::Upnp),

@@ -36,8 +36,8 @@ pub use mapping::{PortMapping, PortMappingState};
 pub use nat::{Nat, NatFiltering, NatMapping, NatPorts};
 pub use proxy::{Proxy, ProxyState};
 pub use status::{
-    Attachment, Clock, Elected, Election, Head, InterfaceKind, Location, NodeIdentity, NodeState, Operator,
-    Records, Status,
+    Attachment, Carrier, CarrierKind, CarrierReason, Clock, Elected, Election, Head, InterfaceKind, Location,
+    NodeIdentity, NodeState, Operator, Records, Status,
 };
 pub use tunnels::{OpenTunnel, Path, PathKind, Privacy, Tunnel, TunnelState};
 

@@ -90,6 +90,8 @@ fn the_types_of_the_local_api_are_as_described() {
     check_enum::<local::SuperState>(&api, "SuperState");
     check_enum::<local::NodeState>(&api, "NodeState");
     check_enum::<local::InterfaceKind>(&api, "InterfaceKind");
+    check_enum::<local::CarrierKind>(&api, "CarrierKind");
+    check_enum::<local::CarrierReason>(&api, "CarrierReason");
     check_enum::<local::NatMapping>(&api, "NatMapping");
     check_enum::<local::NatFiltering>(&api, "NatFiltering");
     check_enum::<local::NatPorts>(&api, "NatPorts");
@@ -349,6 +351,12 @@ fn status(full: bool) -> local::Status {
             address: "198.51.100.1:4433".parse().unwrap(),
             last_answer_ms_ago: full.then_some(5),
             rtt_ms: full.then_some(20),
+        }],
+        carriers: vec![local::Carrier {
+            node: "o1".to_owned(),
+            address: "198.51.100.1:4433".parse().unwrap(),
+            carrier: local::CarrierKind::Tls,
+            why: full.then_some(local::CarrierReason::UdpSilent),
         }],
         clock: local::Clock { offset_ms: -5, learned_from: full.then(|| "o1".to_owned()) },
         locations: vec![location(full)],

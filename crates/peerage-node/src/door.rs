@@ -1,13 +1,14 @@
-//! Who is let in at the TCP port: links of members, legs of those who want to be relayed, or nobody.
+//! Who is let in at the TCP port: links of members, legs of those who want to be relayed, messages of those whom UDP does not reach,
+//! or nobody.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerage_wire::leg::begins_leg;
 use tokio::net::TcpStream;
 
+use crate::carrier::Messages;
 use crate::relay::Legs;
 
 /// The door, shared by whoever opens it and whoever accepts connections.
@@ -21,13 +22,14 @@ struct Inner {
     takes_links: AtomicBool,
     takes_legs: AtomicBool,
     legs: Legs,
+    messages: Messages,
 }
 
 impl Door {
-    /// Makes a closed door before a relay.
-    pub(crate) fn new(legs: Legs) -> Self {
+    /// Makes a closed door before a relay and what takes messages.
+    pub(crate) fn new(legs: Legs, messages: Messages) -> Self {
         let closed = || AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { takes_links: closed(), takes_legs: closed(), legs }) }
+        Self { inner: Arc::new(Inner { takes_links: closed(), takes_legs: closed(), legs, messages }) }
     }
 
     /// Says who is let in from now on.
@@ -47,12 +49,17 @@ impl Door {
         self.takes_links() || self.inner.takes_legs.load(Ordering::Relaxed)
     }
 
-    /// Returns whether a connection begins as a leg, once it begins.
-    pub(crate) async fn is_leg(&self, socket: &TcpStream) -> io::Result<bool> {
+    /// Returns what takes messages, if any are taken: where legs are, since a super-node serves both (Rule 6.100).
+    pub(crate) fn messages(&self) -> Option<&Messages> {
+        self.inner.takes_legs.load(Ordering::Relaxed).then_some(&self.inner.messages)
+    }
+
+    /// Returns by which byte a connection begins, once it begins.
+    pub(crate) async fn first_byte(&self, socket: &TcpStream) -> io::Result<u8> {
         let mut first = [0];
         match socket.peek(&mut first).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _one => Ok(begins_leg(first[0])),
+            _one => Ok(first[0]),
         }
     }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerage_proto::carrier::StreamNews;
 use peerage_proto::lan::{Interface, InterfaceKind};
 use peerage_proto::link::bundle::Dial;
 use peerage_proto::node::{
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 pub(crate) use self::lend::Lent;
+use crate::carrier::Streams;
 use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::data::NodeKeys;
@@ -126,6 +128,8 @@ pub(crate) struct Driver {
     pub(crate) node: Node,
     pub(crate) clock: Clock,
     pub(crate) datagrams: Datagrams,
+    /// The connections that carry messages.
+    pub(crate) streams: Streams,
     pub(crate) store: Store,
     pub(crate) links: Links,
     /// This computer's own legs to relays.
@@ -157,6 +161,8 @@ pub(crate) struct Inbox {
     pub(crate) leg_events: mpsc::Receiver<OwnLegEvent>,
     /// What happens to the legs that others have made to this computer.
     pub(crate) leg_news: mpsc::Receiver<peerage_proto::relay::Input>,
+    /// What happens to the connections that carry messages.
+    pub(crate) stream_news: mpsc::Receiver<StreamNews>,
 }
 
 impl Driver {
@@ -175,6 +181,7 @@ impl Driver {
         self.handle(Input::Stopping);
         self.drain();
         self.lent.legs().close_all();
+        self.streams.close_all();
         self.keep_relayed();
         let (mappings, links) = (self.mappings.take(), self.links);
         let give_back = async {
@@ -216,14 +223,24 @@ impl Driver {
                 (interface, from, payload) = self.beacons.receive() => {
                     self.handle(Input::Multicast { interface, from, payload });
                 }
+                Some(news) = inbox.stream_news.recv() => {
+                    self.handle(Input::Stream(news));
+                    // Whoever fills his connection leaves datagrams their turn.
+                    self.take_datagrams(1);
+                }
                 (remote, payload) = self.datagrams.receive() => {
                     self.handle(Input::Datagram { remote, payload });
-                    for _ in 1..MAX_BATCH {
-                        let Some((remote, payload)) = self.datagrams.try_receive() else { break };
-                        self.handle(Input::Datagram { remote, payload });
-                    }
+                    self.take_datagrams(MAX_BATCH - 1);
                 }
             }
+        }
+    }
+
+    /// Takes so many datagrams at the most that are there already.
+    fn take_datagrams(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((remote, payload)) = self.datagrams.try_receive() else { break };
+            self.handle(Input::Datagram { remote, payload });
         }
     }
 
@@ -403,6 +420,7 @@ impl Driver {
                 self.on_handshake(handshake);
             }
             Output::Leg(output) => self.lent.legs().apply(output),
+            Output::Stream(order) => self.streams.apply(order),
             Output::OwnLeg { leg, order } => self.legs.order(leg, order),
             Output::HeadChanged(record) => self.links.send_head(&record),
             Output::Event(event) => {

@@ -1,6 +1,7 @@
 //! The shell around the Peerage state machines: sockets, TLS, SQLite, LAN facts, local API.
 
 mod backend;
+pub mod carrier;
 pub mod clock;
 pub mod connect;
 pub mod data;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerage_client::local::EventDetail;
+use peerage_proto::carrier::Carrier;
 use peerage_proto::endpoint;
 use peerage_proto::node::{Answer, Command, Config, Elections, Input, Node, SuperConfig};
 use peerage_proto::relay;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::backend::Shell;
+use crate::carrier::{Messages, Streams};
 use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::data::{DataDir, DataError, NodeKeys};
@@ -70,6 +72,8 @@ pub struct UpConfig {
     pub lan: LanConfig,
     /// Whether routers may be asked to forward the port, where others are to reach this computer.
     pub port_mapping: bool,
+    /// By what messages may travel, UDP alone or beside connections.
+    pub carriers: Vec<Carrier>,
     /// How the administrator calls the place where it stands, if no gateway tells.
     pub place: Option<String>,
     /// Whether the network lives on this machine alone, as a demonstration or a test: only then may loopback be dialled.
@@ -177,7 +181,8 @@ pub async fn run(
     let (links, link_events) = Links::new(link_config(&member, &config, &clock)?);
     let (legs, leg_events) = OwnLegs::new(config.connector.clone());
     let socket = local_api::Socket::bind(member.data.path())?;
-    let (told, lent, leg_news) = lend(&member, &config, &clock)?;
+    let (streams, stream_news) = Streams::new(config.connector.clone());
+    let (told, lent, leg_news) = lend(&member, &config, (&clock, &streams))?;
     let datagrams = open_ports(&links, &lent, ports)?;
     let node = Node::new(node_config(&member, &config, (local, lent.config()))?, seed(), clock.now());
 
@@ -190,12 +195,8 @@ pub async fn run(
     let unfit = circumstances.unfit();
     let watching = fitness::watch(handle.clone(), circumstances, unfit.clone());
     let known = ((vec![local], config.advertise.clone()), (told, config.lending));
-    let shell = Arc::new(Shell::new(
-        (handle.clone(), dialer),
-        Arc::clone(&membership),
-        known,
-        (ending.clone(), config.connector.clone()),
-    ));
+    let (asked, ended) = ((handle.clone(), dialer), (ending.clone(), config.connector.clone()));
+    let shell = Arc::new(Shell::new(asked, Arc::clone(&membership), known, ended));
     let (on_event, events) = event_queue();
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&shell).relay(events));
@@ -205,6 +206,7 @@ pub async fn run(
         node,
         clock: clock.clone(),
         datagrams,
+        streams,
         store: member.store,
         links,
         legs,
@@ -228,7 +230,7 @@ pub async fn run(
     ready(Ready { id, name: membership.name.clone(), listen: vec![local] });
     let until = first(shutdown, async { drop(end.wait_for(|is_ending| *is_ending).await) });
     let farewell = || shell.publish(EventDetail::ShuttingDown);
-    let inbox = Inbox { requests, link_events, leg_events, leg_news };
+    let inbox = Inbox { requests, link_events, leg_events, leg_news, stream_news };
     Box::pin(driver.run(inbox, until, farewell)).await;
     ending.send_replace(true);
     // It ends within seconds; should it have panicked, the log says so already.
@@ -262,7 +264,7 @@ fn open_ports(links: &Links, lent: &Lent, ports: Ports) -> Result<Datagrams, Bin
 fn lend(
     member: &Member,
     config: &UpConfig,
-    clock: &Clock,
+    (clock, streams): (&Clock, &Streams),
 ) -> Result<(Lending, Lent, mpsc::Receiver<relay::Input>), RunError> {
     config.lending.check()?;
     let told = Lending::load(&member.contents);
@@ -272,7 +274,8 @@ fn lend(
         legs.resume_day(day);
     }
     let serves_devices = config.tunnel_role && may_serve(member);
-    Ok((told, Lent::new(legs, serves_devices, lent), leg_news))
+    let messages = Messages::new(streams.clone())?;
+    Ok((told, Lent::new(legs, messages, serves_devices, lent), leg_news))
 }
 
 /// Waits until one of both is ready.
@@ -408,6 +411,7 @@ fn node_config(
         eager: true,
         place: config.place.clone(),
         one_machine: config.one_machine,
+        carriers: config.carriers.clone(),
         super_role: lent,
         bound: config.listen.map(|listen| listen.ip()).filter(|ip| !ip.is_unspecified()),
     })
@@ -503,6 +507,7 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
         circumstances: Circumstances::FIT,
         lan: LanConfig::default(),
         port_mapping: false,
+        carriers: Carrier::ALL.to_vec(),
         place: None,
         one_machine: false,
         neighbours: BTreeMap::new(),
@@ -515,9 +520,10 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
     node.handle(Input::Networks(Lan::new().snapshot().await.unwrap_or_default()), clock.now());
     let task = peerage_proto::node::TaskId(0);
     node.handle(Input::Command { task, command: Command::Leave }, clock.now());
+    let (streams, mut news) = Streams::new(config.connector.clone());
     let asked = async {
         loop {
-            if let Some(confirmed) = goodbye_outputs(&mut node, &datagrams, clock.now()) {
+            if let Some(confirmed) = goodbye_outputs(&mut node, (&datagrams, &streams), clock.now()) {
                 return confirmed;
             }
             let left = node.poll_timeout().map_or(LEAVE_TIMEOUT, |(at, _)| at - clock.mono());
@@ -525,6 +531,7 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
                 (remote, payload) = datagrams.receive() => {
                     node.handle(Input::Datagram { remote, payload }, clock.now());
                 }
+                Some(news) = news.recv() => node.handle(Input::Stream(news), clock.now()),
                 () = tokio::time::sleep(left) => node.handle(Input::Timeout, clock.now()),
             }
         }
@@ -533,11 +540,12 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
 }
 
 /// Does what a node that leaves asks for: only to send. Returns the answer when there is one.
-fn goodbye_outputs(node: &mut Node, datagrams: &Datagrams, now: Now) -> Option<bool> {
+fn goodbye_outputs(node: &mut Node, (datagrams, streams): (&Datagrams, &Streams), now: Now) -> Option<bool> {
     use peerage_proto::node::Output;
     while let Some(output) = node.poll_output() {
         match output {
             Output::Transmit { remote, payload } => datagrams.send(remote, payload),
+            Output::Stream(order) => streams.apply(order),
             Output::Answer { answer: Answer::Left { confirmed }, .. } => return Some(confirmed),
             Output::Answer { .. } => return Some(false),
             // What it learns on the way out is not kept.

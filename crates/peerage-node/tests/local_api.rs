@@ -507,6 +507,7 @@ fn status() -> Status {
         },
         state: NodeState::Online,
         operators: Vec::new(),
+        carriers: Vec::new(),
         clock: Clock { offset_ms: -3_600_000, learned_from: Some("op".to_owned()) },
         locations: Vec::new(),
         head: None,

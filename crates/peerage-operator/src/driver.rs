@@ -10,9 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use peerage_node::carrier::Streams;
 use peerage_node::clock::Clock;
 use peerage_node::relay::Legs;
 use peerage_node::udp::{Batches, Refused};
+use peerage_proto::carrier::StreamNews;
 use peerage_proto::operator::{
     Assignment, Evidence, Input, Operator, Output, Port, SegmentStatus, SuperNodeStatus,
 };
@@ -91,6 +93,9 @@ pub(crate) struct Driver {
     /// The connections that are relayed, and what happens to them.
     pub(crate) legs: Legs,
     pub(crate) leg_news: mpsc::Receiver<relay::Input>,
+    /// The connections that carry messages, and what happens to them.
+    pub(crate) streams: Streams,
+    pub(crate) stream_news: mpsc::Receiver<StreamNews>,
     pub(crate) published: watch::Sender<Published>,
     /// What is under way for the machine, and what it is told when it has ended.
     pub(crate) tasks: JoinSet<Option<Input>>,
@@ -108,6 +113,7 @@ enum Wake {
     Asked(Ask),
     Done(Option<Input>),
     Leg(relay::Input),
+    Stream(StreamNews),
     Spied(Input),
     Readable(Port),
     Timer,
@@ -124,6 +130,11 @@ impl Driver {
                 Wake::Asked(ask) => self.answer(ask),
                 Wake::Done(Some(input)) => self.machine.handle(input, self.clock.now()),
                 Wake::Leg(input) => self.machine.handle(Input::Leg(input), self.clock.now()),
+                Wake::Stream(news) => {
+                    self.machine.handle(Input::Stream(news), self.clock.now());
+                    // Whoever fills his connection leaves datagrams their turn.
+                    self.receive(Port::Main);
+                }
                 Wake::Spied(input) => self.machine.handle(input, self.clock.now()),
                 Wake::Readable(port) => self.receive(port),
                 Wake::Done(None) | Wake::Timer => {}
@@ -131,6 +142,7 @@ impl Driver {
             self.handle_timers();
         }
         self.legs.close_all();
+        self.streams.close_all();
         self.write_contacts();
     }
 
@@ -149,6 +161,7 @@ impl Driver {
             Some(ask) = self.asked.recv() => Wake::Asked(ask),
             Some(input) = self.leg_news.recv() => Wake::Leg(input),
             Some(input) = self.spied.recv() => Wake::Spied(input),
+            Some(news) = self.stream_news.recv() => Wake::Stream(news),
             readable = self.socket.readable() => match readable {
                 Ok(()) => Wake::Readable(Port::Main),
                 Err(_) => Wake::Timer,
@@ -293,6 +306,7 @@ impl Driver {
                         self.failed_sends += 1;
                     }
                 }
+                Output::Stream(order) => self.streams.apply(order),
                 Output::Leg(output) => self.legs.apply(output),
                 Output::DeviceSeen { id, node, key, location } => {
                     self.note(id, move |tx| tx.device_seen(node, key, location));

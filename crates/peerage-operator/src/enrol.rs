@@ -30,6 +30,7 @@ use tokio::time;
 use tokio_rustls::TlsAcceptor;
 
 use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
+use peerage_node::carrier::{Streams, takes_messages};
 use peerage_node::http::{self, Limits};
 use peerage_node::relay::Legs;
 
@@ -91,6 +92,13 @@ impl Shared {
     }
 }
 
+/// What takes connections that are no HTTP.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub(crate) legs: Legs,
+    pub(crate) streams: Streams,
+}
+
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 struct Remote(SocketAddr);
@@ -100,7 +108,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     tls: TlsAcceptor,
     enroller: Enroller,
-    legs: Legs,
+    taken: Taken,
     ending: watch::Receiver<bool>,
 ) {
     let clock = enroller.clock.clone();
@@ -110,14 +118,14 @@ pub(crate) async fn serve(
     http::accept(listener, LIMITS, ending.clone(), |(stream, remote)| {
         let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
         let router = router.clone().layer(Extension(Remote(remote)));
-        let first = (stream, remote, legs.clone());
+        let first = (stream, remote, taken.clone());
         welcome.then(|| serve_connection(first, tls.clone(), router, ending.clone()))
     })
     .await;
 }
 
 async fn serve_connection(
-    (stream, remote, legs): (TcpStream, SocketAddr, Legs),
+    (stream, remote, taken): (TcpStream, SocketAddr, Taken),
     tls: TlsAcceptor,
     router: Router,
     ending: watch::Receiver<bool>,
@@ -126,12 +134,16 @@ async fn serve_connection(
     match time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
         // Members relay through the same port (Rule 6.30); their legs have limits of their own.
         Ok(Ok(1)) if begins_leg(first[0]) => {
-            return legs.accept(stream, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
+            return taken.legs.accept(stream, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
         }
         Ok(Ok(1)) => {}
         Ok(Ok(_) | Err(_)) | Err(_) => return,
     }
     match time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        // Those whom UDP does not reach send their messages so (Rule 6.100); they have limits of their own, too.
+        Ok(Ok(stream)) if takes_messages(&stream) => {
+            tokio::spawn(async move { taken.streams.serve(stream, remote).await });
+        }
         Ok(Ok(stream)) => http::serve_stream(stream, router, LIMITS, ending).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerage_client::admin::ADMIN_FILE;
+use peerage_node::carrier::Streams;
 use peerage_node::clock::Clock;
+use peerage_node::connect::Connector;
 use peerage_node::relay::{self, Legs};
 use peerage_node::tls::Tls;
 use peerage_node::udp::{Batches, BindError, Ports};
@@ -14,7 +16,7 @@ use peerage_proto::operator::{Config, Input, Operator};
 use peerage_proto::relay::Limits;
 use peerage_wire::crypto::Real;
 use peerage_wire::id::{NetworkId, NodeId, from_hex};
-use peerage_wire::keys::network_id;
+use peerage_wire::keys::{IdentityKey, network_id};
 use peerage_wire::record::{OperatorBody, Record};
 use peerage_wire::time::{Now, UnixTime};
 use rustls::ServerConfig;
@@ -29,7 +31,7 @@ use crate::check::Checker;
 use crate::config::{CertificateFiles, Ready, RelayConfig, RunConfig, SpyConfig};
 use crate::data::{DataDir, DataError, LEDGER, OPERATOR_KEY, OperatorKeys, ROOT_KEY};
 use crate::driver::{Driver, MAX_ASKED};
-use crate::enrol::{self, Enroller, Published};
+use crate::enrol::{self, Enroller, Published, Taken};
 use crate::init::{AddressError, advertised, free_port, keep_advertised, setting};
 use crate::ledger::{
     Change, Ledger, LedgerError, LedgerHandle, LedgerThread, MAX_CHANGES, OperatorDraft, OperatorRecordError,
@@ -283,20 +285,14 @@ fn assemble(
     let clock = Clock::new();
     let now = clock.now();
     let checker = Checker::new(Tls::new(&keys.identity).map_err(RunError::Tls)?);
-    let endpoint = endpoint::Config {
-        network: settings.network,
-        crypto: Arc::new(Real),
-        identity: keys.identity,
-        id: signer.id,
-        record: record.bytes().clone(),
-        asks_introduction: true,
-    };
-    let addresses = ready.advertised.clone();
+    let endpoint = endpoint_config((settings.network, signer.id), keys.identity, &record);
     let limits = relay::limits();
     let limits = Limits { tunnels: limits.tunnels.min(relays.tunnels), ..limits };
     let spy_interval = Some(spies.interval).filter(|interval| !interval.is_zero());
+    let addresses = ready.advertised.clone();
     let config = Config { endpoint, root: settings.root, addresses, relay: limits, spy_interval };
     let (legs, leg_news) = Legs::new(relays.caps, clock.clone());
+    let (streams, stream_news) = Streams::new(Connector::default());
     let (spies, spied) = SpyPorts::new(spies.addresses);
     let machine = machine(config, start, now);
     let (committed, changes) = mpsc::channel(MAX_CHANGES);
@@ -321,6 +317,8 @@ fn assemble(
         asked,
         legs,
         leg_news,
+        streams,
+        stream_news,
         published,
         tasks: JoinSet::new(),
         contacts: std::collections::BTreeMap::new(),
@@ -346,6 +344,15 @@ fn assemble(
         token: peerage_wire::id::to_hex(&random::<32>()),
     };
     Ok((Parts { driver, enroller, admin, ledger, thread, ready }, data, TlsAcceptor::from(tls)))
+}
+
+fn endpoint_config(
+    (network, id): (NetworkId, NodeId),
+    identity: IdentityKey,
+    record: &Record,
+) -> endpoint::Config {
+    let record = record.bytes().clone();
+    endpoint::Config { network, crypto: Arc::new(Real), identity, id, record, asks_introduction: true }
 }
 
 /// Makes a state machine that knows what the ledger has.
@@ -390,11 +397,11 @@ async fn serve(
         task.await;
         name
     };
-    let legs = driver.legs.clone();
+    let taken = Taken { legs: driver.legs.clone(), streams: driver.streams.clone() };
     tasks.spawn(named("message port", Box::pin(driver.run(ending.clone()))));
     tasks.spawn(named(
         "enrolment server",
-        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, legs, ending.clone())),
+        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, taken, ending.clone())),
     ));
     tasks.spawn(named("admin API", Box::pin(admin::serve(sockets.admin, admin, ending.clone()))));
     if !spy_interval.is_zero() {

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use peerage_node::carrier::Certificate;
 use peerage_wire::id::sha256;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls::ServerConfig;
-use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -68,17 +68,10 @@ pub(crate) fn server_config(
         None => made(data)?,
     };
     let fingerprint = chain.first().map_or([0; 32], |leaf| sha256(&[leaf]));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok((Arc::new(config), fingerprint))
+    Ok((peerage_node::carrier::server_config((chain, key))?, fingerprint))
 }
 
-type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn from_pem(files: &CertificateFiles) -> Result<Pair, CertificateError> {
+fn from_pem(files: &CertificateFiles) -> Result<Certificate, CertificateError> {
     let bad = |path: &PathBuf| {
         let path = path.clone();
         move |source| CertificateError::Pem { path, source }
@@ -90,7 +83,7 @@ fn from_pem(files: &CertificateFiles) -> Result<Pair, CertificateError> {
     Ok((chain, key))
 }
 
-fn made(data: &DataDir) -> Result<Pair, CertificateError> {
+fn made(data: &DataDir) -> Result<Certificate, CertificateError> {
     let read = |name| {
         let path = data.file(name);
         std::fs::read(&path).map_err(|source| CertificateError::Read { path, source })

@@ -7,8 +7,7 @@ use crate::{
     failure::{Failure, Result},
     parse,
 };
-use peerage_node::relay::Caps;
-use peerage_node::{fitness::Circumstances, lending::Lending};
+use peerage_node::{carrier::Carrier, fitness::Circumstances, lending::Lending, relay::Caps};
 use peerage_operator::RelayConfig;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
@@ -53,6 +52,30 @@ pub(crate) struct NodeConfig {
     #[serde(default)]
     pub(crate) roles: Vec<RoleName>,
     pub(crate) port_mapping: Option<bool>,
+    #[serde(default)]
+    pub(crate) carriers: Vec<CarrierName>,
+}
+
+impl NodeConfig {
+    /// Returns by what messages may travel: all carriers, unless some are named.
+    pub(crate) fn carriers(&self) -> Vec<Carrier> {
+        let named: Vec<_> = self.carriers.iter().map(|name| name.0).collect();
+        if named.is_empty() { Carrier::ALL.to_vec() } else { named }
+    }
+}
+
+/// A carrier, as in `udp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CarrierName(Carrier);
+
+impl<'de> Deserialize<'de> for CarrierName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let found = Carrier::ALL.into_iter().find(|carrier| carrier.name() == text);
+        let all = Carrier::ALL.map(Carrier::name).join(", ");
+        let unknown = || D::Error::custom(format!("there is no carrier {text:?}; there are {all}"));
+        found.map(Self).ok_or_else(unknown)
+    }
 }
 
 /// For `join` and `up`: how other computers of the network are connected to.
@@ -246,9 +269,9 @@ mod tests {
         let config = Config::parse(&settings.join("\n")).unwrap();
         let Config { log, log_format, node, lan, network, super_node, operator, admin } = config;
         assert!(log.is_some() && log_format.is_some() && admin.domain.is_some());
-        let NodeConfig { name, listen, advertise, roles, port_mapping } = node;
+        let NodeConfig { name, listen, advertise, roles, port_mapping, carriers } = node;
         assert!(name.is_some() && listen.is_some() && !advertise.is_empty() && !roles.is_empty());
-        assert!(port_mapping.is_some());
+        assert!(port_mapping.is_some() && !carriers.is_empty());
         let LanConfig { multicast, port, tunnel_nodes } = lan;
         assert!(multicast.is_some() && port.is_some() && tunnel_nodes.is_some());
         assert!(network.proxy.is_some() && network.no_proxy.is_some_and(|listed| listed.len() == 2));
@@ -281,6 +304,7 @@ mod tests {
             ("[node]\nroles = [\"operator\"]\n", "line 2", "operator"),
             ("[super]\nmax_memory = \"64\"\n", "line 2", "64MiB"),
             ("[super]\non = true\nmax_rate = \"10MB\"\n", "line 3", "10MB/s"),
+            ("[node]\ncarriers = [\"udp\", \"icmp\"]\n", "line 2", "icmp"),
             ("[nodes]\n", "line 1", "nodes"),
         ] {
             let message = Config::parse(text).unwrap_err().to_string();

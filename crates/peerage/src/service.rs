@@ -1,6 +1,7 @@
 //! Where the command line meets the node and the operator: what it hands over, and what it is told.
 
 use peerage_client::Role;
+use peerage_node::carrier::Carrier;
 use peerage_node::{
     connect::Connector,
     data::{DataDir, DataError},
@@ -117,6 +118,8 @@ pub(crate) struct NodeOptions {
     pub(crate) lan: LanConfig,
     /// Whether routers may be asked to forward its port.
     pub(crate) port_mapping: bool,
+    /// By what messages may travel.
+    pub(crate) carriers: Vec<Carrier>,
     /// Set if the whole network lives on this computer, as in the demonstration.
     pub(crate) one_machine: Option<OneMachine>,
     /// How TCP connections to other computers are opened.
@@ -158,6 +161,7 @@ pub(crate) async fn run_node(
         circumstances,
         lan,
         port_mapping,
+        carriers,
         one_machine,
         connector,
     } = options;
@@ -178,6 +182,7 @@ pub(crate) async fn run_node(
         circumstances,
         lan,
         port_mapping,
+        carriers,
         one_machine: on_loopback || place.is_some(),
         place,
         neighbours: neighbours.into_iter().collect(),

@@ -316,6 +316,7 @@ impl Backend for FakeBackend {
             },
             state: NodeState::Online,
             operators: Vec::new(),
+            carriers: Vec::new(),
             clock: Clock { offset_ms: -3_600_000, learned_from: Some("op".to_owned()) },
             locations: Vec::new(),
             head: Some(Head { age_ms: 600_000, sequence: 5, epoch: 2, revocations: 1 }),

@@ -17,7 +17,7 @@ use super::binary::Programs;
 use super::program::{Daemon, Peerage};
 use crate::capture;
 use crate::device::{self, DhcpServer, MappingDaemon, MappingProtocol, Printer};
-use crate::netns::{Nat, Process};
+use crate::netns::{Egress, Nat, Process};
 use crate::topology::{Host, Lab, Site, SiteConfig};
 
 /// The port that the office's router forwards, for UDP and TCP.
@@ -62,6 +62,8 @@ pub enum Reach {
     /// Nobody has configured anything, and both routers give every connection another port: both nodes meet at the operator's
     /// relay.
     Relayed,
+    /// As before, and no router lets UDP through: what both nodes say to the operator travels over TCP, too.
+    NoUdp,
 }
 
 /// Plays the story with these programs and tells `progress` about each step.
@@ -106,7 +108,9 @@ impl Stage {
         let lab = Lab::new()?;
         let operator = lab.public_host("operator")?;
         let nat = if reach == Reach::Relayed { Nat::SYMMETRIC } else { Nat::Masquerade };
-        let [office, home] = ["office", "home"].map(|name| lab.site(SiteConfig::new(name).nat(nat)));
+        let egress = if reach == Reach::NoUdp { Egress::NoUdp } else { Egress::Open };
+        let site = |name| lab.site(SiteConfig::new(name).nat(nat).egress(egress));
+        let [office, home] = ["office", "home"].map(site);
         let (office, home) = (office?, home?);
         let node = office.host("node")?;
         if reach == Reach::Forwarded {
@@ -114,7 +118,7 @@ impl Stage {
         }
         let gateway = match reach {
             Reach::Mapped(protocol) => Some(MappingDaemon::start(&lab, &office, protocol)?),
-            Reach::Forwarded | Reach::Punched | Reach::Relayed => None,
+            Reach::Forwarded | Reach::Punched | Reach::Relayed | Reach::NoUdp => None,
         };
         let printer = office.plug("printer", Some(PRINTER_MAC))?;
         let user = home.host("user")?;
@@ -145,7 +149,7 @@ fn count_crossing((lab, office, home): (&Lab, &Site, &Site), operator: &Host, re
         Reach::Forwarded | Reach::Mapped(_) => format!("tcp dport {FORWARDED_PORT}"),
         // From the home's router, whatever its ports.
         Reach::Punched => format!("ip saddr {} meta l4proto udp", home.public_address()),
-        Reach::Relayed => format!("ip saddr {} tcp sport {OPERATOR_PORT}", operator.address()),
+        Reach::Relayed | Reach::NoUdp => format!("ip saddr {} tcp sport {OPERATOR_PORT}", operator.address()),
     };
     lab.core().load_nft(&format!(
         "table inet watch {{\n counter crossed {{ }}\n chain forward {{\n  \
@@ -180,6 +184,9 @@ impl Story<'_> {
             self.find_mapping(&node, protocol)?;
         }
 
+        if self.reach == Reach::NoUdp {
+            self.find_carriers([&node, &user])?;
+        }
         self.say("opening the tunnel");
         let tunnel = user.start(&["connect", "hp:ipp", "--listen", "127.0.0.1:0"], "listening")?;
         let local =
@@ -333,6 +340,18 @@ impl Story<'_> {
             );
             thread::sleep(FIND_INTERVAL);
         }
+    }
+
+    /// Makes sure that both nodes know by what their messages travel, and why.
+    fn find_carriers(&mut self, nodes: [&Peerage<'_>; 2]) -> Result<()> {
+        for node in nodes {
+            let status = node.call(&["status"])?;
+            let carrier = status.pointer("/carriers/0").cloned().unwrap_or_default();
+            let told = ["carrier", "why"].map(|key| carrier.get(key).and_then(Value::as_str));
+            ensure!(told == [Some("tls"), Some("udp_silent")], "messages travel by {carrier}");
+            self.report.note("carrier", carrier);
+        }
+        Ok(())
     }
 
     fn print_document(&mut self, stage: &Stage, printer: &Printer, uri: &str, number: usize) -> Result<()> {

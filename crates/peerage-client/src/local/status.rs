@@ -15,6 +15,9 @@ pub struct Status {
     pub state: NodeState,
     /// The operators that it knows.
     pub operators: Vec<Operator>,
+    /// How messages reach the operators and super-nodes that have answered.
+    #[serde(default)]
+    pub carriers: Vec<Carrier>,
     /// What it knows about the time.
     pub clock: Clock,
     /// Where its interfaces are.
@@ -116,6 +119,68 @@ pub struct Operator {
     /// The latest round-trip time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_ms: Option<u64>,
+}
+
+/// How messages reach an operator or super-node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carrier {
+    /// Its node id.
+    pub node: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// What moves the messages.
+    pub carrier: CarrierKind,
+    /// Why they do not travel over UDP; absent where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<CarrierReason>,
+}
+
+/// What moves messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CarrierKind {
+    /// Datagrams.
+    Udp,
+    /// TLS over TCP.
+    Tls,
+    /// A carrier that this version of the client does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for CarrierKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "UDP",
+            Self::Tls => "TLS",
+            Self::Unknown => "a carrier unknown to this version",
+        })
+    }
+}
+
+/// Why messages do not travel over UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CarrierReason {
+    /// Nothing that is sent over UDP is answered.
+    UdpSilent,
+    /// Too much of what is sent over UDP is lost.
+    UdpLossy,
+    /// A reason that this version of the client does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for CarrierReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UdpSilent => "UDP is not answered",
+            Self::UdpLossy => "UDP loses too much",
+            Self::Unknown => "for a reason unknown to this version",
+        })
+    }
 }
 
 /// What a node knows about the time.

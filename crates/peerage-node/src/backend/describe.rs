@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use peerage_client::local::{
-    Attachment, Clock, Device, DeviceState, Elected, Election, Head, InterfaceKind, Location, Nat,
-    NatFiltering, NatMapping, NatPorts, NodeIdentity, NodeState, Operator, PortMapping, PortMappingState,
-    Proxy, ProxyState, ReachableVia, Records, Status, SuperNode,
+    Attachment, Carrier, CarrierKind, CarrierReason, Clock, Device, DeviceState, Elected, Election, Head,
+    InterfaceKind, Location, Nat, NatFiltering, NatMapping, NatPorts, NodeIdentity, NodeState, Operator,
+    PortMapping, PortMappingState, Proxy, ProxyState, ReachableVia, Records, Status, SuperNode,
 };
 use peerage_client::{Protocol, Role, Service};
+use peerage_proto::carrier;
 use peerage_proto::lan;
 use peerage_proto::mapping::{Mapping, RouterMapping};
 use peerage_proto::node::{
@@ -63,6 +64,7 @@ pub(super) fn status(
             info_expires_at_ms: status.info_expires.map(|at| at.as_millis()),
         },
         super_node,
+        carriers: status.servers.iter().filter_map(carrier).collect(),
         discards,
         warnings: warnings(status),
     }
@@ -101,6 +103,23 @@ fn operator(server: &ServerStatus) -> Option<Operator> {
         address: server.address?,
         last_answer_ms_ago: server.answered.map(millis),
         rtt_ms: server.rtt.map(millis),
+    })
+}
+
+/// Tells how messages reach a server that has answered.
+fn carrier(server: &ServerStatus) -> Option<Carrier> {
+    server.answered?;
+    Some(Carrier {
+        node: server.node.to_string(),
+        address: server.address?,
+        carrier: match server.carrier {
+            carrier::Carrier::Udp => CarrierKind::Udp,
+            carrier::Carrier::Tls => CarrierKind::Tls,
+        },
+        why: server.why.map(|why| match why {
+            carrier::Why::Silent => CarrierReason::UdpSilent,
+            carrier::Why::Lossy => CarrierReason::UdpLossy,
+        }),
     })
 }
 

@@ -7,17 +7,21 @@ use std::time::Duration;
 use peerage_proto::link::Side;
 use peerage_proto::link::bundle::{PathKind, Purpose};
 use peerage_wire::id::{HandshakeId, NodeId};
+use peerage_wire::leg::begins_leg;
 use peerage_wire::prepared::{BEGINNING_SIZE, begins_prepared, read_beginning};
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::channel::{Channel, ChannelError};
 use super::dial::prepare;
 use super::{Connected, Inner, Via, lock, standing};
 use crate::door::Door;
 use crate::places::Places;
-use crate::tls::peer_identity;
+use crate::tls::{ALPN_TUNNEL, peer_identity};
 
 /// How long a peer may take to prove its key. Longer keeps descriptors for strangers, shorter fails peers on slow paths.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +40,9 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(3);
 /// turned away.
 pub(super) const MAX_LINKS_PER_PLACE: usize = 256;
 
+/// The first byte of a TLS connection: the type of a record of the handshake.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// How long to wait after the system could not accept, most likely for want of descriptors. Shorter burns time while it lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,6 +52,8 @@ enum Came {
     Link(NodeId, Box<Channel>),
     /// As a leg to be relayed.
     Leg(TcpStream),
+    /// As TLS that is no link.
+    Other(Box<TlsStream<TcpStream>>),
 }
 
 /// Accepts whom the door lets in, or all links if there is none, until the links are gone.
@@ -82,6 +91,13 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<
                         door.take_leg(socket, remote);
                     }
                 }
+                Ok(Ok(Came::Other(io))) => {
+                    // So have connections for messages.
+                    drop((handshake, link, count, strong));
+                    if let Some(messages) = door.as_ref().and_then(Door::messages) {
+                        messages.serve(*io, remote).await;
+                    }
+                }
                 Ok(Ok(Came::Link(peer, channel))) => {
                     drop(handshake);
                     let Ok(local) = channel.socket().local_addr() else { return };
@@ -100,8 +116,24 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<
 async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<Came, ChannelError> {
     time::timeout(FIRST_BYTE_TIMEOUT, socket.readable()).await.map_err(|_elapsed| ChannelError::Ended)??;
     if let Some(door) = door {
-        if door.is_leg(&socket).await? {
+        let first = door.first_byte(&socket).await?;
+        if begins_leg(first) {
             return Ok(Came::Leg(socket));
+        }
+        if first == TLS_HANDSHAKE
+            && let Some(messages) = door.messages()
+        {
+            let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+            if !wants_link(&start) {
+                return Ok(Came::Other(Box::new(messages.handshake(start).await?)));
+            }
+            if !door.takes_links() {
+                return Err(ChannelError::Ended);
+            }
+            prepare(&start.io)?;
+            let tls = start.accepted.into_connection(inner.config.tls.server());
+            let tls = tls.map_err(|(error, _alert)| error)?;
+            return shake_hands(inner, Channel::new(Arc::new(start.io), tls.into())).await;
         }
         if !door.takes_links() {
             return Err(ChannelError::Ended);
@@ -109,6 +141,22 @@ async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<
     }
     prepare(&socket)?;
     let channel = inner.accept_on(Arc::new(socket)).await?;
+    link_of(inner, channel)
+}
+
+/// Returns whether TLS begins as that of a link.
+fn wants_link(start: &StartHandshake<TcpStream>) -> bool {
+    let hello = start.client_hello();
+    let mut offered = hello.alpn().into_iter().flatten();
+    offered.any(|protocol| protocol == ALPN_TUNNEL)
+}
+
+async fn shake_hands(inner: &Inner, mut channel: Channel) -> Result<Came, ChannelError> {
+    channel.handshake().await?;
+    link_of(inner, channel)
+}
+
+fn link_of(inner: &Inner, channel: Channel) -> Result<Came, ChannelError> {
     let identity = peer_identity(channel.tls()).ok_or(rustls::Error::NoApplicationProtocol)?;
     // Only nodes of the same domain have tunnels between them; HELLO has to name the same.
     Ok(Came::Link(NodeId::new(inner.config.local.domain, &identity), Box::new(channel)))

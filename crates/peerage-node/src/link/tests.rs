@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::carrier::{Messages, Streams};
+use crate::connect::Connector;
 use crate::relay::{Caps, Legs};
 
 pub(super) const DOMAIN: Domain = Domain(7);
@@ -144,7 +146,7 @@ async fn legs_and_links_come_through_one_port_as_far_as_the_door_is_open() {
     let listener = TcpListener::bind(server.address).await.unwrap();
     server.address = listener.local_addr().unwrap();
     let (legs, mut news) = Legs::new(Caps::default(), Clock::new());
-    let door = Door::new(legs.clone());
+    let door = Door::new(legs.clone(), Messages::new(Streams::new(Connector::default()).0).unwrap());
     server.links.serve_behind(door.clone(), listener);
     let begin_leg = async || {
         let mut socket = TcpStream::connect(server.address).await.unwrap();

@@ -1,4 +1,4 @@
-//! The ways of an answer: as a datagram, through whoever has forwarded the request, or on the leg on which it came.
+//! The ways of an answer: as a datagram, on the stream or the leg on which the request came, or through whoever has forwarded it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use peerage_wire::packet::Packet;
 use peerage_wire::time::Now;
 
 use super::{Endpoint, ReplyTo, RequestId};
+use crate::carrier::StreamId;
 use crate::discard::Discard;
 use crate::relay::LegId;
 use crate::trust::Trust;
@@ -19,6 +20,8 @@ use crate::trust::Trust;
 pub(super) enum Back {
     /// As a datagram, to where the request came from.
     Straight,
+    /// On the stream on which the request came.
+    Stream(StreamId),
     /// Inside the answer to a [`Forward`].
     Forwarded(Arc<Forwarded>),
     /// On the TCP connection that somebody has made to this relay.
@@ -37,7 +40,7 @@ impl Back {
     /// forwarded once more (Rule 6.28); on a leg the wish to be joined; and that nowhere else (Rule 6.31).
     pub(super) const fn carries(&self, request: &Request) -> bool {
         match self {
-            Self::Straight => !matches!(request, Request::RelayJoin { .. }),
+            Self::Straight | Self::Stream(_) => !matches!(request, Request::RelayJoin { .. }),
             Self::Forwarded(_) => matches!(request, Request::TunnelRequest(_) | Request::Ping),
             Self::Leg(_) => matches!(request, Request::RelayJoin { .. }),
         }
@@ -62,11 +65,11 @@ impl ReplyTo {
     pub const fn leg(&self) -> Option<LegId> {
         match self.back {
             Back::Leg(leg) => Some(leg),
-            Back::Straight | Back::Forwarded(_) => None,
+            Back::Straight | Back::Stream(_) | Back::Forwarded(_) => None,
         }
     }
 
-    /// Returns whether the request came as a datagram from its sender, not through a forwarder or on a leg.
+    /// Returns whether the request came over UDP from its sender, not through a forwarder, on a stream or on a leg.
     pub const fn is_straight(&self) -> bool {
         matches!(self.back, Back::Straight)
     }
@@ -112,6 +115,7 @@ impl Endpoint {
     pub(super) fn send_back(&mut self, back: &Back, remote: SocketAddr, datagram: Bytes) {
         match back {
             Back::Straight => self.transmits.push_back((remote, datagram)),
+            Back::Stream(stream) => self.stream_transmits.push_back((*stream, datagram)),
             Back::Leg(leg) => self.leg_transmits.push_back((*leg, datagram)),
             Back::Forwarded(forwarded) => {
                 let Forwarded { forwarder, token } = &**forwarded;
@@ -127,7 +131,7 @@ impl Endpoint {
     pub fn handle_forwarded(&mut self, forward: &Forward, forwarder: ReplyTo, trust: &Trust, now: Now) {
         let is_request =
             matches!(Packet::parse(&forward.inner), Ok(Packet::Long { .. } | Packet::Short { .. }));
-        if !is_request || !matches!(forwarder.back, Back::Straight) {
+        if !is_request || !matches!(forwarder.back, Back::Straight | Back::Stream(_)) {
             return self.discard(Discard::Forbidden);
         }
         let back = Back::Forwarded(Arc::new(Forwarded { forwarder, token: forward.token.clone() }));
@@ -180,14 +184,16 @@ impl Endpoint {
     pub fn redeem(&self, ticket: &Ticket) -> Option<ReplyTo> {
         let Ticket { remote, context, nonce, room } = *ticket;
         let context = self.contexts.get(context)?;
-        Some(ReplyTo { remote, context, nonce, room: usize::from(room), back: Back::Straight })
+        // The way that the asker has used last (Rule 6.103).
+        let back = self.carried.of(&context.sender()).map_or(Back::Straight, Back::Stream);
+        Some(ReplyTo { remote, context, nonce, room: usize::from(room), back })
     }
 
     /// Takes what came back through a forwarder: the answer, or a hint, of the one who was asked.
     pub(super) fn answered_through(
         &mut self,
         request: RequestId,
-        forwarder: SocketAddr,
+        (forwarder, back): (SocketAddr, &Back),
         inner: Option<&[u8]>,
         trust: &Trust,
         now: Now,
@@ -198,7 +204,7 @@ impl Endpoint {
                 Ok(())
             }
             Some(inner) if matches!(Packet::parse(inner), Ok(Packet::Reply { .. } | Packet::Hint(_))) => {
-                self.receive((forwarder, &Back::Straight), inner, trust, now)
+                self.receive((forwarder, back), inner, trust, now)
             }
             Some(_) => Err(Discard::Forbidden),
         }

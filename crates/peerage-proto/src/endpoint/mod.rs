@@ -11,6 +11,8 @@ mod keys;
 mod outgoing;
 mod peers;
 mod receive;
+mod streams;
+mod way;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -28,6 +30,7 @@ use peerage_wire::seal::ReceiveContext;
 use peerage_wire::time::{Instant, Now, UnixTime};
 use rand_core::{Rng as _, SeedableRng as _};
 
+use crate::carrier::StreamId;
 use crate::discard::{Discard, Discards};
 use crate::limiter::{Limiter, Rate};
 use crate::relay::LegId;
@@ -41,6 +44,7 @@ use contexts::Contexts;
 use keys::SealingKeys;
 use outgoing::Outgoing;
 use peers::Peers;
+use streams::Carried;
 
 /// Key agreements that strangers may cause from one place. Each costs about 0.3 ms; a company behind one
 /// address that starts in the morning has some hundred nodes.
@@ -121,6 +125,8 @@ pub enum Outcome {
         rtt: Duration,
         /// From where it came, if request and answer were datagrams between the two.
         straight: Option<SocketAddr>,
+        /// On which stream the answer came, if it came on one.
+        stream: Option<StreamId>,
     },
     /// An own request was not answered in time.
     Failed {
@@ -147,6 +153,7 @@ pub struct Endpoint {
     peers: Peers,
     contexts: Contexts,
     outgoing: Outgoing,
+    carried: Carried,
     agreements: Limiter,
     busy: Limiter,
     hints: Limiter,
@@ -156,6 +163,7 @@ pub struct Endpoint {
     probe_transmits: VecDeque<(SocketAddr, Bytes)>,
     leg_transmits: VecDeque<(LegId, Bytes)>,
     own_leg_transmits: VecDeque<(LegId, Bytes)>,
+    stream_transmits: VecDeque<(StreamId, Bytes)>,
     outcomes: VecDeque<Outcome>,
 }
 
@@ -177,6 +185,7 @@ impl Endpoint {
             peers: Peers::default(),
             contexts: Contexts::default(),
             outgoing: Outgoing::default(),
+            carried: Carried::default(),
             agreements: Limiter::new(AGREEMENTS),
             busy: Limiter::new(BUSY_AGREEMENTS),
             hints: Limiter::new(HINTS),
@@ -186,6 +195,7 @@ impl Endpoint {
             probe_transmits: VecDeque::new(),
             leg_transmits: VecDeque::new(),
             own_leg_transmits: VecDeque::new(),
+            stream_transmits: VecDeque::new(),
             outcomes: VecDeque::new(),
         }
     }
@@ -329,7 +339,7 @@ impl Endpoint {
     /// Returns how full its tables are.
     pub fn table_sizes(&self) -> Vec<TableSize> {
         let limiters = [self.agreements.size("agreements"), self.busy.size("busy"), self.hints.size("hints")];
-        let tables = [self.peers.size()].into_iter().chain(self.contexts.sizes());
+        let tables = [self.peers.size(), self.carried.size()].into_iter().chain(self.contexts.sizes());
         tables.chain(self.outgoing.sizes()).chain(limiters).collect()
     }
 

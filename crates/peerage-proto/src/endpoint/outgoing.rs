@@ -1,7 +1,5 @@
 //! Own requests: sent, sent again, matched with their answers, or given up.
 
-mod way;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,18 +13,13 @@ use peerage_wire::packet::{Class, tag_of};
 use peerage_wire::seal::{Ends, Sealed, SendContext};
 use peerage_wire::time::{Instant, Now};
 
-pub(super) use self::way::Way;
 use super::peers::{Opened, Peer};
+use super::way::{RETRANSMIT, Way};
 use super::{Endpoint, Outcome, RequestId};
 use crate::discard::Discard;
 use crate::relay::LegId;
 use crate::sizes::TableSize;
 use crate::trust::Trust;
-
-/// When a request that was not answered is sent again, counted from when it was last sent; after the last it has
-/// failed (Rule 6.2). RFC 8489 starts at the same 500 ms; three packets survive 10 % loss in 99.9 of 100 cases.
-pub(super) const RETRANSMIT: [Duration; 3] =
-    [Duration::from_millis(500), Duration::from_millis(1_000), Duration::from_millis(2_000)];
 
 /// Most requests that wait for an answer; more fail at once.
 pub(super) const MAX_OUTSTANDING: usize = 4_096;
@@ -41,12 +34,6 @@ const MAX_HASTENED: u32 = 5;
 
 /// How long after a datagram a hint about it is acted upon.
 const HINT_LIFETIME: Duration = Duration::from_secs(5);
-
-/// How long a request on a leg may take: as long as the relay waits for the other leg, and the way there and back.
-const LEG_TIMEOUT: Duration = Duration::from_secs(12);
-
-/// How long the answer to a request that is sent only once is waited for; whoever caused it repeats it if it is lost.
-const ONCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Most requests sent only once that wait for an answer: others cause them, and must not take the room of the own ones.
 const MAX_ONCE: usize = MAX_OUTSTANDING / 4;
@@ -209,16 +196,17 @@ impl Outgoing {
         !waiting.internal
     }
 
-    /// Returns the request that a hint is about, if it was sent to just there and just now.
+    /// Returns the request that a hint is about, if it was sent just now, and to just there where a place is given.
     pub(super) fn hinted(
         &self,
         echo: &[u8; TAG_SIZE],
-        remote: SocketAddr,
+        remote: Option<SocketAddr>,
         now: Instant,
     ) -> Option<(RequestId, NodeId)> {
         let attempt = self.attempts.get(self.by_tag.get(echo)?)?;
         let waiting = self.waiting.get(&attempt.request)?;
-        let fresh = now - attempt.sent_at <= HINT_LIFETIME && waiting.remote == remote;
+        let fresh =
+            now - attempt.sent_at <= HINT_LIFETIME && remote.is_none_or(|remote| waiting.remote == remote);
         fresh.then_some((attempt.request, attempt.to))
     }
 }
@@ -305,6 +293,27 @@ impl Endpoint {
         }
     }
 
+    /// Does the same for all that wait for this node and are repeated here.
+    pub(super) fn hasten_to(&mut self, receiver: &NodeId, now: Now) {
+        let repeated = |way| matches!(way, Way::Straight | Way::Through(_));
+        let waiting = self.outgoing.waiting.iter();
+        let theirs = waiting.filter(|(_, w)| w.receiver() == *receiver && repeated(w.way));
+        for id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.hasten(id, now);
+        }
+    }
+
+    /// Begins a request in a certain way.
+    pub(super) fn begin_on(
+        &mut self,
+        way: (SocketAddr, Way),
+        to: NodeId,
+        request: &Request,
+        now: Now,
+    ) -> RequestId {
+        self.begin(Waiting::new(to, way, request, now.mono), now)
+    }
+
     /// Forgets a request that nobody waits for any more; nothing comes of it.
     pub fn forget_request(&mut self, id: RequestId) {
         self.outgoing.finish(id);
@@ -326,10 +335,7 @@ impl Endpoint {
 
     fn begin(&mut self, waiting: Waiting, now: Now) -> RequestId {
         let id = self.outgoing.new_id();
-        let through = match waiting.way {
-            Way::Through(forwarder) => forwarder,
-            Way::Straight | Way::Once(_) | Way::Check | Way::Probe | Way::Leg(_) => waiting.to,
-        };
+        let through = waiting.receiver();
         let known = self.peers.get(&waiting.to).is_some() && self.peers.get(&through).is_some();
         let asker = if let Way::Once(asker) = waiting.way { Some(asker) } else { None };
         let is_full = self.outgoing.waiting.len() >= MAX_OUTSTANDING
@@ -359,8 +365,13 @@ impl Endpoint {
                 match waiting.way {
                     Way::Leg(leg) => self.own_leg_transmits.push_back((leg, datagram)),
                     Way::Probe => self.probe_transmits.push_back((waiting.remote, datagram)),
-                    Way::Straight | Way::Once(_) | Way::Check | Way::Through(_) => {
-                        self.transmits.push_back((waiting.remote, datagram));
+                    Way::Check => self.transmits.push_back((waiting.remote, datagram)),
+                    Way::Stream(stream) => self.stream_transmits.push_back((stream, datagram)),
+                    Way::Straight | Way::Once(_) | Way::Through(_) => {
+                        match self.carried.of(&waiting.receiver()) {
+                            Some(stream) => self.stream_transmits.push_back((stream, datagram)),
+                            None => self.transmits.push_back((waiting.remote, datagram)),
+                        }
                     }
                 }
             }
@@ -533,6 +544,14 @@ impl Endpoint {
 }
 
 impl Waiting {
+    /// Returns who gets the datagrams: the receiver, or the forwarder.
+    const fn receiver(&self) -> NodeId {
+        match self.way {
+            Way::Through(forwarder) => forwarder,
+            Way::Straight | Way::Once(_) | Way::Check | Way::Probe | Way::Stream(_) | Way::Leg(_) => self.to,
+        }
+    }
+
     fn new(to: NodeId, (remote, way): (SocketAddr, Way), request: &Request, now: Instant) -> Self {
         Self {
             to,

@@ -78,8 +78,10 @@ impl Endpoint {
                 self.open(&context, &sender, &request, origin, trust, now)
             }
             Packet::Short { header, aad, sealed } => self.short(header, (aad, sealed), origin, trust, now),
-            Packet::Reply { header, aad, sealed } => self.answered(remote, (header, aad, sealed), trust, now),
-            Packet::Hint(hint) => self.hinted(hint, remote, trust, now),
+            Packet::Reply { header, aad, sealed } => {
+                self.answered((remote, back), (header, aad, sealed), trust, now)
+            }
+            Packet::Hint(hint) => self.hinted(hint, (remote, back), trust, now),
         }
     }
 
@@ -251,6 +253,7 @@ impl Endpoint {
         if !self.contexts.first_time(context.id(), &request.nonce) {
             return Err(Discard::Replayed);
         }
+        self.carried.heard(sender.member.id, origin.back);
         if let Some(fingerprint) = sender.introduction {
             self.peers.introduced(sender.member, sender.statement, fingerprint, now.mono);
         }
@@ -288,7 +291,7 @@ impl Endpoint {
 
     fn answered(
         &mut self,
-        remote: SocketAddr,
+        (remote, back): (SocketAddr, &Back),
         (header, aad, sealed): (ReplyHeader, &[u8], &[u8]),
         trust: &Trust,
         now: Now,
@@ -319,12 +322,14 @@ impl Endpoint {
             && self.outgoing.is_through(expected.request)
         {
             self.unpark(expected.to, now);
-            return self.answered_through(expected.request, remote, inner.as_deref(), trust, now);
+            return self.answered_through(expected.request, (remote, back), inner.as_deref(), trust, now);
         }
-        let straight = self.outgoing.is_straight(expected.request).then_some(remote);
+        let is_straight = matches!(back, Back::Straight) && self.outgoing.is_straight(expected.request);
+        let straight = is_straight.then_some(remote);
+        let stream = if let Back::Stream(stream) = back { Some(*stream) } else { None };
         if self.outgoing.finish(expected.request) {
             let (request, from, rtt) = (expected.request, expected.to, expected.rtt);
-            self.outcomes.push_back(Outcome::Answered { request, from, reply, rtt, straight });
+            self.outcomes.push_back(Outcome::Answered { request, from, reply, rtt, straight, stream });
         }
         self.unpark(expected.to, now);
         Ok(())
@@ -358,8 +363,16 @@ impl Endpoint {
     }
 
     /// Acts on a hint: the only effect is sending one request once more (Rule 3.9).
-    fn hinted(&mut self, hint: Hint, remote: SocketAddr, trust: &Trust, now: Now) -> Result<(), Discard> {
-        let about = self.outgoing.hinted(&hint.echo, remote, now.mono);
+    fn hinted(
+        &mut self,
+        hint: Hint,
+        (remote, back): (SocketAddr, &Back),
+        trust: &Trust,
+        now: Now,
+    ) -> Result<(), Discard> {
+        // Where a stream leads is nothing that the sender of a hint could choose.
+        let place = (!matches!(back, Back::Stream(_))).then_some(remote);
+        let about = self.outgoing.hinted(&hint.echo, place, now.mono);
         let (request, to) = about.ok_or(Discard::Unsolicited)?;
         match hint.reason {
             HintReason::NeedIntroduction | HintReason::NeedLong => {

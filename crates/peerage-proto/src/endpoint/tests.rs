@@ -310,3 +310,85 @@ fn a_peer_of_which_only_the_identity_is_known_tells_its_sealing_key() {
     assert!(!bed.ping(&mut deceived, bed.now, &mut other), "a statement by another key is not believed");
     assert_eq!(deceived.discards().of(Discard::BadStatement), 1);
 }
+
+/// Carries what two endpoints say on a stream that the first has made, and nothing else. Returns what each has let out over UDP.
+fn carry_on_stream(bed: &Bed, maker: &mut Endpoint, server: &mut Endpoint) -> [Vec<Bytes>; 2] {
+    for _ in 0..20 {
+        while let Some((_, datagram)) = maker.poll_stream_transmit() {
+            let from = (StreamId::Accepted(5), HERE.parse().unwrap());
+            server.handle_stream_datagram(from, &datagram, &bed.trust, bed.now);
+        }
+        while let Some(outcome) = server.poll_outcome() {
+            if let Outcome::Request(incoming) = outcome {
+                server.reply(&incoming.reply_to, &Reply::Reping { observed: incoming.remote });
+            }
+        }
+        while let Some((_, datagram)) = server.poll_stream_transmit() {
+            // Not where it was asked for: the stream may lead to another of the server's ports.
+            let from = (StreamId::Made(1), "192.0.2.2:443".parse().unwrap());
+            maker.handle_stream_datagram(from, &datagram, &bed.trust, bed.now);
+        }
+    }
+    [maker, server].map(|one| std::iter::from_fn(|| one.poll_transmit()).map(|(_, bytes)| bytes).collect())
+}
+
+/// Rules 6.102 and 6.105: introduction, hints and answers pass a stream as they pass UDP, and what is observed is marked.
+#[test]
+fn a_stranger_introduces_itself_on_a_stream_and_is_answered_there() {
+    let mut bed = Bed::new();
+    let (mut maker, mut server) = (bed.member(DOMAIN, Roles::default()), bed.member(Domain(1), SUPER));
+    server.ask_introductions(true);
+    bed.acquaint(&mut maker, &server, SUPER);
+    maker.carry(server.id(), Some(StreamId::Made(1)), bed.now);
+    maker.request(server.id(), THERE.parse().unwrap(), &Request::Ping, bed.now);
+    let strayed = carry_on_stream(&bed, &mut maker, &mut server);
+    assert_eq!(strayed.map(|all| all.len()), [0, 0]);
+    let answered = std::iter::from_fn(|| maker.poll_outcome()).find_map(|outcome| match outcome {
+        Outcome::Answered { straight, stream, .. } => Some((straight, stream)),
+        Outcome::Request(_) | Outcome::Failed { .. } | Outcome::ClockLearned(_) => None,
+    });
+    assert_eq!(answered, Some((None, Some(StreamId::Made(1)))));
+}
+
+/// Rule 6.103: a server asks a member where it was heard last, on a stream or over UDP, and not on one that has ended.
+#[test]
+fn a_server_asks_a_member_by_the_way_that_it_has_used_last() {
+    let mut bed = Bed::new();
+    let (mut maker, mut server) = (bed.member(DOMAIN, Roles::default()), bed.member(DOMAIN, SUPER));
+    bed.acquaint(&mut maker, &server, SUPER);
+    bed.acquaint(&mut server, &maker, Roles::default());
+    let asks_on_stream = |server: &mut Endpoint, to: NodeId, now| {
+        server.request(to, HERE.parse().unwrap(), &Request::Ping, now);
+        let (stream, udp) = (server.poll_stream_transmit(), server.poll_transmit());
+        assert!(stream.is_some() != udp.is_some());
+        stream.map(|(stream, _)| stream)
+    };
+    maker.carry(server.id(), Some(StreamId::Made(1)), bed.now);
+    maker.request(server.id(), THERE.parse().unwrap(), &Request::Ping, bed.now);
+    carry_on_stream(&bed, &mut maker, &mut server);
+    assert_eq!(asks_on_stream(&mut server, maker.id(), bed.now), Some(StreamId::Accepted(5)));
+    maker.carry(server.id(), None, bed.now);
+    let now = bed.now;
+    assert!(bed.ping(&mut maker, now, &mut server));
+    assert_eq!(asks_on_stream(&mut server, maker.id(), bed.now), None);
+    maker.carry(server.id(), Some(StreamId::Made(1)), bed.now);
+    maker.request(server.id(), THERE.parse().unwrap(), &Request::Ping, bed.now);
+    carry_on_stream(&bed, &mut maker, &mut server);
+    assert_eq!(server.stream_closed(StreamId::Accepted(5)), [maker.id()]);
+    assert_eq!(asks_on_stream(&mut server, maker.id(), bed.now), None);
+}
+
+/// Rule 6.102: what was executed once is not executed again because it comes by another way.
+#[test]
+fn a_request_that_was_heard_over_udp_is_a_replay_on_a_stream() {
+    let mut bed = Bed::new();
+    let (mut maker, mut server) = (bed.member(DOMAIN, Roles::default()), bed.member(DOMAIN, SUPER));
+    bed.acquaint(&mut maker, &server, SUPER);
+    maker.request(server.id(), THERE.parse().unwrap(), &Request::Ping, bed.now);
+    let (_, datagram) = maker.poll_transmit().unwrap();
+    server.handle_datagram(HERE.parse().unwrap(), &datagram, &bed.trust, bed.now);
+    let from = (StreamId::Accepted(5), HERE.parse().unwrap());
+    server.handle_stream_datagram(from, &datagram, &bed.trust, bed.now);
+    assert_eq!(server.discards().of(Discard::Replayed), 1);
+    assert_eq!(server.carried_on(&maker.id()), None, "nobody moves a member by repeating what it said");
+}

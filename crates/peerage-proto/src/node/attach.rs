@@ -19,6 +19,10 @@ use crate::trust::Member;
 /// them for thirty seconds.
 const ATTACH_INTERVAL: Duration = Duration::from_secs(25);
 
+/// The same on a connection: what is on the way keeps those for minutes, and its end is noticed. Longer makes a server that has lost
+/// what it knew unaware for longer; it must be shorter than contacts live (Rule 6.10).
+const STREAM_ATTACH_INTERVAL: Duration = Duration::from_secs(50);
+
 /// How soon a renewal that was not answered is tried again. Longer leaves a node unreachable for longer after both of its
 /// servers died; shorter gives up on one that restarts.
 const MISSED_INTERVAL: Duration = Duration::from_secs(5);
@@ -284,8 +288,21 @@ impl Node {
         }
     }
 
+    fn attach_interval(&mut self, server: &NodeId) -> Duration {
+        let is_carried = self.endpoint.carried_on(server).is_some();
+        self.jittered(if is_carried { STREAM_ATTACH_INTERVAL } else { ATTACH_INTERVAL })
+    }
+
+    /// Renews an attachment now, because the server is reached in another way.
+    pub(super) fn renew_attachment_at(&mut self, server: &NodeId, now: Now) {
+        if let Some(attachment) = self.serving.attachments.get_mut(server) {
+            attachment.next_at = now.mono;
+            self.renew_attachments(now);
+        }
+    }
+
     fn renew_attachment(&mut self, server: Server, now: Now) {
-        let usual = self.jittered(ATTACH_INTERVAL);
+        let usual = self.attach_interval(&server.node);
         let Some(attachment) = self.serving.attachments.get_mut(&server.node) else { return };
         let pause = attachment.doubt.as_mut().map(|doubt| {
             let pause = doubt.pause(now.mono);
@@ -355,7 +372,7 @@ impl Node {
         let is_known = self.head_age(now).is_some_and(|age| age <= MAX_HEAD_AGE);
         let key = self.endpoint.peer_key(&by);
         let was_doubted = self.serving.attachments.get(&by).is_some_and(|a| a.doubt.is_some());
-        let again = was_doubted.then(|| now.mono.after(self.jittered(ATTACH_INTERVAL)));
+        let again = was_doubted.then(|| now.mono.after(self.attach_interval(&by)));
         let Some(attachment) = self.serving.attachments.get_mut(&by) else { return };
         let first = attachment.observed.is_none() || attachment.key != key;
         attachment.key = key;

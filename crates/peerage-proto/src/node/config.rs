@@ -7,6 +7,7 @@ use peerage_wire::keys::{AgreementKey, DomainKeys};
 use peerage_wire::record::Record;
 
 use super::elect::Elections;
+use crate::carrier::Carrier;
 use crate::endpoint;
 use crate::table::DEFAULT_MAX_BYTES;
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub one_machine: bool,
     /// The address by which this computer is bound to one interface, if it is; candidates are made from it alone.
     pub bound: Option<IpAddr>,
+    /// By what messages may travel; UDP alone: no connection is ever made for them.
+    pub carriers: Vec<Carrier>,
     /// What the owner lends to the network as a super-node.
     pub super_role: SuperConfig,
 }

@@ -12,6 +12,7 @@ use peerage_wire::time::UnixTime;
 
 use super::config::SuperConfig;
 use super::legs::{LegNews, LegOrder};
+use crate::carrier::{StreamNews, StreamOrder};
 use crate::lan::Interface;
 use crate::mapping::{Ports, RouterMapping};
 use crate::path::Path;
@@ -157,6 +158,8 @@ pub enum Input {
     Renewed(Vec<Bytes>),
     /// Answers [`Output::Renew`]: an operator has said that this node, or its domain, was revoked.
     Expelled,
+    /// Something has happened to a connection that carries messages.
+    Stream(StreamNews),
     /// Something has happened to a leg that somebody else has made to this computer, which a super-node relays.
     Leg(relay::Input),
     /// How many bytes were relayed between others since the start.
@@ -438,6 +441,8 @@ pub enum Output {
     Renew,
     /// A newer Head is known: peers on links should have it too (Rule 7.9).
     HeadChanged(Bytes),
+    /// Something is to be done with connections that carry messages.
+    Stream(StreamOrder),
     /// Something is to be done with legs that others have made to this computer.
     Leg(relay::Output),
     /// Tell whoever wants to know.

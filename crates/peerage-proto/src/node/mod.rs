@@ -6,6 +6,7 @@
 
 mod announce;
 mod attach;
+mod carriers;
 mod config;
 mod elect;
 mod hold;
@@ -37,6 +38,7 @@ use peerage_wire::message::{Reply, Request};
 use peerage_wire::record::{EndDevice, Record, Roles, Table, subject};
 use peerage_wire::time::{Instant, Now, UnixTime};
 
+use crate::carrier::Carriers;
 use crate::discard::Discard;
 use crate::endpoint::{Endpoint, Incoming, Outcome, RequestId};
 use crate::lan::Interface;
@@ -115,6 +117,8 @@ enum Purpose {
     Hairpin,
     /// Finding out whether a datagram gets to a place of a peer.
     Check,
+    /// Finding out whether a server answers in a certain way.
+    Carrier,
     /// Leaving.
     Leave(TaskId),
     /// What a super-node does.
@@ -129,6 +133,7 @@ impl Purpose {
             self,
             Self::Hold(Errand::Submit)
                 | Self::Check
+                | Self::Carrier
                 | Self::Meet(_)
                 | Self::Observe
                 | Self::Elsewhere
@@ -178,6 +183,7 @@ pub struct Node {
     hold: Hold,
     legs: Legs,
     finding: Finding,
+    carriers: Carriers,
 
     sweep_at: Instant,
     renew_at: Option<Instant>,
@@ -234,6 +240,7 @@ impl Node {
             hold: Hold::new(config.super_role, now.mono),
             legs: Legs::default(),
             finding: Finding::new(config.port),
+            carriers: Carriers::new(config.carriers),
             sweep_at: now.mono.after(SWEEP_INTERVAL),
             renew_at: None,
             renewal_of: None,
@@ -322,6 +329,7 @@ impl Node {
             Input::Renewed(records) => self.renewed(&records, now),
             Input::Expelled => self.expelled(),
             Input::Leg(input) => self.leg(input, now),
+            Input::Stream(news) => self.stream_news(news, now),
             Input::Relayed { bytes } => self.relayed(bytes),
             Input::SuperRole(config) => self.super_role(config, now),
             Input::Fitness { ok, why } => self.fitness(ok, why),
@@ -351,6 +359,7 @@ impl Node {
             (self.hold_at(), "super-node"),
             (self.finding.next_at(), "paths"),
             (self.mapping.next_at(), "port mapping"),
+            (self.carriers.next_at(), "carriers"),
         ];
         timers.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
     }
@@ -387,6 +396,7 @@ impl Node {
             self.advance_routes(now);
             self.advance_elections(now);
             self.settle_paths(now);
+            self.settle_carriers(now);
             // After all that may make the Head needed: it is due at once then.
             self.keep_fresh(now);
             // What a look-up ends with may let an opening or a route go on, which may begin another look-up.
@@ -400,7 +410,9 @@ impl Node {
                 self.endpoint.handle_timeout(&self.trust, now);
             }
         }
+        self.settle_carriers(now);
         self.send_on_legs();
+        self.send_on_streams();
         while let Some((remote, payload)) = self.endpoint.poll_transmit() {
             self.note_sent(remote, now);
             self.outputs.push_back(Output::Transmit { remote, payload });
@@ -410,9 +422,12 @@ impl Node {
     fn handle_outcome(&mut self, outcome: Outcome, now: Now) {
         match outcome {
             Outcome::Request(incoming) => self.handle_request(*incoming, now),
-            Outcome::Answered { request, from, reply, rtt, straight } => {
+            Outcome::Answered { request, from, reply, rtt, straight, stream } => {
                 self.heard_from(from, rtt, now);
                 let purpose = self.purposes.remove(&request);
+                if straight.is_some() || stream.is_some() {
+                    self.carriers.heard(from, stream, now.mono);
+                }
                 if let Some(remote) = straight.filter(|_| !matches!(purpose, Some(Purpose::Elsewhere))) {
                     self.note_observed(remote, &from, &reply, now);
                 }
@@ -420,6 +435,11 @@ impl Node {
                     Some(Purpose::Elsewhere) => self.elsewhere_ended(&from, straight),
                     Some(Purpose::Check) => self.check_answered(from, straight, now),
                     Some(Purpose::Meet(task)) => self.neighbour_met(task, request, straight, now),
+                    Some(Purpose::Carrier) if straight.is_some() => self.carriers.returned(from, now.mono),
+                    // A connection has an address of its own, which says nothing about UDP (Rule 6.105).
+                    Some(Purpose::Hold(errand @ Errand::Observe)) if stream.is_some() => {
+                        self.hold_unanswered(errand, from, now);
+                    }
                     Some(purpose) => {
                         if let (Purpose::Path(_), Reply::TunnelOpened { candidates, .. }) = (&purpose, &reply)
                         {
@@ -434,6 +454,7 @@ impl Node {
                 let purpose = self.purposes.remove(&request);
                 if !purpose.as_ref().is_some_and(Purpose::says_nothing_by_silence) {
                     self.silent(to, now);
+                    self.carriers.lost(to, now.mono);
                 }
                 if let Some(purpose) = purpose {
                     self.unanswered(purpose, request, to, now);
@@ -451,7 +472,7 @@ impl Node {
             Purpose::Query(id) => self.query_answered(id, request, reply, now),
             Purpose::Attach(_) => self.attached(from, reply, now),
             Purpose::Time => {}
-            Purpose::Observe | Purpose::Check | Purpose::Meet(_) | Purpose::Elsewhere => {}
+            Purpose::Observe | Purpose::Check | Purpose::Carrier | Purpose::Meet(_) | Purpose::Elsewhere => {}
             Purpose::Hairpin => self.hairpin_ended(true),
             Purpose::Probe => self.probed(now),
             Purpose::Announce(version) => self.announced(version, from, &reply, now),
@@ -469,7 +490,7 @@ impl Node {
         match purpose {
             Purpose::Query(id) => self.query_failed(id, request),
             Purpose::Attach(server) => self.attachment_failed(server, now),
-            Purpose::Time | Purpose::Observe => {}
+            Purpose::Time | Purpose::Observe | Purpose::Carrier => {}
             Purpose::Check => self.check_unanswered(),
             Purpose::Meet(task) => self.neighbour_met(task, request, None, now),
             Purpose::Elsewhere => self.elsewhere_ended(&to, None),
@@ -597,6 +618,7 @@ impl Node {
         self.acquaint(server.node, now);
         let id = self.endpoint.request(server.node, server.address, request, now);
         self.purposes.insert(id, purpose);
+        self.note_asked(server.node, now);
         id
     }
 
@@ -625,6 +647,7 @@ impl Node {
     }
 
     fn networks_changed(&mut self, interfaces: Vec<Interface>, now: Now) {
+        self.review_carriers(&interfaces);
         self.interfaces = interfaces;
         self.stand_again();
         self.attach_anew();

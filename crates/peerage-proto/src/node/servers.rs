@@ -119,6 +119,11 @@ impl Servers {
         self.super_nodes.contains_key(node)
     }
 
+    /// Returns where a super-node says that it is.
+    pub(super) fn addresses(&self, node: &NodeId) -> Option<Vec<SocketAddr>> {
+        self.super_nodes.get(node).map(|known| known.body.addresses.clone())
+    }
+
     pub(super) fn record(&self, node: &NodeId) -> Option<&Record> {
         self.super_nodes.get(node).map(|known| &known.record)
     }
@@ -437,7 +442,7 @@ impl Node {
 
 /// Returns those of a server's addresses to which this computer can send: of a family in which it has an address that leads beyond
 /// its link. Where it has none, as while its networks are not known, all of them.
-fn sendable(addresses: &[SocketAddr], interfaces: &[Interface]) -> Vec<SocketAddr> {
+pub(super) fn sendable(addresses: &[SocketAddr], interfaces: &[Interface]) -> Vec<SocketAddr> {
     let up = interfaces.iter().filter(|interface| interface.up);
     let own: Vec<IpAddr> = up.flat_map(|i| &i.addresses).map(|own| own.address).collect();
     let leads = |own: &IpAddr, to: &IpAddr| match (own, to) {

@@ -10,6 +10,7 @@ use peerage_wire::time::{Now, UnixTime};
 
 use super::queries::MAX_QUERIES;
 use super::{MAX_SERVED, MAX_SERVED_PER_PEER, Node, SuperState, Watched};
+use crate::carrier::{Carrier, Why};
 use crate::discard::Discards;
 use crate::lan::Interface;
 use crate::mapping::RouterMapping;
@@ -103,6 +104,10 @@ pub struct ServerStatus {
     pub answered: Option<Duration>,
     /// How long that took.
     pub rtt: Option<Duration>,
+    /// By which carrier messages reach it.
+    pub carrier: Carrier,
+    /// Why not over UDP.
+    pub why: Option<Why>,
     /// Whether it lately handed out what did not hold, while somebody else had what did.
     pub is_mistrusted: bool,
 }
@@ -249,12 +254,15 @@ impl Node {
         let super_nodes = self.servers.super_nodes().map(|(node, addresses)| (node, addresses, false));
         let status = |(node, addresses, is_operator)| {
             let health = self.servers.health(&node);
+            let (carrier, why) = self.carriers.of(&node);
             ServerStatus {
                 node,
                 address: self.server_at(node, addresses).map(|server| server.address),
                 is_operator,
                 answered: health.and_then(|h| h.answered_at).map(|at| now.mono - at),
                 rtt: health.and_then(|h| h.rtt),
+                carrier,
+                why,
                 is_mistrusted: self.servers.penalty(&node, now.mono).0 > 0,
             }
         };

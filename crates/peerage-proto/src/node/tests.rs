@@ -71,6 +71,7 @@ fn node(bed: &mut Bed, mut records: Vec<Record>) -> Node {
         place: None,
         one_machine: false,
         bound: None,
+        carriers: vec![crate::carrier::Carrier::Udp],
         super_role: SuperConfig::default(),
     };
     Node::new(config, [9; 32], bed.now)

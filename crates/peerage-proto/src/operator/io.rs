@@ -7,6 +7,7 @@ use peerage_wire::id::{CommandId, Domain, LocationId, NodeId, RecordKey, Segment
 use peerage_wire::record::Record;
 
 use super::spies::{Evidence, SpyIdentity, VisitId};
+use crate::carrier::{StreamNews, StreamOrder};
 use crate::relay;
 
 /// Everything that can happen to an operator.
@@ -21,6 +22,8 @@ pub enum Input {
         /// What was in it; not checked in any way.
         payload: Bytes,
     },
+    /// Something has happened to a connection that carries messages.
+    Stream(StreamNews),
     /// Something happened on a TCP connection that a member has made to be relayed.
     Leg(relay::Input),
     /// The ledger has committed these records; each takes the place of an older one.
@@ -117,6 +120,8 @@ pub enum Output {
         /// From which port.
         port: Port,
     },
+    /// Do something with a connection that carries messages; none is ever to be made.
+    Stream(StreamOrder),
     /// Do something with the TCP connections of the relay.
     Leg(relay::Output),
     /// A member reports where it sees a device; answered by [`Input::Noted`].

@@ -28,6 +28,7 @@ use peerage_wire::record::{
 use peerage_wire::time::{Instant, Now};
 use rand_core::Rng as _;
 
+use crate::carrier::StreamOrder;
 use crate::discard::{Discard, Discards};
 use crate::endpoint::{self, Endpoint, Incoming, Outcome, ReplyTo};
 use crate::relay::{self, Desk};
@@ -146,6 +147,7 @@ impl Operator {
             Input::Datagram { remote, payload } => {
                 self.endpoint.handle_datagram(remote, &payload, &self.trust, now);
             }
+            Input::Stream(news) => self.stream_news(news, now),
             Input::Leg(input) => self.desk.handle(input, &mut self.endpoint, &self.trust, now),
             Input::Committed(records) => self.committed(records, now),
             Input::Domain(facts) => {
@@ -390,6 +392,9 @@ impl Operator {
         }
         while let Some((remote, payload)) = self.endpoint.poll_transmit() {
             self.outputs.push_back(Output::Transmit { remote, payload, port: Port::Main });
+        }
+        while let Some((stream, payload)) = self.endpoint.poll_stream_transmit() {
+            self.outputs.push_back(Output::Stream(StreamOrder::Send { stream, payload }));
         }
         while let Some((remote, payload)) = self.endpoint.poll_probe() {
             self.outputs.push_back(Output::Transmit { remote, payload, port: Port::Probe });

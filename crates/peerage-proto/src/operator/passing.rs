@@ -8,6 +8,7 @@ use peerage_wire::record::Table;
 use peerage_wire::time::{Now, UnixTime};
 
 use super::{CONTACT_LIFETIME, Operator};
+use crate::carrier::StreamNews;
 use crate::discard::Discard;
 use crate::endpoint::Incoming;
 use crate::relay::Load;
@@ -29,6 +30,21 @@ impl Operator {
         // So that what is forwarded to it need not wait for an introduction.
         self.endpoint.warm_up(from.id, remote, now);
         Reply::Attached { observed: remote, head: self.head(from.id.domain, now) }
+    }
+
+    /// Takes what has happened to a connection that a member has made for its messages.
+    pub(super) fn stream_news(&mut self, news: StreamNews, now: Now) {
+        match news {
+            StreamNews::Datagram { stream, remote, payload } => {
+                self.endpoint.handle_stream_datagram((stream, remote), &payload, &self.trust, now);
+            }
+            StreamNews::Closed(stream) => {
+                for node in self.endpoint.stream_closed(stream) {
+                    self.contacts.remove(&node);
+                }
+            }
+            StreamNews::Opened(_made) => {}
+        }
     }
 
     /// Returns where a member is that is attached here now.

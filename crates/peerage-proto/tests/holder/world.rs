@@ -484,6 +484,7 @@ impl World {
             place: None,
             one_machine: false,
             bound: None,
+            carriers: vec![peerage_proto::carrier::Carrier::Udp],
             super_role: SuperConfig { on: true, ..SuperConfig::default() },
         };
         change(&mut config);

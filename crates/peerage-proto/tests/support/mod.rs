@@ -474,6 +474,7 @@ impl World {
             place: None,
             one_machine: false,
             bound: None,
+            carriers: vec![peerage_proto::carrier::Carrier::Udp],
             super_role: node::SuperConfig::default(),
         };
         change(&mut config);
@@ -694,6 +695,7 @@ impl World {
                     let from = self.spy_port(visit);
                     self.send(from, remote, payload);
                 }
+                operator::Output::Stream(_) => {}
                 operator::Output::VisitEnded(visit) => self.visit_ended(visit),
                 operator::Output::Quarantined { node, evidence } => self.convicted(node, evidence),
                 operator::Output::DeviceSeen { id, key, location, .. } => {
@@ -796,6 +798,8 @@ impl World {
             }
             // Nobody in these tests is dialled by legs of others.
             node::Output::Leg(_) => return,
+            // The machines of these tests speak over UDP alone.
+            node::Output::Stream(_) => return,
             node::Output::OwnLeg { leg, order } => return self.leg_ordered(address, leg, order),
             // There are no links here.
             node::Output::HeadChanged(_) => return,

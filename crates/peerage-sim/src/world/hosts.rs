@@ -273,7 +273,8 @@ impl World {
             Output::OwnLeg { leg, order: LegOrder::Dial(_) } => {
                 self.later(index, HANDSHAKE, Input::OwnLeg { leg, news: LegNews::Closed });
             }
-            Output::Leg(_) | Output::OwnLeg { .. } => {}
+            // The machines of the simulator speak over UDP alone.
+            Output::Stream(_) | Output::Leg(_) | Output::OwnLeg { .. } => {}
             Output::Event(event) => self.note_event(index, &event),
         }
     }
@@ -558,6 +559,7 @@ fn config_of(
         place: None,
         one_machine: false,
         bound: None,
+        carriers: vec![peerage_proto::carrier::Carrier::Udp],
         elections: Elections::default(),
         super_role: SuperConfig { on: host.lends, ..SuperConfig::default() },
     })

@@ -297,6 +297,7 @@ impl World {
                 // Nobody makes legs here yet.
                 Output::Contact { .. }
                 | Output::Leg(_)
+                | Output::Stream(_)
                 | Output::VisitEnded(_)
                 | Output::Quarantined { .. } => {}
             }

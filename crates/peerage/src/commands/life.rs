@@ -90,6 +90,7 @@ pub(crate) async fn up(args: Up, context: Context) -> Result {
         ready: &'a NodeReady,
     }
     let Context { data, config, output } = context;
+    let carriers = config.node.carriers();
     let roles = first(args.roles, config.node.roles);
     let options = NodeOptions {
         data,
@@ -100,6 +101,7 @@ pub(crate) async fn up(args: Up, context: Context) -> Result {
         circumstances: config.super_node.circumstances(),
         lan: config.lan.settings(),
         port_mapping: config.node.port_mapping.unwrap_or(true),
+        carriers,
         one_machine: args.one_machine.map(|place| OneMachine { place, neighbours: args.neighbours }),
         connector: proxy::connector(&config.network)?,
     };

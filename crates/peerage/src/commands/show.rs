@@ -10,7 +10,7 @@ use crate::{
 use peerage_client::local::{PortMapping, Proxy};
 use peerage_client::{
     Client, Service,
-    local::{Device, Election, Head, Nat, NatFiltering, NatMapping, Operator, Status, Tunnel},
+    local::{Carrier, Device, Election, Head, Nat, NatFiltering, NatMapping, Operator, Status, Tunnel},
 };
 use serde::Serialize;
 
@@ -98,6 +98,7 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("listens on", list(&status.listen)),
         ("advertises", list(&status.advertised)),
         ("operators", lines(status.operators.iter().map(operator))),
+        ("messages", lines(status.carriers.iter().map(carrier))),
         ("head", status.head.as_ref().map_or_else(|| "none yet".to_owned(), head)),
         ("clock", clock(status)),
         ("networks", lines(locations)),
@@ -114,6 +115,11 @@ fn describe(status: &Status, now_ms: u64) -> String {
         ("discarded", list(discards)),
         ("warnings", status.warnings.join("\n")),
     ])
+}
+
+fn carrier(carrier: &Carrier) -> String {
+    let why = carrier.why.map_or_else(String::new, |why| format!(", because {why}"));
+    format!("to {} by {}{why}", short(&carrier.node), carrier.carrier)
 }
 
 fn port_mapping(mapping: &PortMapping) -> String {

@@ -371,6 +371,13 @@ impl Node {
         true
     }
 
+    /// An attached node is not reached any more: its connection has ended.
+    pub(in crate::node) fn forget_contact(&mut self, node: &NodeId) {
+        if let Some(part) = &mut self.hold.part {
+            part.contacts.remove(node);
+        }
+    }
+
     // ---- fetched ----------------------------------------------------------------------------
 
     pub(super) fn heads_timeout(&mut self, now: Now) {

@@ -210,6 +210,7 @@ impl Node {
             self.acquaint(forwarder.node, now);
             let through = (forwarder.node, forwarder.address);
             let id = self.endpoint.request_through(through, target.member.id, &request, now);
+            self.note_asked(forwarder.node, now);
             self.purposes.insert(id, Purpose::Path(task));
             requests.insert(id);
         }

@@ -1,0 +1,145 @@
+use std::net::Ipv4Addr;
+
+use peerage_wire::limits::MAX_DATAGRAM;
+use tokio::io::duplex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::*;
+use crate::tls::AnyCertificate;
+
+const FIRST: StreamId = StreamId::Made(1);
+
+fn remote() -> SocketAddr {
+    ([192, 0, 2, 1], 40_000).into()
+}
+
+fn open(stream: StreamId, address: SocketAddr) -> StreamOrder {
+    StreamOrder::Open { stream, carrier: Carrier::Tls, address }
+}
+
+fn send(stream: StreamId, payload: &'static [u8]) -> StreamOrder {
+    StreamOrder::Send { stream, payload: Bytes::from_static(payload) }
+}
+
+/// Takes one connection for messages as a super-node's port does.
+async fn server(streams: Streams) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let messages = Messages::new(streams).unwrap();
+    let serving = tokio::spawn(async move {
+        let (socket, remote) = listener.accept().await.unwrap();
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await.unwrap();
+        let io = messages.handshake(start).await.unwrap();
+        messages.serve(io, remote).await;
+    });
+    (address, serving)
+}
+
+/// Rules 6.100 and 6.101.
+#[tokio::test]
+async fn messages_pass_in_both_directions_inside_tls_and_the_end_is_told() {
+    let ((here, mut news_here), (there, mut news_there)) =
+        (Streams::new(Connector::default()), Streams::new(Connector::default()));
+    let (address, serving) = server(there.clone()).await;
+    here.apply(open(FIRST, address));
+    assert_eq!(news_here.recv().await, Some(StreamNews::Opened(FIRST)));
+    here.apply(send(FIRST, b"one"));
+    here.apply(send(FIRST, b"two"));
+    let Some(StreamNews::Datagram { stream, payload, .. }) = news_there.recv().await else { panic!() };
+    assert_eq!((stream, &payload[..]), (StreamId::Accepted(0), &b"one"[..]));
+    let Some(StreamNews::Datagram { payload, .. }) = news_there.recv().await else { panic!() };
+    assert_eq!(&payload[..], b"two");
+    there.apply(send(stream, b"answer"));
+    let answer =
+        StreamNews::Datagram { stream: FIRST, remote: address, payload: Bytes::from_static(b"answer") };
+    assert_eq!(news_here.recv().await, Some(answer));
+    there.apply(StreamOrder::Close(stream));
+    assert_eq!(news_here.recv().await, Some(StreamNews::Closed(FIRST)));
+    serving.await.unwrap();
+    assert!(news_there.try_recv().is_err(), "what is closed by order is not spoken of again");
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_told_as_a_connection_that_is_gone() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    let (streams, mut news) = Streams::new(Connector::default());
+    streams.apply(open(FIRST, closed));
+    assert_eq!(news.recv().await, Some(StreamNews::Closed(FIRST)));
+}
+
+/// Rule 6.100: whoever speaks TLS and something else is not somebody to send messages to.
+#[tokio::test]
+async fn tls_without_the_name_of_messages_is_no_stream() {
+    let (there, mut news) = Streams::new(Connector::default());
+    let (address, serving) = server(there).await;
+    let (mut config, _seen) = AnyCertificate::client().unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
+    let socket = TcpStream::connect(address).await.unwrap();
+    let mut io = connector.connect(name, socket).await.unwrap();
+    serving.await.unwrap();
+    assert_eq!(io.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    assert!(news.try_recv().is_err());
+}
+
+/// Rule 6.101.
+#[tokio::test]
+async fn a_length_that_is_none_ends_the_stream() {
+    let too_long = u16::try_from(MAX_DATAGRAM).unwrap() + 1;
+    for length in [0, too_long] {
+        let (streams, mut news) = Streams::new(Connector::default());
+        let (mut peer, io) = duplex(4_096);
+        let serving = tokio::spawn(async move { streams.serve(io, remote()).await });
+        peer.write_all(&length.to_be_bytes()).await.unwrap();
+        serving.await.unwrap();
+        assert_eq!(news.recv().await, Some(StreamNews::Closed(StreamId::Accepted(0))));
+    }
+}
+
+/// Rule 6.104: a reader that does not read costs a bounded queue, and is cut off in the end.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_does_not_read_loses_messages_and_then_its_stream() {
+    let (streams, mut news) = Streams::new(Connector::default());
+    let (peer, io) = duplex(64);
+    let served = streams.clone();
+    let serving = tokio::spawn(async move { served.serve(io, remote()).await });
+    tokio::task::yield_now().await;
+    let stream = StreamId::Accepted(0);
+    for _ in 0..4 * MAX_WAITING {
+        streams.apply(send(stream, &[7; 1_000]));
+    }
+    let waiting = lock(&streams.inner.open).get(&stream).map(|sender| MAX_WAITING - sender.capacity());
+    assert_eq!(waiting, Some(MAX_WAITING));
+    serving.await.unwrap();
+    assert_eq!(news.recv().await, Some(StreamNews::Closed(stream)));
+    drop(peer);
+}
+
+/// Rule 6.104.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_says_nothing_for_three_minutes_is_cut_off() {
+    let (streams, mut news) = Streams::new(Connector::default());
+    let (_peer, io) = duplex(64);
+    tokio::spawn(async move { streams.serve(io, remote()).await });
+    assert_eq!(news.recv().await, Some(StreamNews::Closed(StreamId::Accepted(0))));
+}
+
+/// Rule 6.104.
+#[tokio::test]
+async fn one_place_has_its_share_of_streams_and_no_more() {
+    let (streams, _news) = Streams::new(Connector::default());
+    let taken: Vec<_> =
+        (0..MAX_STREAMS_PER_PLACE).map(|_| streams.inner.accepted.take(remote().ip())).collect();
+    assert!(taken.iter().all(Option::is_some));
+    let (mut peer, io) = duplex(64);
+    streams.serve(io, remote()).await;
+    assert_eq!(peer.read(&mut [0; 1]).await.unwrap(), 0, "closed unheard");
+    drop(taken);
+    let (mut peer, io) = duplex(64);
+    let serving = tokio::spawn(async move { streams.serve(io, remote()).await });
+    peer.write_all(&[0, 1, 7]).await.unwrap();
+    drop(peer);
+    serving.await.unwrap();
+}

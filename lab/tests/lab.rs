@@ -186,10 +186,19 @@ fn runs(text: &str) -> bool {
     })
 }
 
-/// Waits until no process runs whose command line contains this text.
+/// Waits until a process runs whose command line contains this text.
+fn begins(text: &str) -> bool {
+    comes_to(|| runs(text))
+}
+
+/// Waits until none does.
 fn ends(text: &str) -> bool {
+    comes_to(|| !runs(text))
+}
+
+fn comes_to(state: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + TIMEOUT;
-    while runs(text) {
+    while !state() {
         if Instant::now() > deadline {
             return false;
         }
@@ -206,7 +215,8 @@ fn a_dropped_lab_leaves_no_process_and_no_file() {
     let (_, outside) = lab.directory("files").unwrap();
     // A daemon: it left the process group of the command that started it.
     host.script(&format!("setsid sh -c 'sleep 100000; : {mark}' </dev/null >/dev/null 2>&1 &\n")).unwrap();
-    assert!(runs(&mark));
+    // The shell that was put into the background may not have got that far.
+    assert!(begins(&mark));
     drop((host, lab));
     assert!(ends(&mark));
     assert!(!Path::new(&outside).exists());
@@ -224,7 +234,7 @@ fn a_killed_owner_takes_its_lab_along() {
     let output = owner.stdout.take().unwrap();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
     assert_eq!(line, "ready\n");
-    assert!(runs(&format!("sleep 100000; : {mark}")));
+    assert!(begins(&format!("sleep 100000; : {mark}")));
     owner.kill().unwrap();
     owner.wait().unwrap();
     assert!(ends(&format!("sleep 100000; : {mark}")));

@@ -12,6 +12,7 @@ mod elect;
 mod hold;
 mod io;
 mod judge;
+mod leave;
 mod legs;
 mod lookup;
 mod mapped;
@@ -19,6 +20,7 @@ mod openings;
 mod own;
 mod paths;
 mod places;
+mod purpose;
 mod queries;
 mod reach;
 mod route;
@@ -42,7 +44,6 @@ use crate::carrier::Carriers;
 use crate::discard::Discard;
 use crate::endpoint::{Endpoint, Incoming, Outcome, RequestId};
 use crate::lan::Interface;
-use crate::relay::LegId;
 use crate::table::Records;
 use crate::trust::{Member, Trust};
 
@@ -68,6 +69,7 @@ use openings::{Handshakes, Opening};
 use paths::{Came, Finding};
 use places::Places;
 pub(crate) use places::is_private;
+use purpose::Purpose;
 use queries::{QueryId, Running};
 use reach::Reach;
 use route::Routing;
@@ -83,64 +85,6 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(7 * 86_400);
 
 /// How long after a failed renewal the next is tried.
 const RENEWAL_RETRY: Duration = Duration::from_secs(3_600);
-
-/// What an own request was for.
-#[derive(Clone, Debug)]
-enum Purpose {
-    /// A page of a look-up.
-    Query(QueryId),
-    /// Keeping in contact.
-    Attach(NodeId),
-    /// Finding out how far away somebody is to whom this node may attach.
-    Probe,
-    /// Having the time confirmed.
-    Time,
-    /// Storing this version of the own NodeInfo.
-    Announce(u64),
-    /// Telling where a device was seen.
-    Report(DeviceId),
-    /// Finding out whether a tunnel-node of the own location answers.
-    Survey(TaskId),
-    /// Finding out whether a tunnel-node is on this LAN.
-    Meet(TaskId),
-    /// Arranging a path to a tunnel-node.
-    Path(TaskId),
-    /// Having a leg joined.
-    Leg(LegId),
-    /// Having the time confirmed before leaving.
-    BeforeLeave(TaskId, Server),
-    /// Being told how a server sees this node.
-    Observe,
-    /// Finding out whether the routers on the way let in what comes from another port.
-    Elsewhere,
-    /// Finding out whether they turn round what is sent to this node's own outer address.
-    Hairpin,
-    /// Finding out whether a datagram gets to a place of a peer.
-    Check,
-    /// Finding out whether a server answers in a certain way.
-    Carrier,
-    /// Leaving.
-    Leave(TaskId),
-    /// What a super-node does.
-    Hold(Errand),
-}
-
-impl Purpose {
-    /// Returns whether silence does not mean that whoever was asked is not well: operators that do not keep the map are silent to
-    /// offers, checks and greetings go where perhaps nobody is, and observers are asked beside a look-up that tells more.
-    const fn says_nothing_by_silence(&self) -> bool {
-        matches!(
-            self,
-            Self::Hold(Errand::Submit)
-                | Self::Check
-                | Self::Carrier
-                | Self::Meet(_)
-                | Self::Observe
-                | Self::Elsewhere
-                | Self::Hairpin
-        )
-    }
-}
 
 /// A running node.
 #[derive(Debug)]
@@ -467,47 +411,6 @@ impl Node {
         }
     }
 
-    fn answered(&mut self, purpose: Purpose, request: RequestId, from: NodeId, reply: Reply, now: Now) {
-        match purpose {
-            Purpose::Query(id) => self.query_answered(id, request, reply, now),
-            Purpose::Attach(_) => self.attached(from, reply, now),
-            Purpose::Time => {}
-            Purpose::Observe | Purpose::Check | Purpose::Carrier | Purpose::Meet(_) | Purpose::Elsewhere => {}
-            Purpose::Hairpin => self.hairpin_ended(true),
-            Purpose::Probe => self.probed(now),
-            Purpose::Announce(version) => self.announced(version, from, &reply, now),
-            Purpose::Report(device) => self.reported(device, now),
-            Purpose::Survey(task) => self.survey_answered(task, request, true, now),
-            Purpose::Path(task) => self.path_answered(task, request, &reply, now),
-            Purpose::Leg(leg) => self.leg_answered(leg, &reply),
-            Purpose::BeforeLeave(task, server) => self.take_leave(task, server, now),
-            Purpose::Leave(task) => self.answer(task, Answer::Left { confirmed: true }),
-            Purpose::Hold(errand) => self.hold_answered(errand, from, reply, now),
-        }
-    }
-
-    fn unanswered(&mut self, purpose: Purpose, request: RequestId, to: NodeId, now: Now) {
-        match purpose {
-            Purpose::Query(id) => self.query_failed(id, request),
-            Purpose::Attach(server) => self.attachment_failed(server, now),
-            Purpose::Time | Purpose::Observe | Purpose::Carrier => {}
-            Purpose::Check => self.check_unanswered(),
-            Purpose::Meet(task) => self.neighbour_met(task, request, None, now),
-            Purpose::Elsewhere => self.elsewhere_ended(&to, None),
-            Purpose::Hairpin => self.hairpin_ended(false),
-            Purpose::Probe => self.probed(now),
-            Purpose::Announce(version) => self.announcement_failed(version, to, now),
-            Purpose::Report(device) => self.report_failed(device, now),
-            Purpose::Survey(task) => self.survey_answered(task, request, false, now),
-            Purpose::Path(task) => self.path_failed(task, request, now),
-            Purpose::Leg(leg) => self.leg_unanswered(leg),
-            Purpose::BeforeLeave(task, _) | Purpose::Leave(task) => {
-                self.answer(task, Answer::Left { confirmed: false });
-            }
-            Purpose::Hold(errand) => self.hold_unanswered(errand, to, now),
-        }
-    }
-
     /// Answers what other nodes ask of this one: as a super-node if it is one and they ask that, otherwise signs of life, paths and
     /// what an operator tells it.
     fn handle_request(&mut self, incoming: Incoming, now: Now) {
@@ -574,30 +477,6 @@ impl Node {
             Command::Leave => self.leave(task, now),
             Command::SuperOff => self.super_off(task, now),
         }
-    }
-
-    fn leave(&mut self, task: TaskId, now: Now) {
-        if !self.hands_over_first(task, now) {
-            self.leave_now(task, now);
-        }
-    }
-
-    fn leave_now(&mut self, task: TaskId, now: Now) {
-        let Some(server) = self.shuffled_operators(now).into_iter().next() else {
-            return self.answer(task, Answer::Left { confirmed: false });
-        };
-        // By a clock that is ahead it would be refused now, and whoever has recorded it could have it executed once its time
-        // has come, against a node that has joined again meanwhile.
-        if self.endpoint.clock().is_learned() {
-            self.take_leave(task, server, now);
-        } else {
-            self.ask(server, &Request::Ping, Purpose::BeforeLeave(task, server), now);
-        }
-    }
-
-    fn take_leave(&mut self, task: TaskId, server: Server, now: Now) {
-        let request = Request::Leave(self.command_id());
-        self.ask(server, &request, Purpose::Leave(task), now);
     }
 
     fn answer(&mut self, task: TaskId, answer: Answer) {

@@ -32,6 +32,10 @@ const OBSERVE_INTERVAL: Duration = Duration::from_secs(60);
 /// After how long whoever has not shown how its routers filter is asked to again.
 const PROBE_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How long after a node was first seen from outside it asks how its routers filter: nobody waits for that, and somebody may be waiting
+/// for what made it ask a server.
+const PROBE_DELAY: Duration = Duration::from_secs(5);
+
 /// How a request came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Came {
@@ -49,15 +53,18 @@ pub(super) struct Finding {
     observed_at: Option<Instant>,
     /// When it was last asked for an answer from elsewhere.
     probed_at: Option<Instant>,
+    /// When that is due.
+    probe_at: Option<Instant>,
 }
 
 impl Finding {
     pub(super) fn new(port: u16) -> Self {
-        Self { paths: Paths::default(), nat: Nat::new(port), observed_at: None, probed_at: None }
+        let (observed_at, probed_at, probe_at) = (None, None, None);
+        Self { paths: Paths::default(), nat: Nat::new(port), observed_at, probed_at, probe_at }
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.paths.next_at()
+        [self.paths.next_at(), self.probe_at].into_iter().flatten().min()
     }
 
     pub(super) fn sizes(&self) -> Vec<TableSize> {
@@ -89,15 +96,21 @@ impl Node {
         let (Reply::Reping { observed } | Reply::Attached { observed, .. }) = reply else { return };
         if self.is_server(from) && !self.is_near(by.ip()) {
             self.finding.nat.observe(by, *observed, now.mono);
-            self.probe_routers(now);
+            let due_at = now.mono.after(self.jittered(PROBE_DELAY));
+            if self.wants_probe(now) {
+                self.finding.probe_at.get_or_insert(due_at);
+            }
         }
+    }
+
+    fn wants_probe(&self, now: Now) -> bool {
+        let is_lately = |at: Instant| now.mono - at < PROBE_INTERVAL;
+        self.nat_behaviour(now).filtering.is_none() && !self.finding.probed_at.is_some_and(is_lately)
     }
 
     /// Finds out, once on the same networks, whom the routers let in and whether they turn packets round (Rule 6.98).
     fn probe_routers(&mut self, now: Now) {
-        let known = self.nat_behaviour(now);
-        let is_lately = |at: Instant| now.mono - at < PROBE_INTERVAL;
-        if known.filtering.is_some() || self.finding.probed_at.is_some_and(is_lately) {
+        if !self.wants_probe(now) {
             return;
         }
         let all = self.shuffled_operators(now);
@@ -148,7 +161,7 @@ impl Node {
     pub(super) fn forget_paths(&mut self) {
         self.finding.nat.forget();
         self.finding.paths.clear_attempts();
-        (self.finding.observed_at, self.finding.probed_at) = (None, None);
+        (self.finding.observed_at, self.finding.probed_at, self.finding.probe_at) = (None, None, None);
     }
 
     /// Asks some servers how they see this node, while tunnel-nodes are looked for and before candidates are needed.
@@ -339,5 +352,9 @@ impl Node {
 
     pub(super) fn paths_timeout(&mut self, now: Now) {
         self.finding.paths.handle_timeout(now.mono);
+        if self.finding.probe_at.is_some_and(|at| at <= now.mono) {
+            self.finding.probe_at = None;
+            self.probe_routers(now);
+        }
     }
 }

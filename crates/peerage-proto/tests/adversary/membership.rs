@@ -436,9 +436,9 @@ fn a_head_says_what_the_ledger_holds() {
     };
     let (first, body) = head(&mut world, &mut actor);
     assert_eq!((body.devices.count, body.operators.count, body.revocations.count), (1, 1, 0));
-    world.run(Duration::from_secs(10));
-    assert_eq!(head(&mut world, &mut actor).0, first, "the same for 20 s");
-    world.run(Duration::from_secs(11));
+    world.run(Duration::from_secs(3));
+    assert_eq!(head(&mut world, &mut actor).0, first, "the same for 5 s");
+    world.run(Duration::from_secs(3));
     assert!(head(&mut world, &mut actor).0 > first);
     world.remove_device(&device());
     let (_, body) = head(&mut world, &mut actor);

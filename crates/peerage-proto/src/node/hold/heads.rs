@@ -621,7 +621,9 @@ mod tests {
     fn heads_of_so_many_domains_are_kept() {
         let mut heads = Heads::default();
         for n in 0..=u32::try_from(MAX_HEADS).unwrap() {
-            heads.with(Domain(n), |held| held.wanted_at = Instant::from_micros(u64::from(n)));
+            let at = Instant::from_micros(u64::from(n));
+            heads.with(Domain(n), |held| held.wanted_at = at);
+            heads.with(Domain(n), |held| held.keep(at));
         }
         assert_eq!(heads.all.len(), MAX_HEADS);
         assert!(!heads.all.contains_key(&Domain(0)));

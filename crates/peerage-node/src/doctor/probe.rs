@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use peerage_proto::proxy::Proxy;
 use peerage_wire::enrol::{CERTIFICATE_FIELD, HELLO_PATH, Hello};
-use peerage_wire::id::{ContextId, Nonce, sha256, to_hex};
+use peerage_wire::id::{ContextId, Nonce, sha256};
 use peerage_wire::packet::{Class, Packet, ShortHeader, tag_of};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::issuer;
 use super::reply::Reply;
+use crate::carrier::ALPN_MESSAGES;
 use crate::connect::{self, ProxyFault};
 use crate::tls::AnyCertificate;
 
@@ -112,10 +113,14 @@ async fn hinted(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
     loop {
         let count = socket.recv(&mut answer).await?;
         let answer = answer.get(..count).unwrap_or_default();
-        if matches!(Packet::parse(answer), Ok(Packet::Hint(hint)) if Some(hint.echo) == tag_of(datagram)) {
+        if is_hint_about(datagram, answer) {
             return Ok(());
         }
     }
+}
+
+fn is_hint_about(datagram: &[u8], answer: &[u8]) -> bool {
+    matches!(Packet::parse(answer), Ok(Packet::Hint(hint)) if Some(hint.echo) == tag_of(datagram))
 }
 
 /// Connects.
@@ -144,7 +149,7 @@ pub(super) async fn proxy(proxy: &Proxy, server: SocketAddr) -> Result<(TcpStrea
 pub(super) async fn https(stream: TcpStream, server: SocketAddr) -> Result<(Heard, Duration), HttpsFault> {
     let began_at = Instant::now();
     let exchange = async {
-        let mut stream = tls(stream, server).await?;
+        let mut stream = tls(stream, server, b"http/1.1").await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let shown = shown.map(|leaf| leaf.to_vec()).unwrap_or_default();
         let reply = ask(&mut stream, &get(HELLO_PATH, server)).await?;
@@ -173,27 +178,34 @@ pub(super) async fn http(
     Ok((reply, began_at.elapsed()))
 }
 
-/// Sends no message to a session of messages over HTTPS that nobody else has; returns the status that came back.
-pub(super) async fn messages(stream: TcpStream, server: SocketAddr) -> Result<(u16, Duration), HttpsFault> {
-    let mut session = [0; 16];
-    fill(&mut session)?;
-    let session = to_hex(&session);
-    let request = format!(
-        "POST /v1/messages/{session}/send HTTP/1.1\r\nHost: {server}\r\nUser-Agent: peerage-doctor\r\n\
-         Content-Length: 0\r\nConnection: close\r\n\r\n"
-    );
+/// Sends a message inside TLS that the server cannot open (Rules 6.100 and 6.101), and waits for the hint that says so; `None` if what
+/// answers takes no messages.
+pub(super) async fn messages(stream: TcpStream, server: SocketAddr) -> Result<Option<Duration>, HttpsFault> {
+    let datagram = stray()?;
+    let length = u16::try_from(datagram.len()).map_err(io::Error::other)?;
     let began_at = Instant::now();
     let exchange = async {
-        let mut stream = tls(stream, server).await?;
-        ask(&mut stream, &request).await
+        let mut stream = tls(stream, server, ALPN_MESSAGES).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN_MESSAGES) {
+            return Ok(None);
+        }
+        stream.write_all(&length.to_be_bytes()).await?;
+        stream.write_all(&datagram).await?;
+        stream.flush().await?;
+        loop {
+            let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+            stream.read_exact(&mut answer).await?;
+            if is_hint_about(&datagram, &answer) {
+                return Ok(Some(began_at.elapsed()));
+            }
+        }
     };
-    let reply = within(exchange).await?;
-    Ok((reply.status, began_at.elapsed()))
+    within(exchange).await
 }
 
-async fn tls(stream: TcpStream, server: SocketAddr) -> Result<TlsStream<TcpStream>, HttpsFault> {
+async fn tls(stream: TcpStream, server: SocketAddr, alpn: &[u8]) -> Result<TlsStream<TcpStream>, HttpsFault> {
     let (mut config, _seen) = AnyCertificate::client()?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     let name = ServerName::IpAddress(server.ip().into());
     Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
 
 mod crashes;
+mod doctor;
 mod joining;
 mod nodes;
 #[cfg(target_os = "linux")]

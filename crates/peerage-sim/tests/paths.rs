@@ -224,7 +224,8 @@ fn learned(class: Class) -> NatBehaviour {
     let mut world = world(1, class, CLASSES[0], 2);
     world.run_until(seconds(ASKED_AT));
     world.begin_errand(1, 0, Script::PROBE, 1);
-    world.run(Duration::from_secs(5));
+    // Some 5 s later it asks, and an answer that never comes is waited for.
+    world.run(Duration::from_secs(15));
     let user = world.hosts.get(1).unwrap();
     user.node.as_ref().unwrap().status(user.now(world.now())).nat
 }

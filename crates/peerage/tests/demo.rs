@@ -123,7 +123,7 @@ async fn ready(child: &mut Child) -> SocketAddr {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap();
     let ready: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(ready["event"], "ready");
+    assert_eq!(ready["event"], "ready", "{ready}");
     let web = ready["web"].as_str().unwrap();
     web.trim_start_matches("http://").trim_end_matches('/').parse().unwrap()
 }

@@ -315,7 +315,9 @@ impl<'a> Story<'a> {
         let began_at = Instant::now();
         let daemon = loop {
             self.check()?;
-            match node.start(&["connect", target, "--listen", "127.0.0.1:0"]) {
+            let started = node.start(&["connect", target, "--listen", "127.0.0.1:0"]);
+            // What failed says so in its first line, as what works says where it listens.
+            match started.and_then(|daemon| daemon.text("local").map(drop).map(|()| daemon)) {
                 Ok(daemon) => break daemon,
                 Err(error) if began_at.elapsed() > FIND_TIMEOUT => return Err(error),
                 Err(_too_early) => thread::sleep(FIND_INTERVAL),

@@ -265,7 +265,7 @@ pub(crate) struct Tried {
 pub(crate) async fn try_routers(interfaces: &[Interface]) -> Vec<Tried> {
     let tries = accesses(interfaces).into_iter().map(|access| async move {
         let granted = match find(Errand { access, ports: Ports::Udp }, TRIED_PORT, None).await {
-            Ok((router, lease)) => {
+            Ok((mut router, lease)) => {
                 router.forget(&lease).await;
                 Ok(lease.protocol)
             }
@@ -328,7 +328,7 @@ impl Router {
         }
     }
 
-    async fn forget(&self, lease: &Lease) {
+    async fn forget(&mut self, lease: &Lease) {
         match self {
             Self::Asked(asker) => asker.forget().await,
             Self::Called(igd) => igd.forget(lease).await,

@@ -90,16 +90,31 @@ impl Asker {
         Ok(goes_on(before, after, at.elapsed()))
     }
 
-    /// Gives the mappings back; nobody waits for an answer.
-    pub(super) async fn forget(&self) {
-        for wish in self.transports.iter().map(|transport| self.wish(*transport, 0, 0)) {
-            let request = match self.version {
-                Some(Version::NatPmp) => pcp::nat_pmp_map(&wish),
-                Some(Version::Pcp) => pcp::pcp_map(&wish, self.own, self.nonce),
-                None => return,
+    /// Gives the mappings back. A router that does not answer may have heard nothing, so it is told again; what it does not take back
+    /// ends by itself.
+    pub(super) async fn forget(&mut self) {
+        let Some(version) = self.version else { return };
+        let request = |wish| match version {
+            Version::NatPmp => pcp::nat_pmp_map(&wish),
+            Version::Pcp => pcp::pcp_map(&wish, self.own, self.nonce),
+        };
+        let requests: Vec<_> =
+            self.transports.iter().map(|transport| request(self.wish(*transport, 0, 0))).collect();
+        let requests: Vec<_> = requests.iter().map(Vec::as_slice).collect();
+        let (own_nonce, port) = (self.nonce, self.port);
+        let mut left = self.transports.to_vec();
+        let is_all_back = |answer: &Answer| {
+            let back = match answer.what {
+                What::Pcp { nonce, transport, internal, .. } if nonce == own_nonce => (transport, internal),
+                What::NatPmp { transport, internal, .. } => (transport, internal),
+                What::Pcp { .. } | What::Address(_) | What::Nothing => return None,
             };
-            // They end by themselves otherwise.
-            let _ = self.socket.send(&request).await;
+            left.retain(|transport| (*transport, port) != back);
+            left.is_empty().then_some(())
+        };
+        let result = self.ask(&requests, is_all_back).await;
+        if let Err(why) = result {
+            tracing::debug!(%why, "the router may forward ports until it ends that by itself");
         }
     }
 
@@ -181,13 +196,13 @@ impl Asker {
     async fn ask<T>(
         &mut self,
         requests: &[&[u8]],
-        read: impl Fn(&Answer) -> Option<T>,
+        mut read: impl FnMut(&Answer) -> Option<T>,
     ) -> Result<T, NoLease> {
         for pause in PAUSES {
             for request in requests {
                 self.socket.send(request).await?;
             }
-            match time::timeout(pause, self.receive(&read)).await {
+            match time::timeout(pause, self.receive(&mut read)).await {
                 Ok(found) => return Ok(found?),
                 Err(_elapsed) => {}
             }
@@ -195,7 +210,7 @@ impl Asker {
         Err(NoLease::Silent)
     }
 
-    async fn receive<T>(&mut self, read: impl Fn(&Answer) -> Option<T>) -> std::io::Result<T> {
+    async fn receive<T>(&mut self, mut read: impl FnMut(&Answer) -> Option<T>) -> std::io::Result<T> {
         let mut buffer = [0; MAX_ANSWER];
         for _ in 0..MAX_DATAGRAMS {
             let length = self.socket.recv(&mut buffer).await?;
@@ -226,6 +241,8 @@ const fn protocol(version: Version) -> MappingProtocol {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// A router on loopback that answers each datagram by what the function returns.
@@ -337,6 +354,41 @@ mod tests {
         let lease = asker_for(&[Transport::Udp], address).await.map(None).await.unwrap();
         assert_eq!((lease.udp, lease.tcp), (Some("198.20.0.7:7010".parse().unwrap()), None));
         task.abort();
+    }
+
+    /// Rule 6.84: a datagram that is lost would leave the port open for two hours.
+    #[tokio::test]
+    async fn a_router_that_did_not_hear_that_ports_come_back_is_told_again() {
+        for answer in [pcp_answer, |request: &[u8]| Some(nat_pmp_answer(request))] {
+            let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+            let deaf = std::sync::Mutex::new(true);
+            let (address, task) = router(move |request| {
+                let is_deletion = is_deletion(request);
+                if is_deletion && std::mem::take(&mut *deaf.lock().unwrap()) {
+                    return Vec::new();
+                }
+                if is_deletion {
+                    told.send(request.to_vec()).unwrap();
+                }
+                answer(request).into_iter().collect()
+            })
+            .await;
+            let mut asker = asker(address).await;
+            asker.map(None).await.unwrap();
+            asker.forget().await;
+            let back: BTreeSet<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+            assert_eq!(back.len(), 2, "the router has heard of both ports when this ends");
+            task.abort();
+        }
+    }
+
+    /// Returns whether a router is asked for a mapping of no time at all.
+    fn is_deletion(request: &[u8]) -> bool {
+        match request {
+            [2, 1, _, _, lifetime @ ..] if request.len() == 60 => lifetime.starts_with(&[0; 4]),
+            [0, 1 | 2, ..] if request.len() == 12 => request.ends_with(&[0; 4]),
+            _ => false,
+        }
     }
 
     #[tokio::test]

@@ -14,18 +14,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use peerage_proto::carrier::{StreamId, StreamNews, StreamOrder};
 use peerage_wire::leg;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
-use tokio::time;
 
 use crate::connect::Connector;
+use crate::framed::{self, within};
 use crate::places::Places;
+use crate::sync::lock;
 
 pub use peerage_proto::carrier::Carrier;
 pub(crate) use serve::Messages;
@@ -172,8 +173,8 @@ impl Inner {
     ) -> io::Result<()> {
         loop {
             let payload = match idle {
-                Some(idle) => within(idle, read_message(&mut reader)).await?,
-                None => read_message(&mut reader).await?,
+                Some(idle) => within(idle, framed::read(&mut reader)).await?,
+                None => framed::read(&mut reader).await?,
             };
             let news = StreamNews::Datagram { stream, remote, payload };
             if self.news.send(news).await.is_err() {
@@ -211,24 +212,6 @@ fn push(buffer: &mut BytesMut, message: &[u8]) {
     if let Some(framed) = leg::frame(message) {
         buffer.extend_from_slice(&framed);
     }
-}
-
-async fn read_message(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
-    let mut header = [0; leg::LENGTH_SIZE];
-    reader.read_exact(&mut header).await?;
-    let length = leg::length(header).ok_or(io::ErrorKind::InvalidData)?;
-    let mut payload = vec![0; length];
-    reader.read_exact(&mut payload).await?;
-    Ok(payload.into())
-}
-
-async fn within<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    time::timeout(limit, future).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Nothing that holds these locks leaves anything half-changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 
+/// What HTTP is called in TLS (RFC 7301).
+pub(crate) const ALPN_HTTP: &[u8] = b"http/1.1";
+
 /// How long to wait after the system could not accept a connection, most likely for want of descriptors. Shorter
 /// burns time while the want lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

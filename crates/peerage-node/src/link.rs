@@ -30,7 +30,7 @@ mod stream;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use peerage_proto::link::bundle::{Dial, LinkId, OpenError, PathKind, Purpose, Standing};
@@ -58,6 +58,7 @@ use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::door::Door;
 use crate::places::Counted;
+use crate::sync::lock;
 use crate::tls::Tls;
 
 /// The most links of a node. Each has one descriptor and, while it moves bytes, up to a megabyte of buffers; ten thousand
@@ -561,11 +562,6 @@ impl Inner {
         });
         link
     }
-}
-
-/// Nothing that holds these locks leaves anything half-changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The way to the node.

@@ -19,20 +19,20 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_proto::relay::{Input, LegId, Limits, Output};
-use peerage_wire::leg;
 use peerage_wire::time::UnixTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time;
 
 use crate::clock::Clock;
+use crate::framed::{self, within};
 use crate::places::{Counted, Places};
+use crate::sync::lock;
 
 pub use meter::{Caps, Meter};
 pub(crate) use own::Ahead;
@@ -212,7 +212,7 @@ async fn serve(
 ) -> io::Result<Served> {
     prepare(&stream)?;
     for _frame in 0..MAX_FRAMES {
-        let payload = within(GREETING_TIMEOUT, read_frame(&mut stream)).await?;
+        let payload = within(GREETING_TIMEOUT, framed::read(&mut stream)).await?;
         let event = Input::Datagram { leg, remote, payload };
         if inner.events.try_send(event).is_err() {
             return Err(io::Error::other("the machine does not keep up"));
@@ -277,20 +277,9 @@ async fn join(
     result
 }
 
-/// Reads one datagram and not a byte more.
-async fn read_frame(stream: &mut TcpStream) -> io::Result<Bytes> {
-    let mut header = [0; leg::LENGTH_SIZE];
-    stream.read_exact(&mut header).await?;
-    let length = leg::length(header).ok_or(io::ErrorKind::InvalidData)?;
-    let mut payload = vec![0; length];
-    stream.read_exact(&mut payload).await?;
-    Ok(payload.into())
-}
-
 async fn write_frame(stream: &mut TcpStream, payload: &[u8]) -> io::Result<()> {
-    let framed = leg::frame(payload).ok_or(io::ErrorKind::InvalidData)?;
     // A few hundred bytes always fit into the buffer of a new connection.
-    within(FAREWELL_TIMEOUT, stream.write_all(&framed)).await
+    within(FAREWELL_TIMEOUT, framed::write(stream, payload)).await
 }
 
 async fn say_goodbye(mut stream: TcpStream, last: Option<Bytes>) -> io::Result<()> {
@@ -304,10 +293,6 @@ async fn say_goodbye(mut stream: TcpStream, last: Option<Bytes>) -> io::Result<(
         Ok(())
     };
     within(FAREWELL_TIMEOUT, discard).await
-}
-
-async fn within<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    time::timeout(limit, future).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// After this long without anything the system asks whether the other end is still there, and then again each interval;
@@ -336,11 +321,6 @@ pub fn limits() -> Limits {
         return Limits { tunnels, ..limits };
     }
     limits
-}
-
-/// Nothing that holds these locks leaves anything half-changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

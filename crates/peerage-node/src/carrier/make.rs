@@ -2,19 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_proto::carrier::{Carrier, StreamId, StreamNews};
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ALPN_MESSAGES, Inner, within};
+use super::{ALPN_MESSAGES, Inner};
 use crate::connect::Connector;
+use crate::framed::within;
 use crate::relay;
 use crate::tls::AnyCertificate;
 
@@ -50,8 +48,5 @@ impl Inner {
 async fn tls(connector: &Connector, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
     let stream = connector.connect(address).await?;
     relay::prepare(&stream)?;
-    let (mut config, _seen) = AnyCertificate::client().map_err(io::Error::other)?;
-    config.alpn_protocols = vec![ALPN_MESSAGES.to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
-    connector.connect(ServerName::IpAddress(address.ip().into()), stream).await
+    AnyCertificate::connect(stream, address, ALPN_MESSAGES).await
 }

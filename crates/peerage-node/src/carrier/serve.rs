@@ -12,10 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::{ALPN_MESSAGES, Streams};
+use crate::http::ALPN_HTTP;
 use crate::relay;
-
-/// What HTTP is called in TLS.
-const ALPN_HTTP: &[u8] = b"http/1.1";
 
 /// A certificate chain with its key.
 pub type Certificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

@@ -1,11 +1,12 @@
 use std::net::Ipv4Addr;
 
 use peerage_wire::limits::MAX_DATAGRAM;
-use tokio::io::duplex;
+use tokio::io::{AsyncReadExt as _, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::*;
+use crate::http::ALPN_HTTP;
 use crate::tls::AnyCertificate;
 
 const FIRST: StreamId = StreamId::Made(1);
@@ -73,12 +74,8 @@ async fn a_port_where_nobody_listens_is_told_as_a_connection_that_is_gone() {
 async fn tls_without_the_name_of_messages_is_no_stream() {
     let (there, mut news) = Streams::new(Connector::default());
     let (address, serving) = server(there).await;
-    let (mut config, _seen) = AnyCertificate::client().unwrap();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
     let socket = TcpStream::connect(address).await.unwrap();
-    let mut io = connector.connect(name, socket).await.unwrap();
+    let mut io = AnyCertificate::connect(socket, address, ALPN_HTTP).await.unwrap();
     serving.await.unwrap();
     assert_eq!(io.read(&mut [0; 16]).await.unwrap_or(0), 0);
     assert!(news.try_recv().is_err());

@@ -2,24 +2,23 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use peerage_proto::proxy::Proxy;
 use peerage_wire::enrol::{CERTIFICATE_FIELD, HELLO_PATH, Hello};
-use peerage_wire::id::{ContextId, Nonce, sha256};
-use peerage_wire::packet::{Class, Packet, ShortHeader, tag_of};
-use rustls::pki_types::ServerName;
+use peerage_wire::id::{from_hex, sha256};
+use peerage_wire::limits::MAX_DATAGRAM;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{self, Instant};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::issuer;
 use super::reply::Reply;
 use crate::carrier::ALPN_MESSAGES;
 use crate::connect::{self, ProxyFault};
+use crate::framed;
+use crate::http::ALPN_HTTP;
+use crate::stray::Stray;
 use crate::tls::AnyCertificate;
 
 /// How long each datagram waits for an answer: one second is the longest round trip of networks on Earth, and the first may be lost.
@@ -28,9 +27,6 @@ pub(super) const UDP_TRIES: [Duration; 3] =
 
 /// How long a connection or an answer may take: two lost packets in a row.
 const TIMEOUT: Duration = Duration::from_secs(4);
-
-/// Bytes of the datagram: more than a hint has, which is never longer than its cause.
-const DATAGRAM_BYTES: usize = 200;
 
 /// Most bytes of an answer that are read: an operator's first words have a few hundred.
 const MAX_ANSWER: u64 = 64 * 1_024;
@@ -50,8 +46,6 @@ pub(super) enum HttpsFault {
     Silent,
     #[error("connected, then cut off: {0}")]
     Io(#[from] io::Error),
-    #[error("TLS cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
     #[error("what answers does not speak HTTP")]
     NotHttp,
 }
@@ -78,10 +72,10 @@ pub(super) async fn udp(server: SocketAddr) -> io::Result<Duration> {
     let socket = UdpSocket::bind(own).await?;
     socket.connect(server).await?;
     for patience in UDP_TRIES {
-        let datagram = stray()?;
+        let stray = Stray::new()?;
         let sent_at = Instant::now();
-        socket.send(&datagram).await?;
-        if time::timeout(patience, hinted(&socket, &datagram))
+        socket.send(stray.bytes()).await?;
+        if time::timeout(patience, hinted(&socket, &stray))
             .await
             .map_or(Ok(false), |done| done.map(|()| true))?
         {
@@ -91,36 +85,15 @@ pub(super) async fn udp(server: SocketAddr) -> io::Result<Duration> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-fn stray() -> io::Result<Vec<u8>> {
-    let mut datagram = {
-        let (mut context, mut nonce) = (ContextId([0; ContextId::SIZE]), Nonce([0; Nonce::SIZE]));
-        fill(&mut context.0)?;
-        fill(&mut nonce.0)?;
-        ShortHeader { class: Class::Read, context, nonce }.to_bytes()
-    };
-    let mut rest = vec![0; DATAGRAM_BYTES.saturating_sub(datagram.len())];
-    fill(&mut rest)?;
-    datagram.extend_from_slice(&rest);
-    Ok(datagram)
-}
-
-fn fill(bytes: &mut [u8]) -> io::Result<()> {
-    getrandom::fill(bytes).map_err(io::Error::other)
-}
-
-async fn hinted(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
-    let mut answer = [0; DATAGRAM_BYTES];
+async fn hinted(socket: &UdpSocket, stray: &Stray) -> io::Result<()> {
+    let mut answer = [0; MAX_DATAGRAM];
     loop {
         let count = socket.recv(&mut answer).await?;
         let answer = answer.get(..count).unwrap_or_default();
-        if is_hint_about(datagram, answer) {
+        if stray.is_answered_by(answer) {
             return Ok(());
         }
     }
-}
-
-fn is_hint_about(datagram: &[u8], answer: &[u8]) -> bool {
-    matches!(Packet::parse(answer), Ok(Packet::Hint(hint)) if Some(hint.echo) == tag_of(datagram))
 }
 
 /// Connects.
@@ -149,11 +122,11 @@ pub(super) async fn proxy(proxy: &Proxy, server: SocketAddr) -> Result<(TcpStrea
 pub(super) async fn https(stream: TcpStream, server: SocketAddr) -> Result<(Heard, Duration), HttpsFault> {
     let began_at = Instant::now();
     let exchange = async {
-        let mut stream = tls(stream, server, b"http/1.1").await?;
+        let mut stream = AnyCertificate::connect(stream, server, ALPN_HTTP).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let shown = shown.map(|leaf| leaf.to_vec()).unwrap_or_default();
         let reply = ask(&mut stream, &get(HELLO_PATH, server)).await?;
-        let claimed = reply.field(CERTIFICATE_FIELD).and_then(unhex);
+        let claimed = reply.field(CERTIFICATE_FIELD).and_then(|text| from_hex(text).ok());
         Ok(Heard {
             certificate: sha256(&[&shown]),
             issuer: issuer::of(&shown),
@@ -181,33 +154,18 @@ pub(super) async fn http(
 /// Sends a message inside TLS that the server cannot open (Rules 6.100 and 6.101), and waits for the hint that says so; `None` if what
 /// answers takes no messages.
 pub(super) async fn messages(stream: TcpStream, server: SocketAddr) -> Result<Option<Duration>, HttpsFault> {
-    let datagram = stray()?;
-    let length = u16::try_from(datagram.len()).map_err(io::Error::other)?;
+    let stray = Stray::new()?;
     let began_at = Instant::now();
     let exchange = async {
-        let mut stream = tls(stream, server, ALPN_MESSAGES).await?;
+        let mut stream = AnyCertificate::connect(stream, server, ALPN_MESSAGES).await?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN_MESSAGES) {
             return Ok(None);
         }
-        stream.write_all(&length.to_be_bytes()).await?;
-        stream.write_all(&datagram).await?;
-        stream.flush().await?;
-        loop {
-            let mut answer = vec![0; usize::from(stream.read_u16().await?)];
-            stream.read_exact(&mut answer).await?;
-            if is_hint_about(&datagram, &answer) {
-                return Ok(Some(began_at.elapsed()));
-            }
-        }
+        framed::write(&mut stream, stray.bytes()).await?;
+        while !stray.is_answered_by(&framed::read(&mut stream).await?) {}
+        Ok(Some(began_at.elapsed()))
     };
     within(exchange).await
-}
-
-async fn tls(stream: TcpStream, server: SocketAddr, alpn: &[u8]) -> Result<TlsStream<TcpStream>, HttpsFault> {
-    let (mut config, _seen) = AnyCertificate::client()?;
-    config.alpn_protocols = vec![alpn.to_vec()];
-    let name = ServerName::IpAddress(server.ip().into());
-    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }
 
 fn get(path: &str, server: SocketAddr) -> String {
@@ -239,12 +197,4 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -
 
 async fn within<T>(work: impl Future<Output = Result<T, HttpsFault>>) -> Result<T, HttpsFault> {
     time::timeout(TIMEOUT, work).await.unwrap_or(Err(HttpsFault::Silent))
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let bytes = text.as_bytes().chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair).ok()?;
-        u8::from_str_radix(pair, 16).ok()
-    });
-    bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -10,11 +9,9 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use peerage_wire::enrol::MAX_ENROL_BODY;
-use rustls::Error;
-use rustls::pki_types::ServerName;
-use tokio_rustls::TlsConnector;
 
 use crate::connect::{ConnectError, Connector};
+use crate::http::ALPN_HTTP;
 use crate::tls::AnyCertificate;
 
 /// Why the operator could not be asked.
@@ -26,9 +23,6 @@ pub enum CarrierError {
     /// No TLS.
     #[error("what answers does not speak TLS: {0}")]
     Tls(io::Error),
-    /// The TLS library refuses its configuration.
-    #[error("TLS cannot be used: {0}")]
-    Config(#[from] Error),
     /// HTTP failed.
     #[error("what answers does not speak HTTP properly: {0}")]
     Http(#[from] hyper::Error),
@@ -60,10 +54,7 @@ impl Carrier {
     pub(super) async fn connect(connector: &Connector, address: SocketAddr) -> Result<Self, CarrierError> {
         let stream = connector.connect(address).await?;
         // What the operator says proves itself.
-        let (config, _seen) = AnyCertificate::client()?;
-        let connector = TlsConnector::from(Arc::new(config));
-        let name = ServerName::IpAddress(address.ip().into());
-        let stream = connector.connect(name, stream).await.map_err(CarrierError::Tls)?;
+        let stream = AnyCertificate::connect(stream, address, ALPN_HTTP).await.map_err(CarrierError::Tls)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut task = tokio::task::JoinSet::new();
         task.spawn(async move {

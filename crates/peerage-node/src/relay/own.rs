@@ -19,8 +19,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
-use super::{FAREWELL_TIMEOUT, MAX_FRAMES, lock, prepare, within};
+use super::{FAREWELL_TIMEOUT, MAX_FRAMES, prepare};
 use crate::connect::Connector;
+use crate::framed::within;
+use crate::sync::lock;
 
 /// How long a relay may take to accept a connection: three lost packets in a row on a bad path.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,3 +1,4 @@
+use peerage_wire::leg;
 use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
@@ -48,7 +49,7 @@ impl World {
         let [mut one, mut other] = [self.leg(b"").await, self.leg(b"").await];
         self.legs.apply(join(one.0, other.0));
         for stream in [&mut one.1, &mut other.1] {
-            assert_eq!(read_frame(stream).await.unwrap(), JOINED);
+            assert_eq!(framed::read(stream).await.unwrap(), JOINED);
         }
         [one, other]
     }
@@ -139,7 +140,7 @@ async fn what_was_sent_ahead_arrives_first() {
     let (other, mut late) = world.leg(b"").await;
     ahead.write_all(b"more").await.unwrap();
     world.legs.apply(join(one, other));
-    assert_eq!(read_frame(&mut late).await.unwrap(), JOINED);
+    assert_eq!(framed::read(&mut late).await.unwrap(), JOINED);
     let mut received = [0; 14];
     late.read_exact(&mut received).await.unwrap();
     assert_eq!(&received, b"ahead and more");
@@ -150,7 +151,7 @@ async fn a_hint_leads_to_another_request_on_the_same_leg() {
     let mut world = World::new(FREE).await;
     let (leg, mut stream) = world.leg(b"").await;
     world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"a hint") });
-    assert_eq!(read_frame(&mut stream).await.unwrap(), "a hint");
+    assert_eq!(framed::read(&mut stream).await.unwrap(), "a hint");
     write_frame(&mut stream, b"once more").await.unwrap();
     let again = world.news.recv().await.unwrap();
     assert!(
@@ -265,7 +266,7 @@ async fn when_the_first_leg_is_gone_at_the_join_the_second_ends() {
     drop(gone);
     assert_eq!(world.closed().await, one);
     world.legs.apply(join(one, other));
-    assert_eq!(read_frame(&mut stream).await.unwrap(), JOINED);
+    assert_eq!(framed::read(&mut stream).await.unwrap(), JOINED);
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     assert_eq!(world.closed().await, other);
 }
@@ -275,7 +276,7 @@ async fn a_refused_leg_hears_why_although_it_has_sent_ahead() {
     let mut world = World::new(FREE).await;
     let (leg, mut stream) = world.leg(&[7; 10_000]).await;
     world.legs.apply(Output::Close { leg, last: Some(Bytes::from_static(b"no")) });
-    assert_eq!(read_frame(&mut stream).await.unwrap(), "no");
+    assert_eq!(framed::read(&mut stream).await.unwrap(), "no");
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
 }
 
@@ -308,7 +309,7 @@ async fn a_leg_that_never_says_the_right_thing_has_few_attempts() {
     let (leg, mut stream) = world.leg(b"").await;
     for _ in 1..MAX_FRAMES {
         world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"hint") });
-        read_frame(&mut stream).await.unwrap();
+        framed::read(&mut stream).await.unwrap();
         write_frame(&mut stream, HELLO).await.unwrap();
         assert!(matches!(world.news.recv().await, Some(Input::Datagram { .. })));
     }

@@ -1,5 +1,7 @@
 //! TLS with whoever answers: the certificate is taken as it is, and only its key must be proven.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use peerage_wire::id::sha256;
@@ -7,6 +9,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Takes any certificate whose key is proven, and keeps its hash. For connections where TLS is only a carrier, and
 /// for asking a device which certificate it has.
@@ -31,6 +36,21 @@ impl AnyCertificate {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         Ok((config, seen))
+    }
+
+    /// Makes TLS on a connection with whoever answers at this address, whom nothing is believed for it.
+    ///
+    /// # Errors
+    /// What the connection or the handshake says.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        stream: S,
+        address: SocketAddr,
+        alpn: &[u8],
+    ) -> io::Result<TlsStream<S>> {
+        let (mut config, _seen) = Self::client().map_err(io::Error::other)?;
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let name = ServerName::IpAddress(address.ip().into());
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     /// Returns SHA-256 of the certificate, once its key was proven.

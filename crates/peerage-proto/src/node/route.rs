@@ -254,7 +254,7 @@ impl Node {
             return self.route_failed_with(task, Failure::Revoked);
         }
         let Some(device) = self.named_device(&search.device).cloned() else {
-            return self.resolve_unknown(task, search);
+            return self.resolve_anew(task, Failure::UnknownDevice);
         };
         let Some(service) = chosen_service(&device, search.service.as_deref()).cloned() else {
             return self.route_failed_with(task, Failure::UnknownService);
@@ -268,13 +268,17 @@ impl Node {
         self.find_nodes(task, &device, now);
     }
 
-    /// A device that is not known may have been registered a moment ago.
-    fn resolve_unknown(&mut self, task: TaskId, search: &Search) {
+    /// Looks up the devices, once for each route: one that is not known may have been registered a moment ago, and one that nobody had
+    /// seen may have been seen since.
+    fn resolve_anew(&mut self, task: TaskId, failure: Failure) {
+        let Some(search) = self.routing.searches.get_mut(&task) else { return };
+        search.stage = Stage::Resolving;
+        let was_refreshed = search.refreshed;
         if self.is_looking_up(&Query::Devices) {
             return;
         }
-        if search.refreshed {
-            return self.route_failed_with(task, Failure::UnknownDevice);
+        if was_refreshed {
+            return self.route_failed_with(task, failure);
         }
         if let Some(search) = self.routing.searches.get_mut(&task) {
             search.refreshed = true;
@@ -291,7 +295,7 @@ impl Node {
             return;
         }
         if device.site.is_empty() {
-            return self.route_failed_with(task, Failure::NoTunnelNode);
+            return self.resolve_anew(task, Failure::NoTunnelNode);
         }
         self.look_from_outside(now);
         if let Some(infos) = self.known_nodes(task, device, now) {

@@ -365,3 +365,15 @@ fn a_user_closes_its_tunnel_when_the_tunnel_node_is_revoked() {
     world.run(Duration::from_secs(60));
     assert_eq!(world.host(user).closed, [(TunnelId(5), Code::Revoked)]);
 }
+
+/// Rule 6.15: the user-node has heard of the device, and not yet of where it was seen.
+#[test]
+fn a_device_that_was_seen_a_moment_ago_is_reached_at_the_first_asking() {
+    let (mut world, site, user) = office(76);
+    let seen = world.devices.values().next().unwrap().clone();
+    world.put_device(EndDevice { site: Vec::new(), ..seen.clone() });
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.route(user, "hp", None), Answer::Failed(Failure::NoTunnelNode), "seen nowhere");
+    world.put_device(seen);
+    assert_eq!(tunnel_node(&routed(&mut world, user)), world.host(site).id);
+}

@@ -1,6 +1,12 @@
 //! What the system tells: the load of the machine, the time and memory that processes took.
 
-use std::{fmt, fs, time::Duration};
+use std::{
+    fmt, fs,
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
@@ -56,6 +62,23 @@ pub(super) fn cpu_of(processes: &[u32]) -> Duration {
 pub(super) fn resident(process: u32) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{process}/statm")).unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES
+}
+
+/// Returns how often a second the disk takes so many more bytes of a file for good, one write after the other.
+pub(super) fn synced_writes(path: &Path, bytes: usize, length: Duration) -> io::Result<f64> {
+    let (mut file, data) = (File::create(path)?, vec![7; bytes]);
+    let (mut count, began_at) = (0_u32, Instant::now());
+    while count == 0 || began_at.elapsed() < length {
+        file.write_all(&data)?;
+        file.sync_data()?;
+        count += 1;
+    }
+    Ok(f64::from(count) / began_at.elapsed().as_secs_f64())
+}
+
+/// Returns a time as a figure that another may be divided by, so never quite nothing.
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e3).max(1e-6)
 }
 
 #[cfg(test)]

@@ -1,11 +1,6 @@
 //! What an operator can take: computers that join, and members that ask for their domain's Head.
 
-use std::{
-    fs::File,
-    io::Write as _,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
 use peerage_node::{connect::Connector, data::NodeKeys, enrol::enrol_with_token, membership::Pending};
@@ -13,6 +8,7 @@ use peerage_wire::token::JoinToken;
 
 use super::{
     How,
+    machine::synced_writes,
     network::Network,
     report::{Case, Report, Run},
 };
@@ -20,6 +16,9 @@ use super::{
 /// Computers that join in a run, and in all: one address may ask an operator 240 times in a row, twice for each that joins.
 const JOINS_OF_A_RUN: u32 = 20;
 const MAX_JOINS: u32 = 100;
+
+/// Bytes that the reference writes at a time: a page of the ledger.
+const APPENDED_BYTES: usize = 4_096;
 
 /// Those that join at the same time.
 const AT_ONCE: usize = 4;
@@ -32,7 +31,7 @@ pub(super) fn operator(how: &How) -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (mut runs, mut costs) = (Vec::new(), Vec::new());
     for run in 0..how.runs().min(MAX_JOINS / JOINS_OF_A_RUN) {
-        let plain = synced(&directory.path().join(run.to_string()), how.length())?;
+        let plain = synced_writes(&directory.path().join(run.to_string()), APPENDED_BYTES, how.length())?;
         let before = super::machine::cpu(network.operator.process());
         let began_at = Instant::now();
         runtime.block_on(join(&token))?;
@@ -74,15 +73,4 @@ async fn join(token: &str) -> Result<()> {
         joined??;
     }
     Ok(())
-}
-
-fn synced(path: &Path, length: Duration) -> Result<f64> {
-    let mut file = File::create(path)?;
-    let (mut count, began_at) = (0_u32, Instant::now());
-    while count == 0 || began_at.elapsed() < length {
-        file.write_all(&[7; 4_096])?;
-        file.sync_data()?;
-        count += 1;
-    }
-    Ok(f64::from(count) / began_at.elapsed().as_secs_f64())
 }

@@ -1,8 +1,6 @@
 //! The table of records: writes that are safe on disk, the start with what was written, and memory.
 
 use std::{
-    fs::File,
-    io::Write as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -19,7 +17,7 @@ use peerage_wire::{
 
 use super::{
     How,
-    machine::resident,
+    machine::{milliseconds, resident, synced_writes},
     report::{Case, Report, Run},
 };
 
@@ -58,7 +56,8 @@ pub(super) fn table(how: &How, count: u32) -> Result<Report> {
     let memory = memory(&made);
     let (mut writes, mut loads, mut finds) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..how.runs() {
-        let plain = plain_writes(&directory.path().join(format!("plain{run}")), how.length())?;
+        let path = directory.path().join(format!("plain{run}"));
+        let plain = synced_writes(&path, 2 * FILLING_BYTES, how.length())?;
         let path = directory.path().join(format!("store{run}.db"));
         let own = store_writes(&path, &made)?;
         writes.push(Run::new(own, plain));
@@ -84,21 +83,6 @@ pub(super) fn table(how: &How, count: u32) -> Result<Report> {
         "appending as many bytes and waiting for the disk, one by one",
         cases,
     )
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e3).max(1e-6)
-}
-
-fn plain_writes(path: &Path, length: Duration) -> Result<f64> {
-    let mut file = File::create(path)?;
-    let (mut count, began_at) = (0_u32, Instant::now());
-    while count == 0 || began_at.elapsed() < length {
-        file.write_all(&[7; 2 * FILLING_BYTES])?;
-        file.sync_data()?;
-        count += 1;
-    }
-    Ok(f64::from(count) / began_at.elapsed().as_secs_f64())
 }
 
 fn store_writes(path: &Path, records: &[Record]) -> Result<f64> {

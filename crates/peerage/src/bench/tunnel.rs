@@ -1,15 +1,12 @@
 //! Throughput: through a direct tunnel, through a relay, and over a punched path.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
 use anyhow::{Context as _, Result};
 
 use super::{
     How,
-    machine::cpu_of,
+    machine::{cpu_of, milliseconds},
     network::{Network, Running, Tunnel},
     report::{Case, Report, Run, median},
     tcp::{self, Direction},
@@ -175,8 +172,4 @@ pub(super) fn open(how: &How) -> Result<Report> {
         .with("opened", own.len());
     let cases = vec![case, Case::new("round trip in an open tunnel, p50", again)];
     Report::new("open", "ms (less is better)", "the same through two plain copying hops", cases)
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -1,5 +1,6 @@
 //! The tasks of this repository: `cargo xtask TASK`.
 
+mod bench;
 mod ci;
 mod lab;
 mod packages;
@@ -18,7 +19,8 @@ usage: cargo xtask TASK
   test   install what the tests need, by package name, and run all tests
   tidy   check the repository itself: dependencies, licences, rules, links, leftovers
   ci     everything that a change must pass: format, lints, documents, tidy, test
-  lab    play a story in simulated networks, with the real program: lab print, lab super-nodes";
+  lab    play a story in simulated networks, with the real program: lab print, lab super-nodes
+  bench  compare the tunnel with those of other programs, which it builds: bench peers";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::tidy(),
         ["ci"] => ci::ci(),
         ["lab", words @ ..] => lab::lab(words),
+        ["bench", words @ ..] => bench::bench(words),
         _ => {
             say(USAGE);
             return ExitCode::from(2);

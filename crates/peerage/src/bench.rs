@@ -10,6 +10,7 @@ mod messages;
 mod network;
 mod operator;
 mod paths;
+mod peers;
 mod report;
 mod table;
 mod tcp;
@@ -17,7 +18,7 @@ mod thesis;
 mod tunnel;
 mod udp;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -72,6 +73,14 @@ enum What {
     },
     /// Computers that join, against plain writes
     Operator(How),
+    /// The direct tunnel, against those of other programs that are installed: socat, bore, rathole, ssh, dumbpipe
+    Peers {
+        #[command(flatten)]
+        how: How,
+        /// Where to look for them first, before the search path
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
+    },
     /// What the thesis measured in 2013, with its figures beside
     Thesis(How),
     /// What other processes of a bench do
@@ -163,6 +172,7 @@ pub(crate) fn run(args: &Bench, output: Output) -> Result {
         What::Tunnels { how, count } => many::tunnels(how, *count)?,
         What::Table { how, records } => table::table(how, *records)?,
         What::Operator(how) => operator::operator(how)?,
+        What::Peers { how, programs } => peers::peers(how, programs.as_deref())?,
         What::Thesis(how) => thesis::thesis(how)?,
         What::Part(part) => return Ok(serve(part, output)?),
     };

@@ -44,13 +44,24 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Returns how much processor time a process has used, in the kernel and outside; zero where the system does not tell.
+/// Returns how much processor time a process has used, in the kernel and outside, with all that it has started; zero where the system
+/// does not tell.
 pub(super) fn cpu(process: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The name, in parentheses, may hold anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: f64 = fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
-    Duration::from_secs_f64(ticks / TICKS_PER_SECOND)
+    // Its own time, and that of those who have ended.
+    let ticks: f64 = fields.split_whitespace().skip(11).take(4).filter_map(|n| n.parse::<f64>().ok()).sum();
+    Duration::from_secs_f64(ticks / TICKS_PER_SECOND) + cpu_of(&children(process))
+}
+
+/// Returns who was started by a process and runs.
+fn children(process: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Returns the same of several processes together.

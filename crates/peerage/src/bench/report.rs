@@ -50,7 +50,18 @@ impl Case {
 
     /// Adds what else was counted.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.note(name, value);
+        self
+    }
+
+    /// The same, of a case that is in its place already.
+    pub(super) fn note(&mut self, name: &str, value: impl Into<Value>) {
         self.more.insert(name.to_owned(), value.into());
+    }
+
+    /// Says with what it is compared, where that differs from case to case.
+    pub(super) fn against(mut self, reference: &str) -> Self {
+        self.name = format!("{reference}: {}", self.name);
         self
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use peerage_lab::capture::write_needles;
 use peerage_lab::netns::{Doorway, Egress, Nat, Process};
 use peerage_lab::{Host, Lab, SiteConfig};
@@ -97,6 +98,17 @@ fn a_machine_has_its_own_host_name_interfaces_and_run_directory() {
 }
 
 #[test]
+fn a_program_that_was_stopped_and_goes_on_can_be_told_to_end() {
+    let lab = Lab::new().unwrap();
+    let host = lab.public_host("server").unwrap();
+    let mut device = device(&host, 80).unwrap();
+    device.signal(Signal::SIGSTOP).unwrap();
+    device.signal(Signal::SIGCONT).unwrap();
+    assert!(fetches(&host, host.address(), 80).unwrap());
+    device.terminate(TIMEOUT).unwrap();
+}
+
+#[test]
 fn a_doorway_leads_a_program_outside_to_a_port_of_a_machine() {
     let lab = Lab::new().unwrap();
     let host = lab.site(SiteConfig::new("home")).unwrap().host("pc").unwrap();
@@ -155,7 +167,7 @@ fn signals_and_exit_codes_pass_between_a_program_inside_and_its_owner() {
     let script = "trap 'exit 7' TERM; echo ready; while :; do read line || exit 3; done";
     let mut program = host.command("sh").args(["-c", script]).spawn().unwrap();
     program.wait_for_line("the trap was set", TIMEOUT, |line| (line == "ready").then_some(())).unwrap();
-    program.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    program.signal(Signal::SIGTERM).unwrap();
     program.feed(b"wake up\n");
     assert_eq!(program.wait(TIMEOUT).unwrap().code(), Some(7));
 }

@@ -297,10 +297,37 @@ impl Process {
             return Ok(());
         }
         let pid = self.program_pid()?;
+        self.send(pid, signal)?;
+        if !self.wrapped {
+            return Ok(());
+        }
+        // The wrapper stops itself when it sees its child stopped, and would never see it end.
+        let wrapper = i32::try_from(self.child.id()).context("process id out of range")?;
+        if signal == Signal::SIGSTOP {
+            self.wait_for_stop(wrapper)?;
+        } else if signal == Signal::SIGCONT {
+            self.send(wrapper, signal)?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, pid: i32, signal: Signal) -> Result<()> {
         match kill(Pid::from_raw(pid), signal) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
             Err(error) => bail!("cannot send {signal} to {}: {error}", self.name),
         }
+    }
+
+    /// Waits until a process is stopped, or has ended.
+    fn wait_for_stop(&mut self, pid: i32) -> Result<()> {
+        let deadline = Instant::now() + CHILD_TIMEOUT;
+        while self.is_running() && !is_stopped(pid)? {
+            if Instant::now() >= deadline {
+                bail!("{} does not stop{}", self.name, self.transcript());
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Returns what the program needs of the machine.
@@ -361,6 +388,13 @@ impl Process {
         let (stdout, stderr) = (self.stdout(), self.stderr());
         format!("\n--- stdout\n{}\n--- stderr\n{}", stdout.trim_end(), stderr.trim_end())
     }
+}
+
+/// Returns whether a signal has stopped a process, as the kernel tells after its name, which is in parentheses.
+fn is_stopped(pid: i32) -> Result<bool> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(text.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')))
 }
 
 impl Drop for Process {

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use peerage_proto::session::{End, Read, State};
+use peerage_proto::session::{End, Read, State, WriteError};
 use peerage_wire::frame::Code;
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -68,6 +68,30 @@ struct Pump<'a> {
     down: Downstream,
 }
 
+/// What takes the bytes of a socket: a session. A test puts one in its place that takes less than it has said.
+trait Taker {
+    /// Returns for how many bytes there is room now; links of other threads may make it less at any moment.
+    fn writable(&self) -> usize;
+    /// Takes as much as there is room for off the front.
+    fn write(&self, bytes: &mut Bytes) -> Result<usize, WriteError>;
+    /// Hears that nothing more comes.
+    fn finish(&self);
+}
+
+impl Taker for Stream {
+    fn writable(&self) -> usize {
+        self.writable()
+    }
+
+    fn write(&self, bytes: &mut Bytes) -> Result<usize, WriteError> {
+        self.write(bytes)
+    }
+
+    fn finish(&self) {
+        self.finish();
+    }
+}
+
 /// From the socket to the session.
 #[derive(Default)]
 struct Upstream {
@@ -87,10 +111,54 @@ struct Downstream {
     has_ended: bool,
 }
 
+impl Upstream {
+    /// Moves what the socket has to the session.
+    fn pull(&mut self, socket: &TcpStream, taker: &impl Taker, counters: &Counters) -> Result<bool, Code> {
+        if self.has_ended {
+            return Ok(false);
+        }
+        let room = taker.writable();
+        if room == 0 {
+            return Ok(false);
+        }
+        if !self.rest.is_empty() {
+            // The end of the session says why nothing is taken any more.
+            return Ok(taker.write(&mut self.rest).map_or(true, |taken| taken > 0));
+        }
+        self.size = self.size.clamp(READ_MIN, READ_MAX);
+        let wanted = self.size.min(room);
+        self.buffer.reserve(wanted);
+        // What the session has no room for must stay with the system.
+        let mut limited = bytes::BufMut::limit(&mut self.buffer, wanted);
+        match socket.try_read_buf(&mut limited) {
+            Ok(0) => {
+                self.has_ended = true;
+                self.buffer = BytesMut::new();
+                taker.finish();
+                Ok(true)
+            }
+            Ok(count) => {
+                self.size = if count == self.size { self.size * 2 } else { count.next_power_of_two() };
+                self.rest = self.buffer.split().freeze();
+                counters.add_sent(count);
+                // The end of the session says why nothing is taken.
+                let _ = taker.write(&mut self.rest);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A quiet connection holds no memory.
+                self.buffer = BytesMut::new();
+                Ok(false)
+            }
+            Err(_broken) => Err(Code::ApplicationReset),
+        }
+    }
+}
+
 impl Pump<'_> {
     async fn run(&mut self) -> Result<(), Code> {
         loop {
-            let mut progress = self.pull()?;
+            let mut progress = self.up.pull(self.socket, self.stream, self.counters)?;
             progress |= self.push()?;
             if self.up.has_ended && self.down.has_ended {
                 return Ok(());
@@ -101,49 +169,6 @@ impl Pump<'_> {
                 continue;
             }
             self.wait().await?;
-        }
-    }
-
-    /// Moves what the socket has to the session.
-    fn pull(&mut self) -> Result<bool, Code> {
-        if self.up.has_ended {
-            return Ok(false);
-        }
-        let room = self.stream.writable();
-        if room == 0 {
-            return Ok(false);
-        }
-        let up = &mut self.up;
-        if !up.rest.is_empty() {
-            // The end of the session says why nothing is taken any more.
-            return Ok(self.stream.write(&mut up.rest).map_or(true, |taken| taken > 0));
-        }
-        up.size = up.size.clamp(READ_MIN, READ_MAX);
-        let wanted = up.size.min(room);
-        up.buffer.reserve(wanted);
-        // What the session has no room for must stay with the system.
-        let mut limited = bytes::BufMut::limit(&mut up.buffer, wanted);
-        match self.socket.try_read_buf(&mut limited) {
-            Ok(0) => {
-                up.has_ended = true;
-                up.buffer = BytesMut::new();
-                self.stream.finish();
-                Ok(true)
-            }
-            Ok(count) => {
-                up.size = if count == up.size { up.size * 2 } else { count.next_power_of_two() };
-                up.rest = up.buffer.split().freeze();
-                self.counters.add_sent(count);
-                // The end of the session says why nothing is taken.
-                let _ = self.stream.write(&mut up.rest);
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // A quiet connection holds no memory.
-                up.buffer = BytesMut::new();
-                Ok(false)
-            }
-            Err(_broken) => Err(Code::ApplicationReset),
         }
     }
 
@@ -235,5 +260,63 @@ fn drop_front(pieces: &mut VecDeque<Bytes>, mut count: usize) {
         }
         count -= front.len();
         pieces.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Takes nothing of what it has said that it takes, every other time.
+    #[derive(Default)]
+    struct Fickle {
+        taken: RefCell<Vec<u8>>,
+        calls: Cell<usize>,
+        has_ended: Cell<bool>,
+    }
+
+    impl Taker for Fickle {
+        fn writable(&self) -> usize {
+            1_000
+        }
+
+        fn write(&self, bytes: &mut Bytes) -> Result<usize, WriteError> {
+            assert!(!self.has_ended.get(), "bytes came after the end");
+            self.calls.set(self.calls.get() + 1);
+            if self.calls.get() % 2 == 1 {
+                return Ok(0);
+            }
+            self.taken.borrow_mut().extend_from_slice(bytes);
+            Ok(std::mem::take(bytes).len())
+        }
+
+        fn finish(&self) {
+            self.has_ended.set(true);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_session_has_no_room_for_any_more_is_neither_lost_nor_overtaken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let said: Vec<u8> = (0..5_000_u16).flat_map(u16::to_be_bytes).collect();
+        application.write_all(&said).await.unwrap();
+        application.shutdown().await.unwrap();
+        let (mut up, session) = (Upstream::default(), Fickle::default());
+        while !up.has_ended {
+            if !up.pull(&socket, &session, &Counters::default()).unwrap() && up.rest.is_empty() {
+                socket.readable().await.unwrap();
+            }
+        }
+        assert!(session.has_ended.get());
+        assert_eq!(session.taken.into_inner(), said);
+        // Each piece of the socket was refused once at least.
+        assert!(session.calls.get() >= 20, "{}", session.calls.get());
     }
 }

@@ -301,9 +301,17 @@ impl Links {
         if !peer.act(|state, _| state.bundle.may_dial()).unwrap_or(false) {
             return Err(DialError::TooManyLinks);
         }
-        let link = match begun {
-            Some(begun) => self.inner.go_on(peer, begun, leg).await?,
-            None => self.inner.race(peer, (None, leg)).await?,
+        let dialled = async {
+            match begun {
+                Some(begun) => self.inner.go_on(peer, begun, leg).await,
+                None => self.inner.race(peer, (None, leg)).await,
+            }
+        };
+        // Others wait behind this dial, so it must not outlast the want: a link may come up otherwise, answer again, or have room again.
+        let link = tokio::select! {
+            biased;
+            result = dialled => result?,
+            link = peer.usable_link() => link,
         };
         let path = peer.act(|state, _| state.path(link)).flatten();
         path.ok_or(DialError::NoCandidate)
@@ -329,10 +337,13 @@ impl Links {
         }
     }
 
-    /// Returns whether a link that nothing is wrong with leads to a peer.
+    /// Returns whether a link that nothing is wrong with leads to a peer, and has room for another session.
     pub(crate) fn is_served(&self, peer: NodeId) -> bool {
         let known = lock(&self.inner.peers).get(&peer).cloned();
-        known.and_then(|known| known.act(|state, _| state.bundle.serving().is_some())).unwrap_or(false)
+        let is_served = known.and_then(|known| {
+            known.act(|state, _| state.bundle.serving().is_some() && state.bundle.best_link().is_some())
+        });
+        is_served.unwrap_or(false)
     }
 
     /// Tells that the computer's networks have changed: links from addresses that it has no more are left at once, and where it would
@@ -430,16 +441,7 @@ impl Inner {
         early: Option<Early>,
     ) -> Result<LinkId, DialError> {
         let is_looked_for = peer.ask_for_path(self);
-        let awaited = async {
-            loop {
-                let linked = peer.linked.notified();
-                if let Some(link) = peer.act(|state, _| state.bundle.best_link()).flatten() {
-                    return link;
-                }
-                linked.await;
-            }
-        };
-        let awaited = time::timeout(dial::CANDIDATE_TIMEOUT, awaited);
+        let awaited = time::timeout(dial::CANDIDATE_TIMEOUT, peer.usable_link());
         let dialled = self.dial(peer, (Purpose::Shared, None), early);
         let (mut dialled, mut awaited) = (pin!(dialled), pin!(awaited));
         tokio::select! {
@@ -533,7 +535,6 @@ impl Inner {
             state.links.insert(link, Ends { local, remote, via, relay, kick: Arc::clone(&kick) });
             link
         });
-        peer.linked.notify_waiters();
         if matches!(connected, Connected::Quic(_)) {
             self.notifier.notify(LinkEvent::PathUsed { peer: peer.id, remote });
         }

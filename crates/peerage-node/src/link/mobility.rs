@@ -182,6 +182,30 @@ mod a_bulk_tunnel {
     }
 }
 
+mod a_link_without_room {
+    use super::*;
+
+    /// More tunnels than fit one link go over a second, also where only a relay leads to the peer.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn does_not_serve_and_whoever_waits_for_another_takes_the_room_that_somebody_leaves() {
+        let site = Site::new().await;
+        let mut tunnels = Vec::new();
+        for _ in 0..link::MAX_STREAMS {
+            assert!(tunnels.is_empty() || site.user.is_served(site.id()));
+            tunnels.push(site.open().await);
+        }
+        assert!(!site.user.is_served(site.id()));
+        // No other link comes about.
+        site.wire.set(Rule::Refuse);
+        let places = [tcp(site.wire.address)];
+        let waiting = site.user.connect(site.id(), site.key.public(), &places);
+        let leaving = async { drop(tunnels.pop()) };
+        let (link, ()) = tokio::join!(waiting, leaving);
+        assert_eq!(link.unwrap().remote(), site.wire.address);
+        assert_eq!(site.user.count(), 1);
+    }
+}
+
 mod nobody_else {
     use super::*;
     use peerage_wire::frame::{CarrierNumber, Frame, Hello, LinkFrame, Resume, StreamFrame, StreamId};

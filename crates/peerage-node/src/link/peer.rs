@@ -35,8 +35,8 @@ pub(super) struct Peer {
     keeper: Arc<Notify>,
     /// Held while dialling for new tunnels, so that many openings at once share one dial.
     pub(super) gate: tokio::sync::Mutex<()>,
-    /// Another link stands.
-    pub(super) linked: Notify,
+    /// New sessions can open again, after they could not.
+    usable: Notify,
 }
 
 pub(super) struct State {
@@ -48,6 +48,8 @@ pub(super) struct State {
     dialling: Option<AbortHandle>,
     /// When the keeper will look again by itself.
     wakes_at: Option<Instant>,
+    /// Whether new sessions could open when it was looked last.
+    has_room: bool,
 }
 
 /// Where a link's connection is, and how to wake its task.
@@ -118,6 +120,7 @@ impl Peer {
             reach: Reach::default(),
             dialling: None,
             wakes_at: None,
+            has_room: false,
         };
         let peer = Self {
             id,
@@ -125,7 +128,7 @@ impl Peer {
             state: Mutex::new(state),
             keeper: Arc::clone(&keeper),
             gate: tokio::sync::Mutex::default(),
-            linked: Notify::new(),
+            usable: Notify::new(),
         };
         (Arc::new(peer), keeper)
     }
@@ -178,6 +181,10 @@ impl Peer {
                 ends.kick.notify_one();
             }
         }
+        let had_room = std::mem::replace(&mut state.has_room, state.bundle.best_link().is_some());
+        if state.has_room && !had_room {
+            self.usable.notify_waiters();
+        }
         let due_at = state.bundle.poll_timeout();
         if due_at.is_some_and(|due_at| state.wakes_at.is_none_or(|at| due_at < at)) {
             state.wakes_at = due_at;
@@ -222,6 +229,17 @@ impl Peer {
             Ok(self.stream(state, key, Some((open.device, open.service.clone()))))
         });
         opened.unwrap_or(Err(OpenFailed::Closed))
+    }
+
+    /// Waits until a new session can open on a link.
+    pub(super) async fn usable_link(self: &Arc<Self>) -> LinkId {
+        loop {
+            let usable = self.usable.notified();
+            if let Some(link) = self.act(|state, _| state.bundle.best_link()).flatten() {
+                return link;
+            }
+            usable.await;
+        }
     }
 
     /// Returns whether nothing is left but the entry in the table.

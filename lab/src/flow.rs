@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
+use nix::sys::socket::{self, Backlog};
 use serde_json::{Value, json};
 
 /// Bytes that are sent at once, at the most.
@@ -100,6 +101,9 @@ pub fn unix_ms() -> u64 {
 /// When the address cannot be bound.
 pub fn serve(address: SocketAddr, ended: fn(&End), ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    // Only 128 of those who come at once would fit otherwise; the kernel answers the others late, up to a minute.
+    let room = i32::try_from(MAX_CONNECTIONS).ok().and_then(|room| Backlog::new(room).ok());
+    socket::listen(&listener, room.unwrap_or(Backlog::MAXCONN)).context("cannot make room for who comes")?;
     ready()?;
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming().flatten() {

@@ -86,8 +86,12 @@ fn crowd_in(
         let (local, holder) = user.connect("device:raw")?;
         holders.push(holder);
         flows.push(flowing::launch(cast, user, &local, crowd.tunnels_of_each())?);
+        say(&format!("    a port of {} leads to the device", user.peerage.host().name()));
     }
-    flows.iter_mut().try_for_each(flowing::wait)?;
+    for (flow, open) in flows.iter_mut().zip(1..) {
+        flowing::wait(flow)?;
+        say(&format!("    bytes have come through all tunnels of {open} users"));
+    }
     report.note("tunnels", crowd.users() * crowd.tunnels_of_each());
     report.note("open_ms", u64::try_from(began_at.elapsed().as_millis()).unwrap_or(u64::MAX));
     say("bytes flow through all");

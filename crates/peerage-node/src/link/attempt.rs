@@ -150,6 +150,7 @@ impl Inner {
         leg: Option<Leg>,
     ) -> Result<LinkId, DialError> {
         let Begun { early, handshake } = begun;
+        let has_relay = leg.is_some();
         let Some(handshake) = handshake else {
             return self.race(peer, (Some(early), leg)).await;
         };
@@ -171,6 +172,7 @@ impl Inner {
                 self.dial_beside(peer, early);
                 Ok(link)
             }
+            Ready::Nothing(early, None) if has_relay => self.dial_without_relay(peer, early).await,
             Ready::Nothing(early, leg) => self.race(peer, (early, leg)).await,
         }
     }

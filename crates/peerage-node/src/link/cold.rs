@@ -236,6 +236,7 @@ mod over_a_relay {
         let what = OwnLeg {
             relay: site.id(),
             address: listener.local_addr().unwrap(),
+            other_address: None,
             link,
             peer: site.id(),
             identity: site.key.public(),
@@ -329,6 +330,33 @@ mod over_a_relay {
         stream.moved().await;
         assert_eq!((user.links.count(), site.links.count()), (2, 2));
         assert_eq!(stream.path().map(|path| path.via), Some(Via::Relay));
+    }
+
+    /// Rule 6.30: the network may let only one family of addresses through.
+    #[tokio::test]
+    async fn it_is_met_at_its_other_address_where_the_first_takes_no_connection() {
+        let (closed, open) = (listener().await.local_addr().unwrap(), listener().await);
+        let (legs, mut news) = OwnLegs::new(Connector::default());
+        let site = Node::new(2, DOMAIN);
+        let what = OwnLeg {
+            relay: site.id(),
+            address: closed,
+            other_address: Some(open.local_addr().unwrap()),
+            link: AttemptId([5; 16]),
+            peer: site.id(),
+            identity: site.key.public(),
+            side: Side::Client,
+        };
+        legs.order(LEG, LegOrder::Dial(what));
+        let leg = legs.take(what.link).unwrap();
+        let (_at_relay, _) = open.accept().await.unwrap();
+        assert!(matches!(news.recv().await, Some(OwnLegEvent::News(LEG, LegNews::Opened))));
+        legs.order(LEG, LegOrder::Send(Bytes::from_static(b"join us")));
+        assert_eq!(Some(leg.await.unwrap().what.address), what.other_address);
+    }
+
+    async fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").await.unwrap()
     }
 
     #[tokio::test]

@@ -105,9 +105,23 @@ impl Inner {
             },
             result = &mut relayed => match result {
                 Ok(link) => Ok(link),
-                Err(_relay) => direct.await,
+                // Where the addresses are silent too, another relay or tunnel-node is tried.
+                Err(_relay) => {
+                    let direct = time::timeout_at(deadline, direct).await;
+                    direct.unwrap_or(Err(DialError::TimedOut))
+                }
             },
         }
+    }
+
+    /// Dials a peer to whom the relay has not led: not for as long as if nothing else could be tried.
+    pub(super) async fn dial_without_relay(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        early: Option<Early>,
+    ) -> Result<LinkId, DialError> {
+        let dialled = time::timeout(MEETING_TIMEOUT, self.dial_or_await(peer, early)).await;
+        dialled.unwrap_or(Err(DialError::TimedOut))
     }
 
     /// Dials a peer directly while a relay serves.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -89,6 +90,10 @@ impl Leg {
     }
 }
 
+/// How long a connection to a relay's first address may take before another is tried at the other beside it (RFC 8305, section 5).
+/// Shorter makes two connections where the first is far away; longer makes users wait where one family does not get through.
+const HEAD_START: Duration = Duration::from_millis(250);
+
 /// What the driver has to hear of own legs.
 #[derive(Debug)]
 pub enum OwnLegEvent {
@@ -165,8 +170,8 @@ impl OwnLegs {
         mut taker: Option<oneshot::Sender<Leg>>,
         mut orders: mpsc::Receiver<LegOrder>,
     ) -> io::Result<Option<Joined>> {
-        let connecting = async { Ok(self.connector.connect(what.address).await?) };
-        let stream = Arc::new(within(CONNECT_TIMEOUT, connecting).await?);
+        let (stream, address) = within(CONNECT_TIMEOUT, self.connect(&what)).await?;
+        let (stream, what) = (Arc::new(stream), OwnLeg { address, ..what });
         prepare(&stream)?;
         self.tell(leg, LegNews::Opened).await;
         let (mut ready, joined) = oneshot::channel();
@@ -200,6 +205,26 @@ impl OwnLegs {
             self.tell(leg, LegNews::Datagram(payload)).await;
         }
         Err(io::ErrorKind::InvalidData.into())
+    }
+
+    /// Connects to a relay; at its other address as well, a little later or as soon as the first has failed. Returns at which it was.
+    async fn connect(&self, what: &OwnLeg) -> io::Result<(TcpStream, SocketAddr)> {
+        // On the heap: what a proxy needs would be there several times otherwise.
+        let at = |address| {
+            Box::pin(async move { Ok::<_, io::Error>((self.connector.connect(address).await?, address)) })
+        };
+        let mut first = at(what.address);
+        let Some(other) = what.other_address else { return first.await };
+        match time::timeout(HEAD_START, &mut first).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(_failed)) => return at(other).await,
+            Err(_elapsed) => {}
+        }
+        let mut second = at(other);
+        tokio::select! {
+            connected = &mut first => if connected.is_ok() { connected } else { second.await },
+            connected = &mut second => if connected.is_ok() { connected } else { first.await },
+        }
     }
 
     async fn tell(&self, leg: LegId, news: LegNews) {

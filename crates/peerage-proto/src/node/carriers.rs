@@ -21,7 +21,7 @@ impl Node {
     }
 
     /// Returns all addresses of a server to which this computer can send, that which is used now first.
-    fn addresses_of(&self, node: &NodeId) -> Vec<SocketAddr> {
+    pub(super) fn addresses_of(&self, node: &NodeId) -> Vec<SocketAddr> {
         let mut operators = self.trust.operators();
         let operator = operators.find_map(|(id, body)| (id == *node).then(|| body.addresses.clone()));
         let stated = self.servers.addresses(node).or(operator).unwrap_or_default();

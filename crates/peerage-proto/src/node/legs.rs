@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::id::{LinkId, NodeId};
-use peerage_wire::message::{Reply, Request, TunnelRequest};
+use peerage_wire::message::{RelayRefusal, Reply, Request, TunnelRequest};
 use peerage_wire::time::{Instant, Now};
 
 use super::{Discard, Node, Output, Purpose, RequestId, Server};
@@ -32,6 +32,13 @@ const ATTEMPT_MEMORY: Duration = Duration::from_secs(120);
 /// Most attempts that are remembered; beyond it no further leg is dialled for a peer until some are forgotten.
 const MAX_ATTEMPTS: usize = 4_096;
 
+/// How long a relay that has given no more is asked after others. Longer leaves the nearest relay idle when its tunnels have ended, shorter
+/// has each new tunnel refused once more.
+const FULL_FOR: Duration = Duration::from_secs(30);
+
+/// Most relays that are remembered for it; further ones are refused by again.
+const MAX_FULL: usize = 64;
+
 /// A leg that the shell is to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnLeg {
@@ -39,6 +46,9 @@ pub struct OwnLeg {
     pub relay: NodeId,
     /// Where it is, from its signed record.
     pub address: SocketAddr,
+    /// Where it is in the other family of addresses, if it says so and this computer has one of that family: the network may let only
+    /// one of them through.
+    pub other_address: Option<SocketAddr>,
     /// The attempt that both ends know of.
     pub link: LinkId,
     /// With whose leg it is to be joined.
@@ -85,14 +95,29 @@ pub(super) struct Legs {
     next: u64,
     pending: BTreeMap<LegId, Leg>,
     attempts: BTreeMap<(NodeId, LinkId), Instant>,
+    /// When relays have refused for a quota.
+    full_at: BTreeMap<NodeId, Instant>,
 }
 
 impl Legs {
-    pub(super) fn sizes(&self) -> [TableSize; 2] {
+    pub(super) fn sizes(&self) -> [TableSize; 3] {
         [
             TableSize::new("own legs", self.pending.len(), MAX_LEGS),
             TableSize::new("attempts at relays", self.attempts.len(), MAX_ATTEMPTS),
+            TableSize::new("full relays", self.full_at.len(), MAX_FULL),
         ]
+    }
+
+    /// Returns whether a relay has refused for a quota lately.
+    pub(super) fn is_full(&self, relay: &NodeId, now: Instant) -> bool {
+        self.full_at.get(relay).is_some_and(|at| now - *at < FULL_FOR)
+    }
+
+    fn note_full(&mut self, relay: NodeId, now: Instant) {
+        self.full_at.retain(|_, at| now - *at < FULL_FOR);
+        if self.full_at.len() < MAX_FULL {
+            self.full_at.insert(relay, now);
+        }
     }
 }
 
@@ -117,8 +142,11 @@ impl Node {
         legs.next = legs.next.saturating_add(1);
         let leg = LegId(legs.next);
         let Server { node: relay, address } = relay;
-        let what = OwnLeg { relay, address, link, peer: peer.id, identity: peer.identity, side };
-        legs.pending.insert(leg, Leg { what, request: None });
+        let all = self.addresses_of(&relay);
+        let other_address = all.into_iter().find(|other| other.is_ipv4() != address.is_ipv4());
+        let (peer, identity) = (peer.id, peer.identity);
+        let what = OwnLeg { relay, address, other_address, link, peer, identity, side };
+        self.legs.pending.insert(leg, Leg { what, request: None });
         self.order_leg(leg, LegOrder::Dial(what));
     }
 
@@ -175,12 +203,15 @@ impl Node {
         }
     }
 
-    pub(super) fn leg_answered(&mut self, leg: LegId, reply: &Reply) {
-        if self.legs.pending.remove(&leg).is_none() {
-            return;
-        }
+    pub(super) fn leg_answered(&mut self, leg: LegId, reply: &Reply, now: Now) {
+        let Some(Leg { what, .. }) = self.legs.pending.remove(&leg) else { return };
         let is_joined = matches!(reply, Reply::RelayJoined(Ok(())));
         self.order_leg(leg, if is_joined { LegOrder::Joined } else { LegOrder::Close });
+        let full = [RelayRefusal::NodeQuota, RelayRefusal::DomainQuota, RelayRefusal::Full];
+        if matches!(reply, Reply::RelayJoined(Err(why)) if full.contains(why)) {
+            self.legs.note_full(what.relay, now.mono);
+            self.relay_refused(what.link, now);
+        }
     }
 
     pub(super) fn leg_unanswered(&mut self, leg: LegId) {

@@ -88,7 +88,7 @@ impl Node {
             Purpose::Report(device) => self.reported(device, now),
             Purpose::Survey(task) => self.survey_answered(task, request, true, now),
             Purpose::Path(task) => self.path_answered(task, request, &reply, now),
-            Purpose::Leg(leg) => self.leg_answered(leg, &reply),
+            Purpose::Leg(leg) => self.leg_answered(leg, &reply, now),
             Purpose::BeforeLeave(task, server) => self.take_leave(task, server, now),
             Purpose::Leave(task) => self.answer(task, Answer::Left { confirmed: true }),
             Purpose::Hold(errand) => self.hold_answered(errand, from, reply, now),

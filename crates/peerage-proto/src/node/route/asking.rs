@@ -131,7 +131,8 @@ impl Node {
         let rtt = |server: &Server| self.servers.health(&server.node).and_then(|health| health.rtt);
         all.sort_by_key(|server| {
             let rtt = rtt(server);
-            (self.servers.penalty(&server.node, now.mono), rtt.is_none(), rtt)
+            let is_full = self.legs.is_full(&server.node, now.mono);
+            (is_full, self.servers.penalty(&server.node, now.mono), rtt.is_none(), rtt)
         });
         all.truncate(MAX_FORWARDERS);
         let mut forwarders = all.into_iter().map(Some);
@@ -288,7 +289,7 @@ impl Node {
         }
     }
 
-    /// A relay takes no connection: what was to lead through it is tried elsewhere at once.
+    /// A relay takes no connection, or gives no more: what was to lead through it is tried elsewhere at once.
     pub(in crate::node) fn relay_refused(&mut self, link: LinkId, now: Now) {
         let tasks = self.routing.searches.keys().copied().collect::<Vec<_>>();
         for task in tasks {

@@ -120,6 +120,16 @@ impl Early {
     }
 }
 
+/// Waits until no link carries a session, as far as is known.
+pub(super) async fn uncarried(stream: &Stream) {
+    loop {
+        time::sleep(LOOK_INTERVAL).await;
+        if !stream.is_carried() {
+            return;
+        }
+    }
+}
+
 /// Waits until a session has been without any link for too long.
 pub(super) async fn lost(stream: &Stream) {
     let mut since = time::Instant::now();

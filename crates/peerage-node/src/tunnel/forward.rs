@@ -19,7 +19,7 @@ use peerage_wire::open::Open;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time;
 
-use super::early::{Early, Failed, OPEN_TIMEOUT};
+use super::early::{Early, Failed, OPEN_TIMEOUT, uncarried};
 use super::serve::CONNECT_TIMEOUT;
 use super::{Counters, Tunnels, pin, pump};
 use crate::driver::NodeHandle;
@@ -82,6 +82,12 @@ pub struct Reached {
     pub link: Option<PeerLink>,
     /// Whether the device's certificate was verified.
     pub is_verified: bool,
+}
+
+impl Reached {
+    fn leads_to(&self, node: NodeId) -> bool {
+        matches!(self.route.way, Way::Tunnel { peer, .. } if peer == node)
+    }
 }
 
 /// The beginning of a connection to a device.
@@ -161,9 +167,17 @@ impl Dialer {
         Err(last.unwrap_or(ForwardError::NoWay(Failure::NoTunnelNode)))
     }
 
-    /// Begins a connection to a service of a device; the tunnel-node has not answered yet.
-    async fn begin(&self, device: &str, service: &str) -> Result<Begun, ForwardError> {
-        let Reached { route, link, .. } = self.reach(device, Some(service)).await?;
+    /// Begins a connection to a service of a device, by a way that was found before if there is one; the tunnel-node has not answered yet.
+    async fn begin(
+        &self,
+        (device, service): (&str, &str),
+        found: Option<Reached>,
+    ) -> Result<Begun, ForwardError> {
+        let reached = match found {
+            Some(reached) => reached,
+            None => self.reach(device, Some(service)).await?,
+        };
+        let Reached { route, link, .. } = reached;
         match (&route.way, link) {
             (Way::Local(address), _) => Ok(Begun::Local(route.clone(), *address)),
             (Way::Tunnel { .. }, Some(link)) => {
@@ -171,6 +185,34 @@ impl Dialer {
                 Ok(Begun::Tunnel(route, opened))
             }
             (Way::Tunnel { .. }, None) => Err(ForwardError::NoWay(Failure::NoTunnelNode)),
+        }
+    }
+
+    /// Opens a session; as soon as its link is in doubt, another way is looked for beside it.
+    ///
+    /// # Errors
+    /// Why it did not open, with the way through another tunnel-node that stands meanwhile.
+    async fn open_or_find(
+        &self,
+        (device, service): (&str, &str),
+        (application, early): (&TcpStream, &mut Early),
+        stream: &Stream,
+    ) -> Result<(), (Failed, Option<Reached>)> {
+        let another = async {
+            uncarried(stream).await;
+            if let Ok(reached) = self.reach(device, Some(service)).await
+                && !reached.leads_to(stream.peer())
+                && !stream.is_carried()
+            {
+                return reached;
+            }
+            // A link to the same tunnel-node carries the session on by itself.
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            opened = early.open(application, stream) => opened.map_err(|failed| (failed, None)),
+            reached = another => Err((Failed::Silent, Some(reached))),
         }
     }
 
@@ -316,13 +358,13 @@ enum Opened {
 /// Tries one way after the other, with what the application says meanwhile.
 async fn find_way(
     dialer: &Dialer,
-    (device, service): (&str, &str),
+    names: (&str, &str),
     application: &TcpStream,
     early: &mut Early,
 ) -> Result<(Route, Opened), ForwardError> {
-    let mut last = None;
+    let (mut last, mut found) = (None, None);
     for _way in 0..MAX_WAYS {
-        let (route, stream) = match dialer.begin(device, service).await {
+        let (route, stream) = match dialer.begin(names, found.take()).await {
             Ok(Begun::Tunnel(route, stream)) => (route, stream),
             // What was kept goes nowhere: only a tunnel reads the application ahead.
             Ok(Begun::Local(route, address)) if early.len() == 0 && !early.has_ended() => {
@@ -332,14 +374,20 @@ async fn find_way(
             // What happened to the way before says more than that there is no other.
             Err(error) => return Err(last.unwrap_or(error)),
         };
-        let error = match early.open(application, &stream).await {
+        let opened = dialer.open_or_find(names, (application, &mut *early), &stream).await;
+        let error = match opened {
             Ok(()) => {
                 let watch = dialer.watch(stream, &route);
                 return Ok((route, Opened::Tunnel(watch)));
             }
-            Err(Failed::Abandoned) => return Err(ForwardError::Abandoned),
-            Err(Failed::Refused(code)) => ForwardError::Refused(code),
-            Err(Failed::Silent) => ForwardError::Refused(Code::DeviceUnreachable),
+            Err((failed, reached)) => {
+                found = reached;
+                match failed {
+                    Failed::Abandoned => return Err(ForwardError::Abandoned),
+                    Failed::Refused(code) => ForwardError::Refused(code),
+                    Failed::Silent => ForwardError::Refused(Code::DeviceUnreachable),
+                }
+            }
         };
         dialer.report(&route, &error);
         // A tunnel that was resumed may have been granted before it failed, and the device may have read what was sent. A session that
@@ -419,13 +467,13 @@ async fn copy_one_way(from: &TcpStream, to: &TcpStream, count: impl Fn(usize)) -
 /// are lost, as datagrams may be.
 pub(crate) async fn serve_flow(
     dialer: &Dialer,
-    (device, service): (&str, &str),
+    names: (&str, &str),
     mut flow: super::datagrams::Flow<'_>,
     (counters, on_path): (&Counters, OnPath<'_>),
 ) -> Result<(), ForwardError> {
     let mut last = None;
     for _way in 0..MAX_WAYS {
-        let begun = match dialer.begin(device, service).await {
+        let begun = match dialer.begin(names, None).await {
             Ok(begun) => begun,
             Err(error) => return Err(last.unwrap_or(error)),
         };

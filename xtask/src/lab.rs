@@ -17,6 +17,7 @@ usage: cargo xtask lab print [--relayed | --no-udp | --punched | --pcp | --nat-p
        cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
        cargo xtask lab firewalls [NETWORK] [--json] [--release]
        cargo xtask lab camera [--json] [--release]
+       cargo xtask lab quotas [--json] [--release]
        cargo xtask lab round-trips [--json] [--release]";
 
 /// A story.
@@ -82,6 +83,7 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
             }
             Box::new(move |programs, say| scenario::firewalls(programs, only.as_deref(), say))
         }
+        ("quotas", []) => Box::new(scenario::quotas),
         ("camera", []) => Box::new(scenario::camera),
         ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
         ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),

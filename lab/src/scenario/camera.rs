@@ -40,7 +40,7 @@ const CAMERA_MAC: &str = "02:00:5e:00:53:09";
 const CAMERA_HOST: u8 = 60;
 
 /// Super-nodes on the Internet: three hold the whole table without the operator, and one of them dies.
-const MORE: More = More { lenders: 3, users: 0, is_punched: false };
+const MORE: More = More { lenders: 3, ..More::NONE };
 
 /// Plays the story with these programs and tells `progress` about each step.
 pub fn camera(programs: &Programs, progress: &mut dyn FnMut(&str)) -> Report {

@@ -43,6 +43,13 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
+    /// Ends what runs here in order, and starts it again with other options.
+    pub(super) fn start_again(&mut self, run: &[&str]) -> Result<()> {
+        self.daemon.take().context("it does not run")?.stop()?;
+        self.run = run.iter().copied().map(str::to_owned).collect();
+        self.start()
+    }
+
     /// Joins a domain with a token of the operator's, under the host's name, and starts.
     pub(super) fn join(&mut self, operator: &Peerage<'_>, domain: &str, roles: &str) -> Result<()> {
         let token = operator.call(&["token", "add", "--domain", domain, "--role", roles])?;
@@ -86,8 +93,8 @@ impl<'a> Player<'a> {
     }
 }
 
-/// Has lenders join and become super-nodes, and waits until they do the operator's work.
-pub(super) fn lend(operator: &Player<'_>, lenders: &mut [Player<'_>]) -> Result<()> {
+/// Has lenders join and become super-nodes with these options, and waits until they do the operator's work.
+pub(super) fn lend(operator: &Player<'_>, lenders: &mut [Player<'_>], options: &[&str]) -> Result<()> {
     if lenders.is_empty() {
         return Ok(());
     }
@@ -96,7 +103,7 @@ pub(super) fn lend(operator: &Player<'_>, lenders: &mut [Player<'_>]) -> Result<
         let domain = lender.peerage.host().name();
         operator.peerage.call(&["domain", "add", domain])?;
         lender.join(&operator.peerage, domain, "user,super")?;
-        lender.peerage.call(&["super", "on"])?;
+        lender.peerage.call(&[&["super", "on"], options].concat())?;
     }
     wait_until("the super-nodes carry the table", || {
         let map = operator.peerage.call(&["segment", "map"])?;

@@ -40,6 +40,15 @@ pub(super) struct More {
     /// Whether the office's router forwards nothing, so that a direct path has to be punched through translators that forget a
     /// mapping soon.
     pub(super) is_punched: bool,
+    /// What the operator gives as a relay, as options of `operator run`.
+    pub(super) relays: &'static [&'static str],
+    /// What lenders give, as options of `super on`.
+    pub(super) lends: &'static [&'static str],
+}
+
+impl More {
+    /// Nobody more, and all give what they usually do.
+    pub(super) const NONE: Self = Self { lenders: 0, users: 0, is_punched: false, relays: &[], lends: &[] };
 }
 
 /// How long a mapping lives where paths are punched: less than RFC 4787 allows, and what some routers do.
@@ -57,7 +66,7 @@ pub(super) struct Stage {
     pub(super) device: Host,
     pub(super) user: Host,
     pub(super) more_users: Vec<Host>,
-    is_punched: bool,
+    more: More,
 }
 
 impl Stage {
@@ -87,8 +96,7 @@ impl Stage {
         let user = home.host("user")?;
         let more_users = (2..=more.users + 1).map(|number| home.host(&format!("user{number}")));
         let more_users = more_users.collect::<Result<_>>()?;
-        let is_punched = more.is_punched;
-        Ok(Self { lab, operator, lenders, office, home, cafe, nodes, device, user, more_users, is_punched })
+        Ok(Self { lab, operator, lenders, office, home, cafe, nodes, device, user, more_users, more })
     }
 
     /// Lets packets pass between the office and the user's LANs, or lets them vanish; the operator is reached in any case.
@@ -153,7 +161,7 @@ impl<'a> Cast<'a> {
         device.wait_for_line("it served", PATIENCE, |line| (line == "ready").then_some(()))?;
 
         let player = |host, run: &[&str]| Player::new(&stage.lab, programs, host, run);
-        let mut operator = player(&stage.operator, &["operator", "run"])?;
+        let mut operator = player(&stage.operator, &[&["operator", "run"], stage.more.relays].concat())?;
         let listen = format!("{}:{RELAY_PORT}", stage.operator.address());
         operator.peerage.call(&["operator", "init", "--listen", &listen])?;
         operator.start()?;
@@ -161,7 +169,7 @@ impl<'a> Cast<'a> {
         let node = |index: usize, port: u16| -> Result<Player<'a>> {
             let (listen, public) = (format!("0.0.0.0:{port}"), stage.office.public_address());
             let host = stage.nodes.get(index).context("no such node")?;
-            if stage.is_punched {
+            if stage.more.is_punched {
                 return player(host, &["up", "--listen", &listen]);
             }
             player(host, &["up", "--listen", &listen, "--advertise", &format!("{public}:{port}")])
@@ -176,7 +184,7 @@ impl<'a> Cast<'a> {
         let agent = programs.agent.clone();
         let mut cast =
             Self { stage, agent, operator, lenders, nodes, user, more_users, tunnel: None, device, wires };
-        player::lend(&cast.operator, &mut cast.lenders)?;
+        player::lend(&cast.operator, &mut cast.lenders, stage.more.lends)?;
         cast.join()?;
         cast.add_device("device", DEVICE_MAC, &format!("raw={DEVICE_PORT}"))?;
         Ok(cast)

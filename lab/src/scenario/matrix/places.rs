@@ -268,7 +268,7 @@ impl<'a> Cast<'a> {
             )
         };
         let mut super_nodes = stage.super_nodes.iter().map(server).collect::<Result<Vec<_>>>()?;
-        player::lend(&operator, &mut super_nodes)?;
+        player::lend(&operator, &mut super_nodes, &[])?;
         let listen = format!("[::]:{NODE_PORT}");
         let node = |place: &'a Place| Player::new(lab, programs, &place.host, &["up", "--listen", &listen]);
         let mut players = stage.places.iter().map(node).collect::<Result<Vec<_>>>()?;

@@ -46,13 +46,13 @@ pub(super) struct Event {
 
 /// All events, in the order in which they happen, by the networks in which they do.
 pub(super) const ACTS: [(More, &[Event]); 3] = [
-    (More { lenders: 0, users: 0, is_punched: false }, &EVENTS),
-    (More { lenders: 3, users: 0, is_punched: false }, &EVENTS_AMONG_SUPER_NODES),
-    (More { lenders: 3, users: 0, is_punched: true }, &EVENTS_OF_PUNCHED_PATHS),
+    (More::NONE, &EVENTS),
+    (More { lenders: 3, ..More::NONE }, &EVENTS_AMONG_SUPER_NODES),
+    (More { lenders: 3, is_punched: true, ..More::NONE }, &EVENTS_OF_PUNCHED_PATHS),
 ];
 
 /// The events where the operator alone relays.
-const EVENTS: [Event; 13] = [
+const EVENTS: [Event; 14] = [
     Event { name: "another network", is_quick: true, play: another_network },
     Event { name: "30 s offline", is_quick: false, play: offline },
     Event { name: "30 s of silence", is_quick: false, play: silence },
@@ -65,6 +65,7 @@ const EVENTS: [Event; 13] = [
     Event { name: "loss of 5 %", is_quick: false, play: loss },
     Event { name: "reordering", is_quick: false, play: reordering },
     Event { name: "black hole above 1,280 bytes", is_quick: false, play: black_hole },
+    Event { name: "tunnel-node vanishes", is_quick: false, play: node_vanishes },
     Event { name: "tunnel-node dies", is_quick: false, play: node_dies },
 ];
 
@@ -264,6 +265,25 @@ fn bad_line(cast: &mut Cast<'_>, manner: Manner, allowance_ms: u64) -> Result<Pa
     });
     cast.set_wires(Manner::default())?;
     passed
+}
+
+/// The computer of the node that the tunnel leads to loses its network, and nobody is told: new connections go through the other node.
+fn node_vanishes(cast: &mut Cast<'_>) -> Result<Passed> {
+    cast.wait_for_path("direct")?;
+    let mut flow = flowing::start(cast, 1)?;
+    let serving = cast.serving()?;
+    let host = cast.stage.nodes.get(serving).context("no such node")?;
+    host.script("ip link set eth0 down\n")?;
+    let vanished_at = now()?;
+    flow.kill()?;
+    let mut later = flowing::start(cast, 1)?;
+    let begins_ms = (now()? - vanished_at).saturating_sub(NOTICED_MS);
+    ensure!(cast.serving()? != serving, "the tunnel still leads to the node that has vanished");
+    thread::sleep(super::AFTER);
+    let passed = flowing::end(cast, from_mut(&mut later), vanished_at + NOTICED_MS)?;
+    host.script("ip link set eth0 up\n")?;
+    host.set_address(host.address())?;
+    Ok(Passed { stall_ms: passed.stall_ms.max(begins_ms), ..passed })
 }
 
 /// The node dies that the tunnel leads to: its connections are gone, as they would be if the device died, but new ones

@@ -149,7 +149,9 @@ impl Nat {
             self.contacts.retain(|place, _| Some(*place) != oldest);
         }
         self.watched_since = self.watched_since.or(Some(now));
-        let order = self.new_order();
+        // What goes to the router's own outer address ends or turns there (Rule 6.98), and IPv6 is not translated: neither takes a port.
+        let is_outer = self.observations.values().any(|known| known.observed.ip() == remote.ip());
+        let order = if is_outer || remote.is_ipv6() { self.next_order } else { self.new_order() };
         self.contacts.insert(remote, Contact { order, at: now });
     }
 

@@ -71,6 +71,17 @@ fn the_base_counts_the_places_that_were_written_to_since() {
     assert_eq!(nat.base(&own, at(3)), Some(place("45.0.0.1:1031")));
 }
 
+/// Rule 6.90: what the router does not pass on, or does not translate, takes no port.
+#[test]
+fn neither_the_own_outer_address_nor_ipv6_counts_among_the_places() {
+    let mut nat = seen(&[("46.0.0.1:7400", "45.0.0.1:1024"), ("46.0.0.2:7400", "45.0.0.1:1025")]);
+    nat.note_sent(place("45.0.0.1:1025"), at(2));
+    nat.note_sent(place("[2a01::1]:7400"), at(2));
+    assert_eq!(nat.base(&own, at(2)), Some(place("45.0.0.1:1025")));
+    nat.note_sent(place("46.0.0.3:7400"), at(2));
+    assert_eq!(nat.base(&own, at(2)), Some(place("45.0.0.1:1026")));
+}
+
 /// Rule 6.91: a router that maps all places alike has no base, and one whose ports mean nothing neither.
 #[test]
 fn there_is_a_base_only_where_it_helps() {

@@ -374,6 +374,9 @@ impl Node {
                 }
                 if let Some(remote) = straight.filter(|_| !matches!(purpose, Some(Purpose::Elsewhere))) {
                     self.note_observed(remote, &from, &reply, now);
+                    if self.is_server(&from) {
+                        self.servers.heard_at(&remote);
+                    }
                 }
                 match purpose {
                     Some(Purpose::Elsewhere) => self.elsewhere_ended(&from, straight),
@@ -528,6 +531,7 @@ impl Node {
     fn networks_changed(&mut self, interfaces: Vec<Interface>, now: Now) {
         self.review_carriers(&interfaces);
         self.interfaces = interfaces;
+        self.servers.forget_families();
         self.stand_again();
         self.attach_anew();
         self.relocate(now);

@@ -73,6 +73,15 @@ impl Health {
     }
 }
 
+/// What servers have shown of one family of addresses on the present networks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Family {
+    /// One has answered there.
+    is_heard: bool,
+    /// One was silent there.
+    is_silent: bool,
+}
+
 /// A super-node that holds places of the own domain.
 #[derive(Clone, Debug)]
 struct SuperNode {
@@ -90,6 +99,8 @@ pub(super) struct Servers {
     health: BTreeMap<NodeId, Health>,
     /// Who was silent since anybody answered.
     silent: BTreeSet<NodeId>,
+    ipv4: Family,
+    ipv6: Family,
     pub(super) online: bool,
     /// When the budget of last resorts will be full again.
     budget_full_at: Instant,
@@ -169,6 +180,31 @@ impl Servers {
         health.failures = health.failures.saturating_add(1);
         health.failed_at = Some(now);
         health.is_suspect = false;
+    }
+
+    /// Returns whether nobody answers in one family of addresses, though in the other one somebody does.
+    const fn is_deaf(&self, is_ipv4: bool) -> bool {
+        let (own, other) = if is_ipv4 { (self.ipv4, self.ipv6) } else { (self.ipv6, self.ipv4) };
+        own.is_silent && !own.is_heard && other.is_heard
+    }
+
+    /// Changes what is known of the family of an address. If another family comes first now, all servers are tried anew.
+    fn note_family(&mut self, address: &SocketAddr, note: impl FnOnce(&mut Family)) {
+        let before = (self.is_deaf(true), self.is_deaf(false));
+        note(if address.is_ipv4() { &mut self.ipv4 } else { &mut self.ipv6 });
+        if (self.is_deaf(true), self.is_deaf(false)) != before {
+            self.health.values_mut().for_each(|health| health.turn = 0);
+        }
+    }
+
+    /// Notes from where a server has answered.
+    pub(super) fn heard_at(&mut self, address: &SocketAddr) {
+        self.note_family(address, |family| family.is_heard = true);
+    }
+
+    /// The networks have changed: either family may get through.
+    pub(super) fn forget_families(&mut self) {
+        (self.ipv4, self.ipv6) = (Family::default(), Family::default());
     }
 
     /// Takes one of the few look-ups that may go to an operator as the last resort.
@@ -342,7 +378,9 @@ impl Node {
     /// Returns a server with that of its addresses that is tried now (Rule 6.4).
     pub(in crate::node) fn server_at(&self, node: NodeId, addresses: &[SocketAddr]) -> Option<Server> {
         let turn = self.servers.health(&node).map_or(0, |health| health.turn);
-        let sendable = sendable(addresses, &self.interfaces);
+        let mut sendable = sendable(addresses, &self.interfaces);
+        // A network may let one family through alone, whatever addresses it gives; not each server is to be missed there.
+        sendable.sort_by_key(|address| self.servers.is_deaf(address.is_ipv4()));
         let address = sendable.get(turn % sendable.len().max(1)).copied()?;
         Some(Server { node, address })
     }
@@ -422,8 +460,12 @@ impl Node {
             return;
         }
         self.servers.doubt(node, now.mono);
+        let tried = self.server(node).map(|server| server.address);
         let health = self.servers.health.entry(node).or_default();
         health.turn = health.turn.wrapping_add(1);
+        if let Some(address) = tried {
+            self.servers.note_family(&address, |family| family.is_silent = true);
+        }
         self.servers.silent.insert(node);
         // A super-node does not hear itself.
         let others = self.servers.super_nodes.keys().filter(|other| **other != self.me.id);
@@ -463,6 +505,32 @@ pub(super) fn sendable(addresses: &[SocketAddr], interfaces: &[Interface]) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Rule 6.4: not each server is to be missed at the addresses that a network does not let through.
+    #[test]
+    fn the_family_in_which_nobody_answers_comes_last_until_somebody_does_or_the_networks_change() {
+        let [v4, v6]: [SocketAddr; 2] = ["45.0.0.2:443", "[2a03::2]:443"].map(|a| a.parse().unwrap());
+        let mut servers = Servers::default();
+        let deaf = |servers: &Servers| [servers.is_deaf(true), servers.is_deaf(false)];
+        servers.note_family(&v4, |family| family.is_silent = true);
+        assert_eq!(deaf(&servers), [false, false], "the other one may be no better");
+        servers
+            .health
+            .entry(NodeId { domain: peerage_wire::id::Domain(7), hash: [1; 32] })
+            .or_default()
+            .turn = 1;
+        servers.heard_at(&v6);
+        assert_eq!(deaf(&servers), [true, false]);
+        assert!(servers.health.values().all(|health| health.turn == 0));
+        servers.heard_at(&v4);
+        assert_eq!(deaf(&servers), [false, false]);
+        servers.note_family(&v6, |family| family.is_silent = true);
+        assert_eq!(deaf(&servers), [false, false], "it has answered before");
+        servers.forget_families();
+        servers.note_family(&v4, |family| family.is_silent = true);
+        servers.heard_at(&v6);
+        assert_eq!(deaf(&servers), [true, false]);
+    }
     use crate::lan::{InterfaceAddress, InterfaceKind};
 
     fn interface(own: &[&str]) -> Interface {

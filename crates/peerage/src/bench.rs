@@ -59,7 +59,7 @@ enum What {
     Tunnels {
         #[command(flatten)]
         how: How,
-        /// How many are to be open at once; each takes a descriptor here, and a node takes some thousand of one user
+        /// How many are to be open at once; each takes a descriptor here, and every thousand a user's node
         #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         count: u32,
     },

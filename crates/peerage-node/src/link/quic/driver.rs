@@ -18,7 +18,7 @@ use super::super::channel::ChannelError;
 use super::super::driver::{FAREWELL_TIMEOUT, closed, code_of};
 use super::super::lock;
 use super::super::peer::Peer;
-use super::reader::Reader;
+use super::reader::{Parting, Reader};
 use super::reason;
 
 /// About how much is taken from the sessions at a time, in bytes. More makes a frame that becomes urgent wait longer, less costs locks.
@@ -86,6 +86,7 @@ async fn drive(
         link: id,
         greeted: watch::Sender::new(false),
         outgoing: Outgoing::default(),
+        parting: Parting::default(),
     };
     let control = match side {
         Side::Client => connection.open_bi().await,

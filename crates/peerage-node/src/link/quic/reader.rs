@@ -7,8 +7,10 @@ use peerage_proto::link::bundle::LinkId;
 use peerage_wire::frame::{self, Outline, StreamId};
 use quinn::{Connection, ReadError, RecvStream, SendStream};
 use tokio::sync::watch;
+use tokio::time;
 
 use super::super::channel::ChannelError;
+use super::super::driver::FAREWELL_TIMEOUT;
 use super::super::peer::Peer;
 use super::driver::Outgoing;
 
@@ -23,6 +25,41 @@ pub(super) struct Reader {
     /// The peer has said HELLO, which must come first and has a stream of its own.
     pub(super) greeted: watch::Sender<bool>,
     pub(super) outgoing: Outgoing,
+    pub(super) parting: Parting,
+}
+
+/// What makes the end of a link the last that is heard of it. The peer has sent it after all that ends with the link (Rule 7.35), but it
+/// comes on a stream of its own, and may be read first.
+#[derive(Clone, Default)]
+pub(super) struct Parting {
+    /// The peer has said CLOSE: who reads a session takes what is there, and ends.
+    begun: watch::Sender<bool>,
+    /// How many read a session.
+    reading: watch::Sender<usize>,
+}
+
+impl Parting {
+    /// Counts somebody who reads a session, until the value is dropped.
+    fn reading(&self) -> Reading {
+        self.reading.send_modify(|count| *count += 1);
+        Reading(self.reading.clone())
+    }
+
+    /// Waits until all that is there has been read.
+    async fn heard_out(&self) {
+        self.begun.send_replace(true);
+        let mut reading = self.reading.subscribe();
+        // None of them waits for the network, so this takes as long as their work does.
+        let _ = time::timeout(FAREWELL_TIMEOUT, reading.wait_for(|count| *count == 0)).await;
+    }
+}
+
+struct Reading(watch::Sender<usize>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// Whose frames a stream carries.
@@ -41,16 +78,35 @@ impl Reader {
     }
 
     /// Reads what answers on a stream that this side has opened.
-    pub(super) async fn read_answers(self, stream: RecvStream, id: StreamId) -> Result<(), ChannelError> {
-        self.read(stream, Owner::Session(id), None).await
+    pub(super) fn read_answers(
+        self,
+        stream: RecvStream,
+        id: StreamId,
+    ) -> impl Future<Output = Result<(), ChannelError>> {
+        self.read_session(stream, Owner::Session(id), None)
     }
 
     /// Reads a stream that the peer has opened.
-    pub(super) async fn read_opened(
+    pub(super) fn read_opened(
         self,
         (send, receive): (SendStream, RecvStream),
-    ) -> Result<(), ChannelError> {
-        self.read(receive, Owner::Unknown, Some(send)).await
+    ) -> impl Future<Output = Result<(), ChannelError>> {
+        self.read_session(receive, Owner::Unknown, Some(send))
+    }
+
+    /// Reads a session's stream. It counts from now on, not only when it is first polled.
+    fn read_session(
+        self,
+        stream: RecvStream,
+        owner: Owner,
+        answers: Option<SendStream>,
+    ) -> impl Future<Output = Result<(), ChannelError>> {
+        let reading = self.parting.reading();
+        async move {
+            let result = self.read(stream, owner, answers).await;
+            drop(reading);
+            result
+        }
     }
 
     async fn read(
@@ -61,9 +117,16 @@ impl Reader {
     ) -> Result<(), ChannelError> {
         let mut buffer = BytesMut::new();
         let mut has_ended = false;
+        let mut parting = self.parting.begun.subscribe();
         loop {
             let mut pieces: [Bytes; PIECES] = Default::default();
-            let Some(count) = stream.read_chunks(&mut pieces).await.map_err(failed)? else {
+            let taken = tokio::select! {
+                // What is there goes first.
+                biased;
+                taken = stream.read_chunks(&mut pieces) => taken,
+                Ok(_) = parting.wait_for(|begun| *begun), if owner != Owner::Link => return Ok(()),
+            };
+            let Some(count) = taken.map_err(failed)? else {
                 // A stream ends with its last frame, and so does the link's.
                 return if has_ended && buffer.is_empty() { Ok(()) } else { Err(ChannelError::Misplaced) };
             };
@@ -81,6 +144,9 @@ impl Reader {
                 }
                 whole += outline.size_bytes;
                 has_ended |= outline.is_last || outline.closes;
+                if outline.closes {
+                    self.parting.heard_out().await;
+                }
             }
             if is_malformed(buffer.get(whole..)) {
                 // The link itself judges, and says why it ends.

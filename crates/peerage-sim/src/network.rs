@@ -206,11 +206,14 @@ impl Network {
         to: SocketAddr,
         now: Instant,
     ) -> Option<SocketAddr> {
+        let is_own = self.public.get(&to.ip()) == Some(&site);
         let site = self.sites.get_mut(site)?;
         if site.prefix.contains(to.ip()) {
             return None;
         }
         Some(match &mut site.nat {
+            // What a router does not turn round ends there, and takes no port.
+            Some(nat) if is_own && !nat.config().hairpinning => inner,
             Some(nat) => nat.outbound(inner, to, now),
             None => inner,
         })

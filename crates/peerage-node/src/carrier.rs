@@ -7,7 +7,8 @@
 //! Invariants: what waits to be sent on a connection is bounded, and beyond it messages are dropped as a full network would drop them; a
 //! reader that does not read costs this much and ends after a while; a connection that is closed by the machine is not spoken of again.
 
-mod make;
+mod convey;
+mod open;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -22,18 +23,44 @@ use peerage_proto::carrier::{StreamId, StreamNews, StreamOrder};
 use peerage_wire::leg;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
+use tokio_rustls::server::TlsStream;
 
 use crate::connect::Connector;
 use crate::framed::{self, within};
 use crate::places::Places;
 use crate::sync::lock;
 
+pub(crate) use open::open;
 pub use peerage_proto::carrier::Carrier;
-pub(crate) use serve::Messages;
-pub use serve::{Certificate, server_config, takes_messages};
+pub(crate) use serve::TlsIntake;
+pub use serve::{Certificate, Intake, server_config};
 
-/// What both ends of a connection for messages say in TLS that they want to speak.
-pub const ALPN_MESSAGES: &[u8] = b"peerage-messages/1";
+/// What a connection inside another protocol is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Messages, each behind its length.
+    Messages,
+    /// A leg (Rule 6.30).
+    Leg,
+}
+
+impl Content {
+    const ALL: [Self; 2] = [Self::Messages, Self::Leg];
+
+    /// Returns what both ends say in TLS that they want to speak.
+    pub(crate) const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Messages => b"peerage-messages/1",
+            Self::Leg => b"peerage-leg/1",
+        }
+    }
+
+    /// Returns what both ends of a TLS connection have agreed that it is for, if anything of this.
+    pub fn of<S>(io: &TlsStream<S>) -> Option<Self> {
+        let agreed = io.get_ref().1.alpn_protocol();
+        Self::ALL.into_iter().find(|content| agreed == Some(content.alpn()))
+    }
+}
 
 /// Messages that wait to be sent on one connection, at most 1,200 bytes each. More keeps memory for readers that do not read; fewer
 /// drops more of a burst, such as the pages of a list.
@@ -136,6 +163,20 @@ impl Streams {
 }
 
 impl Inner {
+    /// Makes a connection and serves it until it ends.
+    async fn make(
+        &self,
+        stream: StreamId,
+        way: (Carrier, SocketAddr),
+        waiting: mpsc::Receiver<Bytes>,
+    ) -> io::Result<()> {
+        let io = open(&self.connector, way, Content::Messages).await?;
+        if self.news.send(StreamNews::Opened(stream)).await.is_err() {
+            return Ok(());
+        }
+        self.carry(io, (stream, way.1), waiting, None).await
+    }
+
     fn add(&self, stream: StreamId) -> mpsc::Receiver<Bytes> {
         let (sender, waiting) = mpsc::channel(MAX_WAITING);
         lock(&self.open).insert(stream, sender);

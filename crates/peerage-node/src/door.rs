@@ -2,14 +2,12 @@
 //! or nobody.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::TcpStream;
 
-use crate::carrier::Messages;
-use crate::relay::Legs;
+use crate::carrier::TlsIntake;
 
 /// The door, shared by whoever opens it and whoever accepts connections.
 #[derive(Clone, Debug)]
@@ -21,15 +19,14 @@ pub(crate) struct Door {
 struct Inner {
     takes_links: AtomicBool,
     takes_legs: AtomicBool,
-    legs: Legs,
-    messages: Messages,
+    intake: TlsIntake,
 }
 
 impl Door {
-    /// Makes a closed door before a relay and what takes messages.
-    pub(crate) fn new(legs: Legs, messages: Messages) -> Self {
+    /// Makes a closed door before what takes messages and legs.
+    pub(crate) fn new(intake: TlsIntake) -> Self {
         let closed = || AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { takes_links: closed(), takes_legs: closed(), legs, messages }) }
+        Self { inner: Arc::new(Inner { takes_links: closed(), takes_legs: closed(), intake }) }
     }
 
     /// Says who is let in from now on.
@@ -49,9 +46,9 @@ impl Door {
         self.takes_links() || self.inner.takes_legs.load(Ordering::Relaxed)
     }
 
-    /// Returns what takes messages, if any are taken: where legs are, since a super-node serves both (Rule 6.100).
-    pub(crate) fn messages(&self) -> Option<&Messages> {
-        self.inner.takes_legs.load(Ordering::Relaxed).then_some(&self.inner.messages)
+    /// Returns what takes messages and legs, if any are taken: a super-node serves both (Rule 6.100).
+    pub(crate) fn intake(&self) -> Option<&TlsIntake> {
+        self.inner.takes_legs.load(Ordering::Relaxed).then_some(&self.inner.intake)
     }
 
     /// Returns by which byte a connection begins, once it begins.
@@ -60,14 +57,6 @@ impl Door {
         match socket.peek(&mut first).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _one => Ok(first[0]),
-        }
-    }
-
-    /// Hands a leg to the relay, or closes it unheard while there is none.
-    pub(crate) fn take_leg(&self, socket: TcpStream, remote: SocketAddr) {
-        if self.inner.takes_legs.load(Ordering::Relaxed) {
-            // A socket of both families shows IPv4 addresses as IPv6; members know them as IPv4.
-            self.inner.legs.accept(socket, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
         }
     }
 }

@@ -25,13 +25,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_proto::relay::{Input, LegId, Limits, Output};
 use peerage_wire::time::UnixTime;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::framed::{self, within};
+use crate::framed::within;
 use crate::places::{Counted, Places};
+use crate::socket::Socket;
 use crate::sync::lock;
 
 pub use meter::{Caps, Meter};
@@ -77,7 +77,7 @@ enum Order {
 /// A joined leg on its way to the task of its partner.
 struct Given {
     leg: LegId,
-    stream: TcpStream,
+    stream: Socket,
     orders: mpsc::Receiver<Order>,
 }
 
@@ -120,8 +120,8 @@ impl Legs {
     }
 
     /// Takes a connection whose first byte is that of a leg; returns at once. Beyond the limits it is closed unheard.
-    pub fn accept(&self, stream: TcpStream, remote: SocketAddr) {
-        let inner = &self.inner;
+    pub fn accept(&self, stream: impl Into<Socket>, remote: SocketAddr) {
+        let (inner, stream) = (&self.inner, stream.into());
         let Some(waiting) = (if inner.meter.is_exhausted() { None } else { inner.waiting.take(remote.ip()) })
         else {
             tracing::debug!(%remote, "a leg beyond the limits was closed");
@@ -206,28 +206,30 @@ impl Inner {
 /// Serves one leg until it ends or its partner's task has it.
 async fn serve(
     inner: &Arc<Inner>,
-    (leg, mut stream, remote): (LegId, TcpStream, SocketAddr),
+    (leg, stream, remote): (LegId, Socket, SocketAddr),
     mut orders: mpsc::Receiver<Order>,
     waiting: Counted,
 ) -> io::Result<Served> {
-    prepare(&stream)?;
+    if let Socket::Tcp(stream) = &stream {
+        prepare(stream)?;
+    }
     for _frame in 0..MAX_FRAMES {
-        let payload = within(GREETING_TIMEOUT, framed::read(&mut stream)).await?;
+        let payload = within(GREETING_TIMEOUT, stream.hear()).await?;
         let event = Input::Datagram { leg, remote, payload };
         if inner.events.try_send(event).is_err() {
             return Err(io::Error::other("the machine does not keep up"));
         }
         match within(DECISION_TIMEOUT, decision(&stream, &mut orders)).await? {
-            Order::Send(payload) => write_frame(&mut stream, &payload).await?,
+            Order::Send(payload) => say(&stream, &payload).await?,
             Order::Give(answer, partner) => {
                 drop(waiting);
-                write_frame(&mut stream, &answer).await?;
+                say(&stream, &answer).await?;
                 let given = partner.send(Given { leg, stream, orders });
                 return Ok(if given.is_ok() { Served::ByPartner } else { Served::Over });
             }
             Order::Take(answer, partner) => {
                 drop(waiting);
-                write_frame(&mut stream, &answer).await?;
+                say(&stream, &answer).await?;
                 let given = partner.await.map_err(|_gone| io::ErrorKind::ConnectionAborted)?;
                 let others = given.leg;
                 let result = join((stream, orders), given, &inner.meter).await;
@@ -241,12 +243,12 @@ async fn serve(
 }
 
 /// Waits for what the machine decides; ends early when the leg is gone.
-async fn decision(stream: &TcpStream, orders: &mut mpsc::Receiver<Order>) -> io::Result<Order> {
+async fn decision(stream: &Socket, orders: &mut mpsc::Receiver<Order>) -> io::Result<Order> {
     let gone = async {
         // What is not the end was sent ahead for the partner and stays where it is.
-        match stream.peek(&mut [0]).await {
-            Ok(0) => {}
-            Ok(_ahead) => std::future::pending().await,
+        match stream.peek().await {
+            Ok(None) => {}
+            Ok(Some(_ahead)) => std::future::pending().await,
             Err(_broken) => {}
         }
     };
@@ -258,7 +260,7 @@ async fn decision(stream: &TcpStream, orders: &mut mpsc::Receiver<Order>) -> io:
 
 /// Passes bytes between two legs until both directions or one leg have ended, or the machine says so.
 async fn join(
-    (stream, mut orders): (TcpStream, mpsc::Receiver<Order>),
+    (stream, mut orders): (Socket, mpsc::Receiver<Order>),
     partner: Given,
     meter: &Meter,
 ) -> io::Result<()> {
@@ -271,26 +273,33 @@ async fn join(
     };
     if result.is_err() {
         // An end that did not come in order must not look like one.
-        pump::reset(&stream);
-        pump::reset(&other);
+        stream.reset();
+        other.reset();
     }
     result
 }
 
-async fn write_frame(stream: &mut TcpStream, payload: &[u8]) -> io::Result<()> {
+async fn say(stream: &Socket, payload: &[u8]) -> io::Result<()> {
     // A few hundred bytes always fit into the buffer of a new connection.
-    within(FAREWELL_TIMEOUT, framed::write(stream, payload)).await
+    within(FAREWELL_TIMEOUT, stream.say(payload)).await
 }
 
-async fn say_goodbye(mut stream: TcpStream, last: Option<Bytes>) -> io::Result<()> {
+async fn say_goodbye(stream: Socket, last: Option<Bytes>) -> io::Result<()> {
     let Some(last) = last else { return Ok(()) };
-    write_frame(&mut stream, &last).await?;
-    stream.shutdown().await?;
+    say(&stream, &last).await?;
+    stream.end()?;
     // Closing while something is unread would be a reset, which can overtake the last words.
     let discard = async {
         let mut buffer = [0; 1_024];
-        while stream.read(&mut buffer).await? > 0 {}
-        Ok(())
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_discarded) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
     };
     within(FAREWELL_TIMEOUT, discard).await
 }

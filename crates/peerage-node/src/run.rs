@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::backend::Shell;
-use crate::carrier::{Messages, Streams};
+use crate::carrier::{Intake, Streams, TlsIntake};
 use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::data::{DataDir, DataError, NodeKeys};
@@ -274,8 +274,8 @@ fn lend(
         legs.resume_day(day);
     }
     let serves_devices = config.tunnel_role && may_serve(member);
-    let messages = Messages::new(streams.clone())?;
-    Ok((told, Lent::new(legs, messages, serves_devices, lent), leg_news))
+    let intake = TlsIntake::new(Intake::new(streams.clone(), legs.clone()))?;
+    Ok((told, Lent::new(legs, intake, serves_devices, lent), leg_news))
 }
 
 /// Waits until one of both is ready.

@@ -30,9 +30,8 @@ use tokio::time;
 use tokio_rustls::TlsAcceptor;
 
 use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
-use peerage_node::carrier::{Streams, takes_messages};
+use peerage_node::carrier::{Content, Intake};
 use peerage_node::http::{self, Limits};
-use peerage_node::relay::Legs;
 
 const LIMITS: Limits = Limits {
     // Each holds some 40 KiB of TLS buffers while it lasts; fewer, and a few slow clients keep others waiting.
@@ -92,13 +91,6 @@ impl Shared {
     }
 }
 
-/// What takes connections that are no HTTP.
-#[derive(Clone, Debug)]
-pub(crate) struct Taken {
-    pub(crate) legs: Legs,
-    pub(crate) streams: Streams,
-}
-
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 struct Remote(SocketAddr);
@@ -108,7 +100,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     tls: TlsAcceptor,
     enroller: Enroller,
-    taken: Taken,
+    intake: Intake,
     ending: watch::Receiver<bool>,
 ) {
     let clock = enroller.clock.clone();
@@ -118,14 +110,14 @@ pub(crate) async fn serve(
     http::accept(listener, LIMITS, ending.clone(), |(stream, remote)| {
         let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
         let router = router.clone().layer(Extension(Remote(remote)));
-        let first = (stream, remote, taken.clone());
+        let first = (stream, remote, intake.clone());
         welcome.then(|| serve_connection(first, tls.clone(), router, ending.clone()))
     })
     .await;
 }
 
 async fn serve_connection(
-    (stream, remote, taken): (TcpStream, SocketAddr, Taken),
+    (stream, remote, intake): (TcpStream, SocketAddr, Intake),
     tls: TlsAcceptor,
     router: Router,
     ending: watch::Receiver<bool>,
@@ -134,17 +126,17 @@ async fn serve_connection(
     match time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
         // Members relay through the same port (Rule 6.30); their legs have limits of their own.
         Ok(Ok(1)) if begins_leg(first[0]) => {
-            return taken.legs.accept(stream, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
+            return intake.take_leg(stream, remote);
         }
         Ok(Ok(1)) => {}
         Ok(Ok(_) | Err(_)) | Err(_) => return,
     }
     match time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         // Those whom UDP does not reach send their messages so (Rule 6.100); they have limits of their own, too.
-        Ok(Ok(stream)) if takes_messages(&stream) => {
-            tokio::spawn(async move { taken.streams.serve(stream, remote).await });
-        }
-        Ok(Ok(stream)) => http::serve_stream(stream, router, LIMITS, ending).await,
+        Ok(Ok(stream)) => match Content::of(&stream) {
+            Some(content) => drop(tokio::spawn(async move { intake.serve(content, stream, remote).await })),
+            None => http::serve_stream(stream, router, LIMITS, ending).await,
+        },
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerage_client::admin::ADMIN_FILE;
-use peerage_node::carrier::Streams;
+use peerage_node::carrier::{Intake, Streams};
 use peerage_node::clock::Clock;
 use peerage_node::connect::Connector;
 use peerage_node::relay::{self, Legs};
@@ -31,7 +31,7 @@ use crate::check::Checker;
 use crate::config::{CertificateFiles, Ready, RelayConfig, RunConfig, SpyConfig};
 use crate::data::{DataDir, DataError, LEDGER, OPERATOR_KEY, OperatorKeys, ROOT_KEY};
 use crate::driver::{Driver, MAX_ASKED};
-use crate::enrol::{self, Enroller, Published, Taken};
+use crate::enrol::{self, Enroller, Published};
 use crate::init::{AddressError, advertised, free_port, keep_advertised, setting};
 use crate::ledger::{
     Change, Ledger, LedgerError, LedgerHandle, LedgerThread, MAX_CHANGES, OperatorDraft, OperatorRecordError,
@@ -397,11 +397,11 @@ async fn serve(
         task.await;
         name
     };
-    let taken = Taken { legs: driver.legs.clone(), streams: driver.streams.clone() };
+    let intake = Intake::new(driver.streams.clone(), driver.legs.clone());
     tasks.spawn(named("message port", Box::pin(driver.run(ending.clone()))));
     tasks.spawn(named(
         "enrolment server",
-        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, taken, ending.clone())),
+        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, intake, ending.clone())),
     ));
     tasks.spawn(named("admin API", Box::pin(admin::serve(sockets.admin, admin, ending.clone()))));
     if !spy_interval.is_zero() {

@@ -94,6 +94,25 @@ impl Carrier {
     }
 }
 
+/// How a leg may be made: as it is (Rule 6.30), or inside what carries messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LegWay {
+    /// Inside what; `None`: bare.
+    pub inside: Option<Carrier>,
+    /// Where to.
+    pub address: SocketAddr,
+}
+
+/// All ways in which the leg to a relay may be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegWays {
+    /// The ways, the one to be tried first in front.
+    pub all: Vec<LegWay>,
+    /// Whether the relay must have answered on a connection before it counts. Where messages go over UDP a bare one is taken at its word, which
+    /// saves a round trip.
+    pub must_answer: bool,
+}
+
 /// What has happened to a connection that carries messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamNews {
@@ -188,6 +207,7 @@ struct Attempt {
 struct Used {
     stream: StreamId,
     carrier: Carrier,
+    address: SocketAddr,
     since: Instant,
     why: Why,
     unanswered: u32,
@@ -366,8 +386,9 @@ impl Carriers {
         let others = server.attempts.drain(..).map(|attempt| attempt.stream);
         let others = others.chain(server.used.map(|used| used.stream)).filter(|other| *other != stream);
         let closed: Vec<_> = others.map(Order::Close).collect();
-        let (carrier, why) = (chosen.carrier, server.why);
-        server.used = Some(Used { stream, carrier, since: now, why, unanswered: 0 });
+        let Attempt { carrier, address, .. } = chosen;
+        let why = server.why;
+        server.used = Some(Used { stream, carrier, address, since: now, why, unanswered: 0 });
         (server.next_at, server.begun, server.unheard_since) = (None, 0, None);
         (server.rest, server.lost) = (REST, 0);
         self.known = Some(carrier);
@@ -536,6 +557,31 @@ impl Carriers {
     /// Returns the next thing to do.
     pub fn poll_order(&mut self) -> Option<Order> {
         self.orders.pop_front()
+    }
+
+    /// Returns how a leg to a relay may be made (Rule 6.110): bare, which costs the relay least, and inside whatever carries messages.
+    pub fn leg_ways(&self, relay: &NodeId, addresses: &[SocketAddr]) -> LegWays {
+        let used = self.servers.get(relay).and_then(|server| server.used);
+        let mut addresses = addresses.to_vec();
+        // Where its messages go, its legs may too.
+        addresses.sort_by_key(|address| used.is_none_or(|used| used.address != *address));
+        // The network may let only one family of addresses through.
+        let is_first = addresses.first().map(SocketAddr::is_ipv4);
+        let other = addresses.iter().position(|address| Some(address.is_ipv4()) != is_first);
+        if let Some(turned) = other.and_then(|other| addresses.get_mut(1..=other)) {
+            turned.rotate_right(1);
+        }
+        let inside: Vec<_> = match used.map(|used| used.carrier).or(self.known) {
+            Some(carrier) => vec![carrier],
+            None => self.allowed.iter().copied().filter(|carrier| *carrier != Carrier::Udp).collect(),
+        };
+        let inside = std::iter::once(None).chain(inside.into_iter().map(Some));
+        let ways = inside
+            .flat_map(|inside| addresses.iter().map(move |address| LegWay { inside, address: *address }));
+        let mut all: Vec<_> = ways.collect();
+        all.sort_by_key(|way| used.is_none_or(|used| used.address != way.address));
+        all.truncate(MAX_ATTEMPTS);
+        LegWays { all, must_answer: used.is_some() || self.known.is_some() }
     }
 
     /// Returns by which carrier a server is reached, and why not over UDP; UDP for one that nothing is known of.

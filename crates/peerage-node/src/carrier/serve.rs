@@ -8,12 +8,15 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{Error, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
-use super::{ALPN_MESSAGES, Streams};
+use super::convey::convey;
+use super::{Content, Streams};
 use crate::http::ALPN_HTTP;
-use crate::relay;
+use crate::relay::{self, Legs};
+use crate::socket::{Socket, pipe};
 
 /// A certificate chain with its key.
 pub type Certificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -27,23 +30,60 @@ pub fn server_config((chain, key): Certificate) -> Result<Arc<ServerConfig>, Err
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN_MESSAGES.to_vec(), ALPN_HTTP.to_vec()];
+    let ours = Content::ALL.map(Content::alpn);
+    config.alpn_protocols = ours.into_iter().chain([ALPN_HTTP]).map(<[u8]>::to_vec).collect();
     Ok(Arc::new(config))
 }
 
-/// What takes connections for messages at the TCP port of a super-node. Clones share it.
+/// Takes what members bring inside other protocols: messages for the machine, legs for the relay. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Messages {
+pub struct Intake {
     streams: Streams,
+    legs: Legs,
+}
+
+impl Intake {
+    /// Makes it of those who are handed what comes.
+    pub const fn new(streams: Streams, legs: Legs) -> Self {
+        Self { streams, legs }
+    }
+
+    /// Takes a connection that begins as a leg; returns at once.
+    pub fn take_leg(&self, stream: impl Into<Socket>, remote: SocketAddr) {
+        // A socket of both families shows IPv4 addresses as IPv6; members know them as IPv4.
+        self.legs.accept(stream, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
+    }
+
+    /// Serves a connection inside another protocol until it ends.
+    pub async fn serve<S>(&self, content: Content, io: S, remote: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        match content {
+            Content::Messages => self.streams.serve(io, remote).await,
+            Content::Leg => {
+                // Nobody asks a leg at its relay for the address of this end.
+                let (near, far) = pipe(remote);
+                self.take_leg(near, remote);
+                convey(io, far).await;
+            }
+        }
+    }
+}
+
+/// The same at the TCP port of a super-node, with the TLS of what is no link. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsIntake {
+    intake: Intake,
     tls: Arc<ServerConfig>,
 }
 
-impl Messages {
+impl TlsIntake {
     /// Makes it, with a certificate for the occasion that is signed by itself and says nothing: nobody judges it.
     ///
     /// # Errors
     /// If none can be made.
-    pub(crate) fn new(streams: Streams) -> Result<Self, Error> {
+    pub(crate) fn new(intake: Intake) -> Result<Self, Error> {
         let make = || {
             let mut params = CertificateParams::new(Vec::new())?;
             params.distinguished_name.push(DnType::CommonName, "Peerage");
@@ -53,7 +93,12 @@ impl Messages {
             Ok::<_, rcgen::Error>((vec![certificate.der().clone()], key.into()))
         };
         let certificate = make().map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { streams, tls: server_config(certificate)? })
+        Ok(Self { intake, tls: server_config(certificate)? })
+    }
+
+    /// Takes a connection that begins as a leg; returns at once.
+    pub(crate) fn take_leg(&self, stream: TcpStream, remote: SocketAddr) {
+        self.intake.take_leg(stream, remote);
     }
 
     /// Goes on with a TLS handshake that begins no link. The caller limits the time.
@@ -67,13 +112,8 @@ impl Messages {
 
     /// Serves what has shaken hands, until it ends.
     pub(crate) async fn serve(&self, io: TlsStream<TcpStream>, remote: SocketAddr) {
-        if takes_messages(&io) {
-            self.streams.serve(io, remote).await;
+        if let Some(content) = Content::of(&io) {
+            self.intake.serve(content, io, remote).await;
         }
     }
-}
-
-/// Returns whether both ends of a TLS connection have agreed to send messages on it.
-pub fn takes_messages(io: &TlsStream<TcpStream>) -> bool {
-    io.get_ref().1.alpn_protocol() == Some(ALPN_MESSAGES)
 }

@@ -1,12 +1,22 @@
 use std::net::Ipv4Addr;
 
+use peerage_proto::carrier::{LegWay, LegWays};
+use peerage_proto::link::Side;
+use peerage_proto::node::{LegNews, LegOrder, OwnLeg};
+use peerage_proto::relay::{self, LegId};
+use peerage_wire::id::{Domain, LinkId, NodeId};
+use peerage_wire::leg::begins_leg;
 use peerage_wire::limits::MAX_DATAGRAM;
+use peerage_wire::packet::{Hint, HintReason, tag_of};
 use tokio::io::{AsyncReadExt as _, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::*;
+use crate::clock::Clock;
+use crate::framed;
 use crate::http::ALPN_HTTP;
+use crate::relay::{Caps, Legs, OwnLegEvent, OwnLegs};
 use crate::tls::AnyCertificate;
 
 const FIRST: StreamId = StreamId::Made(1);
@@ -27,7 +37,8 @@ fn send(stream: StreamId, payload: &'static [u8]) -> StreamOrder {
 async fn server(streams: Streams) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let messages = Messages::new(streams).unwrap();
+    let (legs, _news) = Legs::new(Caps::default(), Clock::new());
+    let messages = TlsIntake::new(Intake::new(streams, legs)).unwrap();
     let serving = tokio::spawn(async move {
         let (socket, remote) = listener.accept().await.unwrap();
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await.unwrap();
@@ -79,6 +90,82 @@ async fn tls_without_the_name_of_messages_is_no_stream() {
     serving.await.unwrap();
     assert_eq!(io.read(&mut [0; 16]).await.unwrap_or(0), 0);
     assert!(news.try_recv().is_err());
+}
+
+/// A super-node's port on which whatever begins without TLS is taken and never answered, as by a filter; and what its relay is told.
+async fn relay_behind_a_filter() -> (SocketAddr, mpsc::Receiver<relay::Input>, Legs) {
+    let (legs, news) = Legs::new(Caps { bytes_per_second: None, bytes_per_day: None }, Clock::new());
+    let (streams, _news) = Streams::new(Connector::default());
+    let intake = TlsIntake::new(Intake::new(streams, legs.clone())).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut swallowed = Vec::new();
+        while let Ok((socket, remote)) = listener.accept().await {
+            let mut first = [0];
+            if socket.peek(&mut first).await.is_ok() && begins_leg(first[0]) {
+                swallowed.push(socket);
+                continue;
+            }
+            let intake = intake.clone();
+            tokio::spawn(async move {
+                let acceptor = rustls::server::Acceptor::default();
+                let start = LazyConfigAcceptor::new(acceptor, socket).await.unwrap();
+                intake.serve(intake.handshake(start).await.unwrap(), remote).await;
+            });
+        }
+    });
+    (address, news, legs)
+}
+
+/// Answers what nobody can open with the hint about it, as the machine behind a relay does.
+fn hint_about(payload: &[u8]) -> Bytes {
+    Hint { echo: tag_of(payload).unwrap(), reason: HintReason::NeedLong }.to_bytes().into()
+}
+
+/// Rule 6.110: a connection counts once the relay has answered on it, whatever stands; and what is inside TLS is joined with what is bare.
+#[tokio::test]
+async fn a_leg_that_is_swallowed_bare_goes_inside_tls_and_is_joined_with_a_bare_one() {
+    let (address, mut news, legs) = relay_behind_a_filter().await;
+    let (own, mut told) = OwnLegs::new(Connector::default());
+    let identity = [1; 32];
+    let peer = NodeId::new(Domain(1), &identity);
+    let what = OwnLeg { relay: peer, address, link: LinkId([1; 16]), peer, identity, side: Side::Client };
+    let inside = [None, Some(Carrier::Tls)];
+    let all = inside.map(|inside| LegWay { inside, address }).to_vec();
+    own.order(LegId(7), LegOrder::Dial(what, LegWays { all, must_answer: true }));
+    let Some(relay::Input::Datagram { leg, payload, .. }) = news.recv().await else { panic!() };
+    legs.apply(relay::Output::Send { leg, payload: hint_about(&payload) });
+    assert!(matches!(told.recv().await, Some(OwnLegEvent::News(LegId(7), LegNews::Opened))));
+    own.order(LegId(7), LegOrder::Send(Bytes::from_static(b"join")));
+    let Some(relay::Input::Datagram { leg: inside, payload, .. }) = news.recv().await else { panic!() };
+    assert_eq!((inside, &payload[..]), (leg, &b"join"[..]));
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let connecting = TcpStream::connect(listener.local_addr().unwrap());
+    let (bare, accepted) = tokio::join!(connecting, listener.accept());
+    let (mut bare, (socket, remote)) = (bare.unwrap(), accepted.unwrap());
+    legs.accept(socket, remote);
+    framed::write(&mut bare, b"join").await.unwrap();
+    let Some(relay::Input::Datagram { leg: other, .. }) = news.recv().await else { panic!() };
+    let joined = Bytes::from_static(b"joined");
+    legs.apply(relay::Output::Join([(inside, joined.clone()), (other, joined)]));
+    assert_eq!(framed::read(&mut bare).await.unwrap(), "joined");
+    let Some(OwnLegEvent::News(_, LegNews::Datagram(_))) = told.recv().await else { panic!() };
+    let leg = own.take(what.link).unwrap().await.unwrap();
+    own.order(LegId(7), LegOrder::Joined);
+    let near = leg.joined().await.unwrap().stream;
+
+    let sent = vec![7; 1_000_000];
+    let (written, mut read) = (near.write(&sent), vec![0; sent.len()]);
+    let (written, heard) = tokio::join!(written, bare.read_exact(&mut read));
+    assert_eq!((written.is_ok(), heard.unwrap()), (true, sent.len()));
+    assert!(read == sent);
+    bare.write_all(b"thanks").await.unwrap();
+    bare.shutdown().await.unwrap();
+    let mut thanks = [0; 6];
+    near.fill(&mut thanks).await.unwrap();
+    assert_eq!((&thanks, near.peek().await.unwrap()), (b"thanks", None));
 }
 
 /// Rule 6.101.

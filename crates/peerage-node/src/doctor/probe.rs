@@ -14,7 +14,7 @@ use tokio::time::{self, Instant};
 
 use super::issuer;
 use super::reply::Reply;
-use crate::carrier::ALPN_MESSAGES;
+use crate::carrier::Content;
 use crate::connect::{self, ProxyFault};
 use crate::framed;
 use crate::http::ALPN_HTTP;
@@ -154,11 +154,11 @@ pub(super) async fn http(
 /// Sends a message inside TLS that the server cannot open (Rules 6.100 and 6.101), and waits for the hint that says so; `None` if what
 /// answers takes no messages.
 pub(super) async fn messages(stream: TcpStream, server: SocketAddr) -> Result<Option<Duration>, HttpsFault> {
-    let stray = Stray::new()?;
+    let (stray, alpn) = (Stray::new()?, Content::Messages.alpn());
     let began_at = Instant::now();
     let exchange = async {
-        let mut stream = AnyCertificate::connect(stream, server, ALPN_MESSAGES).await?;
-        if stream.get_ref().1.alpn_protocol() != Some(ALPN_MESSAGES) {
+        let mut stream = AnyCertificate::connect(stream, server, alpn).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(alpn) {
             return Ok(None);
         }
         framed::write(&mut stream, stray.bytes()).await?;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time;
 
 use super::{Driver, Inbox, Request, Watch};
-use crate::carrier::Messages;
+use crate::carrier::TlsIntake;
 use crate::door::Door;
 use crate::lending;
 use crate::relay::Legs;
@@ -38,9 +38,9 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    pub(crate) fn new(legs: Legs, messages: Messages, serves_devices: bool, config: SuperConfig) -> Self {
+    pub(crate) fn new(legs: Legs, intake: TlsIntake, serves_devices: bool, config: SuperConfig) -> Self {
         let lent = Self {
-            door: Door::new(legs.clone(), messages),
+            door: Door::new(intake),
             legs,
             serves_devices,
             config,

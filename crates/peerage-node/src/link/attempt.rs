@@ -24,6 +24,7 @@ use super::relayed::Leg;
 use super::{AttemptId, Connected, Inner, Links, Via, lock, standing};
 use crate::connect::Connector;
 use crate::relay::Ahead;
+use crate::socket::Socket;
 use crate::tls;
 
 /// The most attempts that wait to be gone on with. More lets applications that give up hold more sockets; beyond it handshakes are ordinary.
@@ -156,8 +157,9 @@ impl Inner {
         };
         match first_ready(early, leg).await {
             Ready::Direct(socket, place) => {
+                let socket = Arc::new(Socket::from(socket));
                 dial::prepare(&socket).map_err(|source| failed(place.address, source))?;
-                let channel = Channel::go_on(Arc::new(socket), handshake, None);
+                let channel = Channel::go_on(socket, handshake, None);
                 let ends = (place.address, place.kind.into(), PathKind::Direct);
                 let link = self.lead_unproven(peer, channel, ends)?;
                 peer.act(|state, _| state.reach.last = Some(place));

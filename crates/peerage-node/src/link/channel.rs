@@ -12,8 +12,9 @@ use peerage_wire::frame::Encoded;
 use peerage_wire::id::HandshakeId;
 use peerage_wire::prepared;
 use rustls::Connection;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+
+use crate::socket::Socket;
 
 /// The room for received bytes of an idle link; an ordinary request and its answer fit.
 const READ_MIN: usize = 16 * 1_024;
@@ -81,7 +82,7 @@ enum Joining {
 
 /// One TLS connection and its socket.
 pub(super) struct Channel {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     tls: Connection,
     joining: Option<Joining>,
     /// What goes before TLS, and what of TLS has been put behind it so that both go out together; empty from then on.
@@ -100,7 +101,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(socket: Arc<TcpStream>, mut tls: Connection) -> Self {
+    pub(super) fn new(socket: Arc<Socket>, mut tls: Connection) -> Self {
         // What may wait is bounded by what `poll_output` of the link hands out at a time.
         tls.set_buffer_limit(None);
         Self {
@@ -121,7 +122,7 @@ impl Channel {
     /// Goes on with a handshake in which only this side has something left to say; it says so first. If the connection has yet to be joined
     /// with another, nothing is read before `joined` resolves.
     pub(super) fn go_on(
-        socket: Arc<TcpStream>,
+        socket: Arc<Socket>,
         (tls, name): (Connection, HandshakeId),
         joined: Option<oneshot::Receiver<()>>,
     ) -> Self {
@@ -134,7 +135,7 @@ impl Channel {
         self.budget = Some(budget);
     }
 
-    pub(super) fn socket(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &Socket {
         &self.socket
     }
 
@@ -290,7 +291,7 @@ impl Channel {
 
     /// Ends this side and reads on, for nothing, until the peer has ended its side too.
     pub(super) async fn end_and_discard(&mut self) -> Result<(), ChannelError> {
-        socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write)?;
+        self.socket.end()?;
         loop {
             self.ready(false).await?;
             (self.opened, self.filled) = (0, 0);
@@ -313,7 +314,7 @@ impl Channel {
             return Ok(false);
         }
         while self.tls.wants_write() {
-            match self.tls.write_tls(&mut Socket(&self.socket)) {
+            match self.tls.write_tls(&mut Unwaiting(&self.socket)) {
                 Ok(_count) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
@@ -371,9 +372,9 @@ fn write_record(tls: &mut Connection, slices: &[IoSlice<'_>]) -> io::Result<()> 
 }
 
 /// A socket that never waits.
-struct Socket<'a>(&'a TcpStream);
+struct Unwaiting<'a>(&'a Socket);
 
-impl Write for Socket<'_> {
+impl Write for Unwaiting<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }

@@ -215,6 +215,7 @@ async fn a_handshake_that_nobody_goes_on_with_is_taken_once_and_limited() {
 
 mod over_a_relay {
     use super::*;
+    use peerage_proto::carrier::{LegWay, LegWays};
     use peerage_proto::link::Side;
     use peerage_proto::node::{LegNews, LegOrder, OwnLeg};
 
@@ -236,13 +237,13 @@ mod over_a_relay {
         let what = OwnLeg {
             relay: site.id(),
             address: listener.local_addr().unwrap(),
-            other_address: None,
             link,
             peer: site.id(),
             identity: site.key.public(),
             side: Side::Client,
         };
-        legs.order(LEG, LegOrder::Dial(what));
+        let bare = LegWay { inside: None, address: what.address };
+        legs.order(LEG, LegOrder::Dial(what, LegWays { all: vec![bare], must_answer: false }));
         let leg = legs.take(link).unwrap();
         let (mut user, _) = listener.accept().await.unwrap();
         assert!(matches!(news.recv().await, Some(OwnLegEvent::News(LEG, LegNews::Opened))));
@@ -341,18 +342,19 @@ mod over_a_relay {
         let what = OwnLeg {
             relay: site.id(),
             address: closed,
-            other_address: Some(open.local_addr().unwrap()),
             link: AttemptId([5; 16]),
             peer: site.id(),
             identity: site.key.public(),
             side: Side::Client,
         };
-        legs.order(LEG, LegOrder::Dial(what));
+        let other = open.local_addr().unwrap();
+        let all = [closed, other].map(|address| LegWay { inside: None, address }).to_vec();
+        legs.order(LEG, LegOrder::Dial(what, LegWays { all, must_answer: false }));
         let leg = legs.take(what.link).unwrap();
         let (_at_relay, _) = open.accept().await.unwrap();
         assert!(matches!(news.recv().await, Some(OwnLegEvent::News(LEG, LegNews::Opened))));
         legs.order(LEG, LegOrder::Send(Bytes::from_static(b"join us")));
-        assert_eq!(Some(leg.await.unwrap().what.address), what.other_address);
+        assert_eq!(leg.await.unwrap().what.address, other);
     }
 
     async fn listener() -> TcpListener {

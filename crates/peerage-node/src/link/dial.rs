@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use peerage_wire::codec::{Candidate, Transport};
 use peerage_wire::limits::MAX_CANDIDATES;
 use tokio::net::TcpStream;
@@ -19,6 +18,8 @@ use super::channel::{Channel, ChannelError};
 use super::quic::Quic;
 use super::{Connected, LinkConfig};
 use crate::connect::Connector;
+use crate::race;
+use crate::socket::Socket;
 use crate::tls::{Tls, peer_identity};
 
 /// How long the next candidate waits for the one before it (RFC 8305, section 5, recommends 250 ms). Shorter burdens
@@ -95,28 +96,18 @@ type Trial<'a, T> = BoxFuture<'a, (SocketAddr, Result<T, ChannelError>)>;
 
 /// Makes attempts, each a little after the one before or as soon as that has failed, until one succeeds.
 async fn first_of<'a, T>(attempts: impl Iterator<Item = Trial<'a, T>>) -> Result<T, DialError> {
-    let mut waiting = attempts.collect::<VecDeque<_>>();
-    let mut running = FuturesUnordered::new();
-    let mut last_error = DialError::NoCandidate;
-    loop {
-        if running.is_empty() || !waiting.is_empty() {
-            match waiting.pop_front() {
-                Some(attempt) => running.push(attempt),
-                None if running.is_empty() => return Err(last_error),
-                None => {}
-            }
-        }
-        tokio::select! {
-            Some((address, result)) = running.next() => match result {
-                Ok(reached) => return Ok(reached),
-                Err(source) => {
-                    tracing::debug!(%address, error = %source, "a candidate failed");
-                    last_error = DialError::Failed { address, source };
-                }
-            },
-            () = time::sleep(STAGGER), if !waiting.is_empty() => {}
-        }
-    }
+    race::first_of(STAGGER, attempts.map(told).collect())
+        .await
+        .map_err(|error| error.unwrap_or(DialError::NoCandidate))
+}
+
+/// Says why an attempt has failed.
+async fn told<T>(attempt: Trial<'_, T>) -> Result<T, DialError> {
+    let (address, result) = attempt.await;
+    result.map_err(|source| {
+        tracing::debug!(%address, error = %source, "a candidate failed");
+        DialError::Failed { address, source }
+    })
 }
 
 /// Orders candidates so that each transport has every second turn, TCP the first: one that a firewall swallows does not hold up the other.
@@ -164,8 +155,9 @@ pub(super) async fn connect_channel(
 
 /// Makes the handshake with the peer that has this key.
 async fn prove(tls: &Tls, identity: [u8; 32], socket: TcpStream) -> Result<Channel, ChannelError> {
+    let socket = Arc::new(Socket::from(socket));
     prepare(&socket)?;
-    let mut channel = Channel::new(Arc::new(socket), tls.connect(identity)?.into());
+    let mut channel = Channel::new(socket, tls.connect(identity)?.into());
     channel.handshake().await?;
     // The verifier has seen the key; what is left is a server without our ALPN.
     if peer_identity(channel.tls()) != Some(identity) {
@@ -180,7 +172,9 @@ async fn prove(tls: &Tls, identity: [u8; 32], socket: TcpStream) -> Result<Chann
 const NOTSENT_LOWAT_BYTES: u32 = 128 * 1_024;
 
 /// Sets what every link's socket has.
-pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
+pub(super) fn prepare(socket: &Socket) -> io::Result<()> {
+    // What goes inside something else has been prepared when that was.
+    let Socket::Tcp(socket) = socket else { return Ok(()) };
     socket.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;

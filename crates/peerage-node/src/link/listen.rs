@@ -1,6 +1,5 @@
 //! Accepting links.
 
-use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::dial::prepare;
 use super::{Connected, Inner, Via, lock, standing};
 use crate::door::Door;
 use crate::places::Places;
+use crate::socket::Socket;
 use crate::tls::{ALPN_TUNNEL, peer_identity};
 
 /// How long a peer may take to prove its key. Longer keeps descriptors for strangers, shorter fails peers on slow paths.
@@ -87,15 +87,15 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<
                 Ok(Ok(Came::Leg(socket))) => {
                     // The relay has limits of its own.
                     drop((handshake, link, count));
-                    if let Some(door) = door {
-                        door.take_leg(socket, remote);
+                    if let Some(intake) = door.as_ref().and_then(Door::intake) {
+                        intake.take_leg(socket, remote);
                     }
                 }
                 Ok(Ok(Came::Other(io))) => {
                     // So have connections for messages.
                     drop((handshake, link, count, strong));
-                    if let Some(messages) = door.as_ref().and_then(Door::messages) {
-                        messages.serve(*io, remote).await;
+                    if let Some(intake) = door.as_ref().and_then(Door::intake) {
+                        intake.serve(*io, remote).await;
                     }
                 }
                 Ok(Ok(Came::Link(peer, channel))) => {
@@ -121,26 +121,28 @@ async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<
             return Ok(Came::Leg(socket));
         }
         if first == TLS_HANDSHAKE
-            && let Some(messages) = door.messages()
+            && let Some(intake) = door.intake()
         {
             let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
             if !wants_link(&start) {
-                return Ok(Came::Other(Box::new(messages.handshake(start).await?)));
+                return Ok(Came::Other(Box::new(intake.handshake(start).await?)));
             }
             if !door.takes_links() {
                 return Err(ChannelError::Ended);
             }
-            prepare(&start.io)?;
+            let socket = Arc::new(Socket::from(start.io));
+            prepare(&socket)?;
             let tls = start.accepted.into_connection(inner.config.tls.server());
             let tls = tls.map_err(|(error, _alert)| error)?;
-            return shake_hands(inner, Channel::new(Arc::new(start.io), tls.into())).await;
+            return shake_hands(inner, Channel::new(socket, tls.into())).await;
         }
         if !door.takes_links() {
             return Err(ChannelError::Ended);
         }
     }
+    let socket = Arc::new(Socket::from(socket));
     prepare(&socket)?;
-    let channel = inner.accept_on(Arc::new(socket)).await?;
+    let channel = inner.accept_on(socket).await?;
     link_of(inner, channel)
 }
 
@@ -165,12 +167,9 @@ fn link_of(inner: &Inner, channel: Channel) -> Result<Came, ChannelError> {
 impl Inner {
     /// Makes the server's side of a handshake: goes on with the one that was prepared if the connection says so, otherwise begins it
     /// (Rule 7.30). The caller limits the time.
-    pub(super) async fn accept_on(&self, socket: Arc<TcpStream>) -> Result<Channel, ChannelError> {
-        let mut first = [0];
-        if socket.peek(&mut first).await? == 0 {
-            return Err(ChannelError::Ended);
-        }
-        let tls = if begins_prepared(first[0]) {
+    pub(super) async fn accept_on(&self, socket: Arc<Socket>) -> Result<Channel, ChannelError> {
+        let first = socket.peek().await?.ok_or(ChannelError::Ended)?;
+        let tls = if begins_prepared(first) {
             let name = read_name(&socket).await?;
             lock(&self.prepared).take(name, self.config.clock.mono()).ok_or(ChannelError::NotPrepared)?
         } else {
@@ -183,17 +182,8 @@ impl Inner {
 }
 
 /// Reads which handshake a connection goes on with.
-async fn read_name(socket: &TcpStream) -> Result<HandshakeId, ChannelError> {
+async fn read_name(socket: &Socket) -> Result<HandshakeId, ChannelError> {
     let mut beginning = [0; BEGINNING_SIZE];
-    let mut filled = 0;
-    while filled < BEGINNING_SIZE {
-        socket.readable().await?;
-        match socket.try_read(beginning.get_mut(filled..).unwrap_or_default()) {
-            Ok(0) => return Err(ChannelError::Ended),
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    socket.fill(&mut beginning).await?;
     read_beginning(&beginning).ok_or(ChannelError::NotPrepared)
 }

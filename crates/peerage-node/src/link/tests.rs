@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::carrier::{Messages, Streams};
+use crate::carrier::{Intake, Streams, TlsIntake};
 use crate::connect::Connector;
 use crate::relay::{Caps, Legs};
 
@@ -146,7 +146,8 @@ async fn legs_and_links_come_through_one_port_as_far_as_the_door_is_open() {
     let listener = TcpListener::bind(server.address).await.unwrap();
     server.address = listener.local_addr().unwrap();
     let (legs, mut news) = Legs::new(Caps::default(), Clock::new());
-    let door = Door::new(legs.clone(), Messages::new(Streams::new(Connector::default()).0).unwrap());
+    let door =
+        Door::new(TlsIntake::new(Intake::new(Streams::new(Connector::default()).0, legs.clone())).unwrap());
     server.links.serve_behind(door.clone(), listener);
     let begin_leg = async || {
         let mut socket = TcpStream::connect(server.address).await.unwrap();

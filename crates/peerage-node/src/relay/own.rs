@@ -5,28 +5,38 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
+use peerage_proto::carrier::{LegWay, LegWays};
 use peerage_proto::link::Side;
 use peerage_proto::node::{LegNews, LegOrder, OwnLeg};
 use peerage_proto::relay::LegId;
 use peerage_wire::id::LinkId;
 use peerage_wire::leg;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
 use super::{FAREWELL_TIMEOUT, MAX_FRAMES, prepare};
+use crate::carrier::{self, Carrier, Content};
 use crate::connect::Connector;
 use crate::framed::within;
+use crate::race;
+use crate::socket::Socket;
+use crate::stray::Stray;
 use crate::sync::lock;
 
 /// How long a relay may take to accept a connection: three lost packets in a row on a bad path.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one way is tried before the next is tried beside it (RFC 8305, section 5). Shorter makes two connections where the first is far
+/// away; longer makes users wait where the first does not get through.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// How long a relay may take to answer what it cannot open. Longer holds on to what only looks like a way; the others are tried beside it
+/// anyhow.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long a relay may take to say that the peer is there, or that it did not come.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
@@ -49,7 +59,7 @@ pub struct Joined {
     /// For what it was dialled.
     pub what: OwnLeg,
     /// The connection to the relay.
-    pub stream: Arc<TcpStream>,
+    pub stream: Arc<Socket>,
 }
 
 /// A leg that the relay was asked to join.
@@ -57,7 +67,7 @@ pub struct Joined {
 pub struct Leg {
     /// For what it was dialled.
     pub what: OwnLeg,
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     joined: oneshot::Receiver<()>,
     /// Whether something follows the request already, so that the request cannot be repeated.
     has_followers: Arc<AtomicBool>,
@@ -69,7 +79,7 @@ pub(crate) struct Ahead {
     /// For what it was dialled.
     pub what: OwnLeg,
     /// The connection to the relay; nothing may be read before `joined`.
-    pub stream: Arc<TcpStream>,
+    pub stream: Arc<Socket>,
     /// Resolves when what follows is the peer's; fails if the relay refuses.
     pub joined: oneshot::Receiver<()>,
 }
@@ -90,10 +100,6 @@ impl Leg {
     }
 }
 
-/// How long a connection to a relay's first address may take before another is tried at the other beside it (RFC 8305, section 5).
-/// Shorter makes two connections where the first is far away; longer makes users wait where one family does not get through.
-const HEAD_START: Duration = Duration::from_millis(250);
-
 /// What the driver has to hear of own legs.
 #[derive(Debug)]
 pub enum OwnLegEvent {
@@ -110,19 +116,30 @@ pub struct OwnLegs {
     events: mpsc::Sender<OwnLegEvent>,
     tasks: Arc<Mutex<BTreeMap<LegId, mpsc::Sender<LegOrder>>>>,
     dialled: Arc<Mutex<BTreeMap<LinkId, oneshot::Receiver<Leg>>>>,
+    /// Inside what a relay has answered last, where messages do not go over UDP.
+    worked: Arc<Mutex<Option<Option<Carrier>>>>,
 }
 
 impl OwnLegs {
     /// Makes the value; nothing is connected yet.
     pub fn new(connector: Connector) -> (Self, mpsc::Receiver<OwnLegEvent>) {
         let (events, receiver) = mpsc::channel(MAX_NEWS);
-        (Self { connector, events, tasks: Arc::default(), dialled: Arc::default() }, receiver)
+        (
+            Self {
+                connector,
+                events,
+                tasks: Arc::default(),
+                dialled: Arc::default(),
+                worked: Arc::default(),
+            },
+            receiver,
+        )
     }
 
     /// Does what the node orders.
     pub fn order(&self, leg: LegId, order: LegOrder) {
         match order {
-            LegOrder::Dial(what) => self.dial(leg, what),
+            LegOrder::Dial(what, ways) => self.dial((leg, what), ways),
             order @ (LegOrder::Send(_) | LegOrder::Joined | LegOrder::Close) => {
                 let Some(task) = lock(&self.tasks).get(&leg).cloned() else { return };
                 // A task that is gone or choked has said or will say so.
@@ -136,7 +153,7 @@ impl OwnLegs {
         lock(&self.dialled).remove(&link)
     }
 
-    fn dial(&self, leg: LegId, what: OwnLeg) {
+    fn dial(&self, (leg, what): (LegId, OwnLeg), ways: LegWays) {
         let (sender, orders) = mpsc::channel(MAX_ORDERS);
         lock(&self.tasks).insert(leg, sender);
         let taker = (what.side == Side::Client).then(|| {
@@ -146,7 +163,7 @@ impl OwnLegs {
         });
         let own = self.clone();
         tokio::spawn(async move {
-            let result = own.lead((leg, what), taker, orders).await;
+            let result = own.lead((leg, what), ways, taker, orders).await;
             lock(&own.tasks).remove(&leg);
             match result {
                 // A node that is gone needs no visitors.
@@ -167,12 +184,12 @@ impl OwnLegs {
     async fn lead(
         &self,
         (leg, what): (LegId, OwnLeg),
+        ways: LegWays,
         mut taker: Option<oneshot::Sender<Leg>>,
         mut orders: mpsc::Receiver<LegOrder>,
     ) -> io::Result<Option<Joined>> {
-        let (stream, address) = within(CONNECT_TIMEOUT, self.connect(&what)).await?;
+        let (stream, LegWay { address, .. }) = within(CONNECT_TIMEOUT, self.connect(ways)).await?;
         let (stream, what) = (Arc::new(stream), OwnLeg { address, ..what });
-        prepare(&stream)?;
         self.tell(leg, LegNews::Opened).await;
         let (mut ready, joined) = oneshot::channel();
         let mut joined = Some(joined);
@@ -190,7 +207,7 @@ impl OwnLegs {
                     let _ = ready.send(());
                     return Ok(None);
                 }
-                Some(LegOrder::Dial(_) | LegOrder::Close) | None => {
+                Some(LegOrder::Dial(..) | LegOrder::Close) | None => {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
             }
@@ -199,7 +216,7 @@ impl OwnLegs {
                 let _ = taker.send(Leg { what, stream, joined, has_followers });
             }
             let payload = tokio::select! {
-                payload = within(ANSWER_TIMEOUT, hear(&stream)) => payload?,
+                payload = within(ANSWER_TIMEOUT, stream.hear()) => payload?,
                 () = ready.closed(), if joined.is_none() => return Err(io::ErrorKind::NotConnected.into()),
             };
             self.tell(leg, LegNews::Datagram(payload)).await;
@@ -207,24 +224,42 @@ impl OwnLegs {
         Err(io::ErrorKind::InvalidData.into())
     }
 
-    /// Connects to a relay; at its other address as well, a little later or as soon as the first has failed. Returns at which it was.
-    async fn connect(&self, what: &OwnLeg) -> io::Result<(TcpStream, SocketAddr)> {
-        // On the heap: what a proxy needs would be there several times otherwise.
-        let at = |address| {
-            Box::pin(async move { Ok::<_, io::Error>((self.connector.connect(address).await?, address)) })
+    /// Connects in the first of these ways in which the relay can be reached, and says which that was.
+    async fn connect(&self, ways: LegWays) -> io::Result<(Socket, LegWay)> {
+        let LegWays { mut all, must_answer } = ways;
+        if let Some(inside) = lock(&self.worked).filter(|_| must_answer) {
+            // What was found out last time needs no head start of something else.
+            all.sort_by_key(|way| way.inside != inside);
+        }
+        let attempts = all.into_iter().map(|way| {
+            // On the heap: what a proxy needs would be there several times otherwise.
+            Box::pin(async move {
+                let reached = self.reach(way, must_answer).await;
+                let reached =
+                    reached.inspect_err(|error| tracing::debug!(?way, %error, "a way to a relay failed"));
+                Ok((reached?, way))
+            })
+        });
+        race::first_of(STAGGER, attempts.collect())
+            .await
+            .map_err(|error| error.unwrap_or(io::ErrorKind::NotFound.into()))
+    }
+
+    async fn reach(&self, LegWay { inside, address }: LegWay, must_answer: bool) -> io::Result<Socket> {
+        let stream: Socket = match inside {
+            Some(carrier) => carrier::open(&self.connector, (carrier, address), Content::Leg).await?.into(),
+            None => {
+                let stream = self.connector.connect(address).await?;
+                prepare(&stream)?;
+                stream.into()
+            }
         };
-        let mut first = at(what.address);
-        let Some(other) = what.other_address else { return first.await };
-        match time::timeout(HEAD_START, &mut first).await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(_failed)) => return at(other).await,
-            Err(_elapsed) => {}
+        // Whatever answers to TLS may be somebody in between.
+        if must_answer || inside.is_some() {
+            within(PROOF_TIMEOUT, prove(&stream)).await?;
+            *lock(&self.worked) = Some(inside);
         }
-        let mut second = at(other);
-        tokio::select! {
-            connected = &mut first => if connected.is_ok() { connected } else { second.await },
-            connected = &mut second => if connected.is_ok() { connected } else { first.await },
-        }
+        Ok(stream)
     }
 
     async fn tell(&self, leg: LegId, news: LegNews) {
@@ -234,7 +269,7 @@ impl OwnLegs {
 }
 
 /// Sends a datagram on a connection that others may hold too.
-async fn ask(stream: &TcpStream, payload: &[u8]) -> io::Result<()> {
+async fn ask(stream: &Socket, payload: &[u8]) -> io::Result<()> {
     let framed = leg::frame(payload).ok_or(io::ErrorKind::InvalidData)?;
     within(FAREWELL_TIMEOUT, stream.writable()).await?;
     // A few hundred bytes always fit into the buffer of a new connection.
@@ -242,25 +277,10 @@ async fn ask(stream: &TcpStream, payload: &[u8]) -> io::Result<()> {
     if count == framed.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Reads one datagram from such a connection, and not a byte more.
-async fn hear(stream: &TcpStream) -> io::Result<Bytes> {
-    let mut header = [0; leg::LENGTH_SIZE];
-    fill(stream, &mut header).await?;
-    let length = leg::length(header).ok_or(io::ErrorKind::InvalidData)?;
-    let mut payload = vec![0; length];
-    fill(stream, &mut payload).await?;
-    Ok(payload.into())
-}
-
-async fn fill(stream: &TcpStream, mut buffer: &mut [u8]) -> io::Result<()> {
-    while !buffer.is_empty() {
-        stream.readable().await?;
-        match stream.try_read(buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => buffer = buffer.get_mut(count..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+/// Makes sure that somebody who speaks the protocol is at the other end: what lets connections through may still let nothing through on them.
+async fn prove(stream: &Socket) -> io::Result<()> {
+    let stray = Stray::new()?;
+    stream.say(stray.bytes()).await?;
+    let answer = stream.hear().await?;
+    if stray.is_answered_by(&answer) { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }

@@ -1,16 +1,15 @@
-//! Bytes between two TCP connections, in the kernel where it can, with the ends of streams and their pace as they are.
+//! Bytes between two connections, in the kernel where it can, with the ends of streams and their pace as they are.
 
 use std::io;
-use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time;
 
 use super::meter::Meter;
+use crate::socket::Socket;
 
 /// Room for what is under way in one direction, while there is something: what a pipe holds on Linux. Larger keeps more of
 /// slow tunnels in memory, smaller costs more system calls.
@@ -23,19 +22,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 ///
 /// # Errors
 /// If a connection breaks, or nothing has passed for three minutes.
-pub async fn pump(a: &TcpStream, b: &TcpStream, meter: &Meter) -> io::Result<()> {
+pub async fn pump(a: &Socket, b: &Socket, meter: &Meter) -> io::Result<()> {
     let passed = AtomicU64::new(0);
     let both = async { tokio::try_join!(one_way(a, b, meter, &passed), one_way(b, a, meter, &passed)) };
     tokio::select! {
         result = both => result.map(|((), ())| ()),
         () = idle(&passed) => Err(io::ErrorKind::TimedOut.into()),
     }
-}
-
-/// Makes the end of a connection look like what it is: a break.
-pub(super) fn reset(stream: &TcpStream) {
-    // If it cannot be set, the other side sees an end, as it does when a computer vanishes.
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Returns once nothing has passed for the whole of a period.
@@ -50,7 +43,7 @@ async fn idle(passed: &AtomicU64) {
     }
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, meter: &Meter, passed: &AtomicU64) -> io::Result<()> {
+async fn one_way(from: &Socket, to: &Socket, meter: &Meter, passed: &AtomicU64) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         // The runtime lets others have their turn here, however much there is.
@@ -64,21 +57,23 @@ async fn one_way(from: &TcpStream, to: &TcpStream, meter: &Meter, passed: &Atomi
         }
     }
     // Whoever has closed already needs no end.
-    let _ = socket2::SockRef::from(to).shutdown(Shutdown::Write);
+    let _ = to.end();
     Ok(())
 }
 
 /// Passes what there is, as much as is granted. Returns how much that was: 0 at the end of the stream, `None` if there was
 /// nothing after all.
 async fn portion(
-    (from, to): (&TcpStream, &TcpStream),
+    (from, to): (&Socket, &Socket),
     granted: u64,
     buffer: &mut Vec<u8>,
     (meter, passed): (&Meter, &AtomicU64),
 ) -> io::Result<Option<usize>> {
     let room = usize::try_from(granted).unwrap_or(PORTION_BYTES);
     #[cfg(target_os = "linux")]
-    if let Some(mut pipe) = meter.pipes.lend() {
+    if let (Socket::Tcp(from), Socket::Tcp(to)) = (from, to)
+        && let Some(mut pipe) = meter.pipes.lend()
+    {
         let filled = from.try_io(Interest::READABLE, || pipe.fill(from, room));
         let length = settle(filled, granted, meter)?;
         while pipe.inside() > 0 {
@@ -96,7 +91,7 @@ async fn portion(
 
 /// Passes a portion through this process.
 async fn copy(
-    (from, to): (&TcpStream, &TcpStream),
+    (from, to): (&Socket, &Socket),
     (room, granted): (usize, u64),
     buffer: &mut Vec<u8>,
     (meter, passed): (&Meter, &AtomicU64),

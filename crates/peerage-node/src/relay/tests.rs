@@ -1,9 +1,11 @@
 use peerage_wire::leg;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::framed;
 
 const HELLO: &[u8] = b"let me in";
 const JOINED: &[u8] = b"joined";
@@ -152,7 +154,7 @@ async fn a_hint_leads_to_another_request_on_the_same_leg() {
     let (leg, mut stream) = world.leg(b"").await;
     world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"a hint") });
     assert_eq!(framed::read(&mut stream).await.unwrap(), "a hint");
-    write_frame(&mut stream, b"once more").await.unwrap();
+    framed::write(&mut stream, b"once more").await.unwrap();
     let again = world.news.recv().await.unwrap();
     assert!(
         matches!(&again, Input::Datagram { leg: of, payload, .. } if *of == leg && *payload == "once more")
@@ -229,7 +231,8 @@ async fn beyond_the_bytes_of_a_day_nothing_passes_and_nobody_is_let_in() {
 async fn a_reset_arrives_as_a_reset() {
     let mut world = World::new(FREE).await;
     let [(_, one), (_, mut other)] = world.pair().await;
-    pump::reset(&one);
+    let one = Socket::from(one);
+    one.reset();
     drop(one);
     let error = other.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -310,7 +313,7 @@ async fn a_leg_that_never_says_the_right_thing_has_few_attempts() {
     for _ in 1..MAX_FRAMES {
         world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"hint") });
         framed::read(&mut stream).await.unwrap();
-        write_frame(&mut stream, HELLO).await.unwrap();
+        framed::write(&mut stream, HELLO).await.unwrap();
         assert!(matches!(world.news.recv().await, Some(Input::Datagram { .. })));
     }
     world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"hint") });

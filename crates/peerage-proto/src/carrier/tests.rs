@@ -251,3 +251,27 @@ fn with_udp_alone_nothing_is_ever_ordered() {
     carriers.asked(node(1), &[address(443)], at(0));
     assert_eq!(run(&mut carriers, at(100_000)), []);
 }
+
+/// Rule 6.110.
+#[test]
+fn a_leg_is_tried_bare_before_it_goes_inside_tls_and_first_where_messages_go() {
+    let mut carriers = all();
+    let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 7400));
+    let all = [address(7400), address(443), v6];
+    let ways = |carriers: &Carriers| {
+        let LegWays { all, must_answer } = carriers.leg_ways(&node(1), &all);
+        (all.into_iter().map(|way| (way.inside, way.address)).collect::<Vec<_>>(), must_answer)
+    };
+    let tls = Some(Carrier::Tls);
+    let (bare, inside) =
+        ([(None, all[0]), (None, v6), (None, all[1])], [(tls, all[0]), (tls, v6), (tls, all[1])]);
+    assert_eq!(ways(&carriers), ([bare, inside].concat(), false), "the other family comes second");
+
+    carriers.asked(node(1), &[address(443)], at(0));
+    let orders = run(&mut carriers, at(400));
+    let [(_, Order::Open { stream, .. })] = orders[..] else { panic!("{orders:?}") };
+    carriers.heard(node(1), Some(stream), at(450));
+    let (used, must_answer) = ways(&carriers);
+    assert_eq!(used[..2], [(None, all[1]), (tls, all[1])]);
+    assert!(must_answer && used.len() == 6);
+}

@@ -15,6 +15,7 @@ use peerage_wire::message::{RelayRefusal, Reply, Request, TunnelRequest};
 use peerage_wire::time::{Instant, Now};
 
 use super::{Discard, Node, Output, Purpose, RequestId, Server};
+use crate::carrier::LegWays;
 use crate::link::Side;
 use crate::relay::LegId;
 use crate::sizes::TableSize;
@@ -44,11 +45,8 @@ const MAX_FULL: usize = 64;
 pub struct OwnLeg {
     /// The relay.
     pub relay: NodeId,
-    /// Where it is, from its signed record.
+    /// Where it is, from its signed record: the address that is tried first.
     pub address: SocketAddr,
-    /// Where it is in the other family of addresses, if it says so and this computer has one of that family: the network may let only
-    /// one of them through.
-    pub other_address: Option<SocketAddr>,
     /// The attempt that both ends know of.
     pub link: LinkId,
     /// With whose leg it is to be joined.
@@ -73,8 +71,8 @@ pub enum LegNews {
 /// What to do with an own leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegOrder {
-    /// Connect, and say so by [`LegNews::Opened`] or [`LegNews::Closed`].
-    Dial(OwnLeg),
+    /// Connect in one of these ways, and say so by [`LegNews::Opened`] or [`LegNews::Closed`].
+    Dial(OwnLeg, LegWays),
     /// Send a datagram; what comes back is [`LegNews::Datagram`].
     Send(Bytes),
     /// It is joined: all that follows is the peer's. Nothing more is said of it here.
@@ -142,12 +140,10 @@ impl Node {
         legs.next = legs.next.saturating_add(1);
         let leg = LegId(legs.next);
         let Server { node: relay, address } = relay;
-        let all = self.addresses_of(&relay);
-        let other_address = all.into_iter().find(|other| other.is_ipv4() != address.is_ipv4());
-        let (peer, identity) = (peer.id, peer.identity);
-        let what = OwnLeg { relay, address, other_address, link, peer, identity, side };
-        self.legs.pending.insert(leg, Leg { what, request: None });
-        self.order_leg(leg, LegOrder::Dial(what));
+        let what = OwnLeg { relay, address, link, peer: peer.id, identity: peer.identity, side };
+        legs.pending.insert(leg, Leg { what, request: None });
+        let ways = self.carriers.leg_ways(&relay, &self.addresses_of(&relay));
+        self.order_leg(leg, LegOrder::Dial(what, ways));
     }
 
     /// Dials the relay that a peer has named in its request: one that this node is attached to, and no other.

@@ -47,7 +47,7 @@ impl World {
         let relay_leg =
             self.legs.hosts.iter().find(|(_, host)| **host == (address, own)).map(|(leg, _)| *leg);
         match order {
-            LegOrder::Dial(what) => {
+            LegOrder::Dial(what, _) => {
                 // A node that has started anew counts its legs anew; those of before went with it.
                 if let Some(lost) = relay_leg {
                     self.legs.hosts.remove(&lost);

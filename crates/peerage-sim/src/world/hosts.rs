@@ -270,7 +270,7 @@ impl World {
                 self.later(index, Duration::ZERO, Input::HandshakeAnswered { task, flight });
             }
             // Nobody takes legs here yet.
-            Output::OwnLeg { leg, order: LegOrder::Dial(_) } => {
+            Output::OwnLeg { leg, order: LegOrder::Dial(..) } => {
                 self.later(index, HANDSHAKE, Input::OwnLeg { leg, news: LegNews::Closed });
             }
             // The machines of the simulator speak over UDP alone.

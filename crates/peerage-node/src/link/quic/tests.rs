@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::super::mobility::{DOMAIN, exchange, expected, key, links, open};
 use super::super::{LinkEvent, Links, Path, PeerLink, Stream, Via, dial, place};
 use super::*;
-use crate::carrier::{Messages, Streams};
+use crate::carrier::{Intake, Streams, TlsIntake};
 use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::relay::{Caps, Legs};
@@ -207,7 +207,7 @@ async fn a_peer_with_another_key_is_not_the_one_that_was_dialled() {
 #[tokio::test]
 async fn where_nothing_is_served_there_is_no_link_and_no_answer() {
     let (legs, _news) = Legs::new(Caps::default(), Clock::new());
-    let door = Door::new(legs, Messages::new(Streams::new(Connector::default()).0).unwrap());
+    let door = Door::new(TlsIntake::new(Intake::new(Streams::new(Connector::default()).0, legs)).unwrap());
     let node = End::new(2, Some(door.clone()));
     let user = End::new(1, None);
     let wire = Wire::new(node.address, |_| true).await;

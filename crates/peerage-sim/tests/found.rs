@@ -168,6 +168,26 @@ fn a_tunnel_node_that_loses_its_seat_to_another_may_have_said_what_it_said() {
     }
 }
 
+/// Rule 6.10: a super-node that cannot be reached was asked again every ten seconds, because the operator beside it answered.
+#[test]
+fn a_server_that_nobody_reaches_is_asked_seldom_although_another_answers() {
+    // Both stand behind the same router, which does not turn round what is sent to its own address.
+    let lent = HostSetup { domain: 1, lends: true, ..host(0, true) };
+    let mut setup = setup(&[HOME, OPEN_SITE], &[host(0, true), host(1, false), lent]);
+    setup.domains = 2;
+    check(setup, &[], 30);
+}
+
+/// Rule 6.8: a look-up of the super-nodes that nobody answered was taken for one that differs from nothing, and the pause until the
+/// Head was asked for again became short.
+#[test]
+fn a_revoked_tunnel_node_does_not_hammer_the_super_nodes() {
+    let lent = |site| HostSetup { domain: 1, lends: true, ..host(site, false) };
+    let mut setup = setup(&[OPEN_SITE; 4], &[host(0, true), host(1, false), lent(2), lent(3)]);
+    setup.domains = 2;
+    check(setup, &[(120, Operation::Revoke { host: 0 })], 130);
+}
+
 // ---- sessions by themselves ---------------------------------------------------------------------------
 
 const SCRIPT: Script = Script {

@@ -21,7 +21,8 @@ const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(300);
 /// Shortest time between two announcements, so that a flapping interface does not flood the table.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long after an announcement that too few have acknowledged the next is made.
+/// How long after an announcement that too few have acknowledged the next is made. While nobody does, doubled each time up to
+/// [`ANNOUNCE_INTERVAL`]: all through an outage every tunnel-node says it to every holder.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// How soon a change is announced: several come together.
@@ -46,6 +47,8 @@ pub(super) struct Announcing {
     pending: Option<(TaskId, Record)>,
     /// The one that is being stored.
     storing: Option<Storing>,
+    /// How many were to be made again since somebody acknowledged one.
+    silences: u32,
     /// The highest version of the own NodeInfo that a holder has named.
     version_held: u64,
     /// Whether one was acknowledged since what is served has changed.
@@ -67,6 +70,11 @@ impl Storing {
     fn is_acknowledged(&self) -> bool {
         let enough = |holders: &BTreeSet<_>| holders.len().clamp(1, ACKNOWLEDGEMENTS);
         self.places.iter().all(|(holders, acknowledged)| acknowledged.len() >= enough(holders))
+    }
+
+    /// Returns whether anybody else has it.
+    fn is_answered(&self, me: NodeId) -> bool {
+        self.places.iter().flat_map(|(_, acknowledged)| acknowledged).any(|by| *by != me)
     }
 }
 
@@ -271,6 +279,9 @@ impl Node {
     fn review_storing(&mut self, now: Now) {
         let Some(storing) = &self.serving.announcing.storing else { return };
         let (is_acknowledged, is_over) = (storing.is_acknowledged(), storing.open.is_empty());
+        if storing.is_answered(self.me.id) {
+            self.serving.announcing.silences = 0;
+        }
         if is_acknowledged && !std::mem::replace(&mut self.serving.announcing.is_acknowledged, true) {
             let served = self.serving.served.iter().copied().collect();
             self.event(Event::Announced(served));
@@ -280,8 +291,10 @@ impl Node {
     }
 
     fn announce_again(&mut self, now: Now) {
-        let at = now.mono.after(self.jittered(RETRY_PAUSE));
-        self.serving.announcing.next_at = Some(at);
+        let longer = 2_u32.saturating_pow(self.serving.announcing.silences);
+        self.serving.announcing.silences = self.serving.announcing.silences.saturating_add(1);
+        let pause = self.jittered(RETRY_PAUSE.saturating_mul(longer).min(ANNOUNCE_INTERVAL));
+        self.serving.announcing.next_at = Some(now.mono.after(pause));
     }
 
     /// Other super-nodes hold the own places now: those who did not get the last announcement get the next, which everybody makes

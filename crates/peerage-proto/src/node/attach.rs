@@ -54,7 +54,7 @@ const MAX_DOUBTS: u32 = 4;
 const MAX_STALE: u32 = 2;
 
 /// How long after an attachment was lost the next is tried, jittered: the others that lost it do so too. Doubled each time
-/// until somebody answers.
+/// until all answer to whom this node is attached.
 const LOST_PAUSE: Duration = Duration::from_secs(10);
 
 /// See [`LOST_PAUSE`]. Longer keeps a node unreachable for longer after an outage; shorter costs traffic all through it.
@@ -384,8 +384,11 @@ impl Node {
         let is_stale = matches!(news, HeadNews::Old | HeadNews::Bad);
         attachment.stale = if is_stale && is_known { attachment.stale.saturating_add(1) } else { 0 };
         let is_withholding = attachment.stale >= MAX_STALE && !self.trust.is_operator(&by);
-        self.serving.choice.pause = LOST_PAUSE;
-        self.serving.choice.not_before = now.mono;
+        // That one answers says nothing about another who never did.
+        if self.serving.attachments.values().all(|attachment| attachment.observed.is_some()) {
+            self.serving.choice.pause = LOST_PAUSE;
+            self.serving.choice.not_before = now.mono;
+        }
         if is_withholding {
             self.servers.mark(by, now.mono);
             self.detach(&by);

@@ -290,7 +290,8 @@ impl Node {
         let disputed = !self.freshness.differing.is_empty();
         if std::mem::replace(&mut self.freshness.disputed, disputed) && disputed {
             self.pause_longer();
-        } else {
+        } else if self.freshness.silent_since.is_none() {
+            // A set that nobody gave does not differ from the old Head either: that is no success.
             self.freshness.pause = RETRY_AFTER;
         }
     }

@@ -35,8 +35,13 @@ const HOLDING: u64 = SERVING + OFFERING + 200;
 /// asked twice.
 const PER_DOMAIN: u64 = 100;
 
-/// Whoever is not answered any more asks all super-nodes before it gives up, each three times.
-const PER_SILENT: u64 = 200;
+/// Whoever nobody answers any more has two attachments, each asked three times every 88 s (Rule 6.10), of three datagrams each.
+const SILENT: u64 = 120;
+
+/// And asks each operator and super-node, three times each, for its Head every 32 s at most, and with it who else is a super-node
+/// (Rule 6.8); for the time every 80 s (Rule 6.1), for its location every two minutes, and whether it takes an announcement every
+/// five (Rule 6.6).
+const PER_SILENT: u64 = 150;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -51,6 +56,13 @@ impl Quiet {
         let of = |host: &Host| if host.serves { SERVING } else { USER };
         let answers: u64 = world.hosts.iter().map(of).sum();
         HOLDING + world.setup().domains as u64 * PER_DOMAIN + answers
+    }
+
+    /// What a node may say that has been revoked: it is not answered, and asks again as one that is cut off does.
+    fn of_revoked(world: &World, lends: bool) -> u64 {
+        let super_nodes = world.ledger.super_nodes(true_time(world.now()).unix).count() as u64;
+        let servers = world.setup().operators as u64 + super_nodes;
+        SILENT + servers * PER_SILENT + if lends { HOLDING } else { 0 }
     }
 }
 
@@ -75,12 +87,10 @@ impl Invariant for Quiet {
         for (index, host) in world.hosts.iter().enumerate() {
             let Some(node) = host.node.as_ref().filter(|_| world.was_idle(index)) else { continue };
             let is_revoked = world.ledger.member(&host.id).is_some_and(|member| member.revoked_at.is_some());
-            let super_nodes = world.ledger.super_nodes(true_time(world.now()).unix).count() as u64;
             let status = node.status(host.now(world.now()));
             let has_served = self.served.contains(&index) || !status.attachments.is_empty();
             let budget = match (has_served, host.serves) {
-                // A revoked node is not answered, and asks again as one that is cut off does.
-                _ if is_revoked => SERVING * 4 + super_nodes * PER_SILENT,
+                _ if is_revoked => Self::of_revoked(world, host.lends),
                 _ if status.super_role.from.is_some() => Self::of_holder(world),
                 _ if host.lends => SERVING + OFFERING,
                 (true, _) => SERVING,

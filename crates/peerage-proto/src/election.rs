@@ -73,6 +73,11 @@ pub const CHECK_AGAIN: Duration = Duration::from_secs(30);
 /// [`CHECK_INTERVAL`], divided by the number of honest nodes.
 pub const MAX_POSTPONED: u32 = 17;
 
+/// How long after one such word another counts as the same check, which several may have begun at once. Longer than the shortest
+/// [`CHECK_INTERVAL`] would make every second one count; shorter than the spread of those intervals would use up in one of them
+/// what is believed in hours, after which hundreds ask for themselves.
+const SAME_CHECK: Duration = Duration::from_secs(300);
+
 /// How soon a look-up that nobody has answered is repeated; doubled each time.
 const RETRY: Duration = Duration::from_secs(10);
 const MAX_RETRY: Duration = Duration::from_secs(120);
@@ -136,6 +141,8 @@ pub struct Election {
     looking: Option<(Purpose, Instant)>,
     retry: Duration,
     postponed: u32,
+    /// When somebody else said last that the elected serve, believed or not.
+    vouched_at: Option<Instant>,
     failed_checks: u32,
     crowded: u32,
     orders: VecDeque<Order>,
@@ -166,6 +173,7 @@ impl Election {
             looking: None,
             retry: RETRY,
             postponed: 0,
+            vouched_at: None,
             failed_checks: 0,
             crowded: 0,
             orders: VecDeque::new(),
@@ -236,7 +244,10 @@ impl Election {
         self.heard.forget_seats();
         self.is_deaf = !self.config.multicast;
         (self.looking, self.surplus_since, self.vacant_since) = (None, None, None);
-        (self.postponed, self.failed_checks, self.crowded, self.retry) = (0, 0, 0, RETRY);
+        (self.failed_checks, self.crowded, self.retry) = (0, 0, RETRY);
+        // Those who hear the same do not all stop to believe it at the same time.
+        self.postponed = self.below(MAX_POSTPONED);
+        self.vouched_at = None;
         self.check_at = now.after(self.drawn(CHECK_INTERVAL, 20));
         if self.is_deaf {
             self.look_up_at = Some(now.after(self.delay(now)));
@@ -281,18 +292,26 @@ impl Election {
         }
         match beacon.kind {
             Kind::Who | Kind::Standing => self.answer(now),
-            Kind::Checked if self.state == State::Watching && self.believes(&beacon.node) => {
-                self.postponed = self.postponed.saturating_add(1);
-                self.failed_checks = 0;
-                self.check_at = self.check_at.max(now.after(self.drawn(CHECK_INTERVAL, 20)));
+            Kind::Checked if !self.heard.is_seated(&beacon.node) && !self.is_same_check(now) => {
+                self.vouched_at = Some(now);
+                self.postpone_check(now);
             }
             Kind::Checked | Kind::Elected | Kind::Additional | Kind::Goodbye => {}
         }
     }
 
-    /// Returns whether this node leaves a check to another: not for ever, and to nobody who is what has to be checked.
-    fn believes(&self, node: &NodeId) -> bool {
-        !self.heard.is_seated(node) && self.postponed < MAX_POSTPONED
+    /// Returns whether what is said now of a check has been said a moment ago.
+    fn is_same_check(&self, now: Instant) -> bool {
+        self.vouched_at.is_some_and(|at| now - at < SAME_CHECK)
+    }
+
+    /// Leaves a check to another, but not for ever.
+    fn postpone_check(&mut self, now: Instant) {
+        if self.state == State::Watching && self.postponed < MAX_POSTPONED {
+            self.postponed = self.postponed.saturating_add(1);
+            self.failed_checks = 0;
+            self.check_at = self.check_at.max(now.after(self.drawn(CHECK_INTERVAL, 20)));
+        }
     }
 
     /// Tells somebody who has just come, or has missed beacons, that this seat is taken.
@@ -386,7 +405,9 @@ impl Election {
         match self.state {
             State::Watching if enough => {
                 (self.failed_checks, self.postponed) = (0, 0);
-                self.send(Kind::Checked, now);
+                if !self.is_same_check(now) {
+                    self.send(Kind::Checked, now);
+                }
             }
             State::Watching if self.failed_checks == 0 => {
                 self.failed_checks = 1;

@@ -10,7 +10,7 @@ pub mod fit;
 mod malicious;
 mod morning;
 mod operator_off;
-mod quiet;
+pub mod quiet;
 mod snowball;
 pub mod town;
 

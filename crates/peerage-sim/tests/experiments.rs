@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use peerage_sim::experiments::{Experiment, Outcome, Scale, Terms, run};
+use std::time::Duration;
+
+use peerage_sim::experiments::{Experiment, Outcome, Scale, Terms, quiet, run};
 
 /// Does an experiment, and checks that all it found can be read: no empty table, no chart without points.
 fn small(experiment: Experiment) -> Outcome {
@@ -71,5 +73,17 @@ fn without_operators_the_network_goes_on() {
 #[test]
 fn a_lan_of_many_sends_hardly_more_than_a_lan_of_few() {
     let outcome = small(Experiment::Quiet);
-    assert!(outcome.finding("internet_datagrams_per_further_computer_and_hour").unwrap() < 60.0);
+    assert!(outcome.finding("internet_datagrams_per_further_computer_and_hour").unwrap() < 30.0);
+    assert!(outcome.finding("group_datagrams_per_hour_of_the_largest").unwrap() <= 800.0);
+}
+
+/// Rule 6.27: the budget for 300, of whole nodes with routers that turn nothing round, so that checks take long.
+#[test]
+fn three_hundred_computers_on_one_lan_keep_the_quietness_budget() {
+    let (settling, counted) = (Duration::from_secs(900), Duration::from_secs(2_700));
+    let noise = quiet::measure(300, 1, (settling, counted)).unwrap();
+    assert!(noise.multicasts <= 800 * 3 / 4, "{noise:?}");
+    // Each of the three super-nodes is asked by all, and the operator by some.
+    assert!(noise.datagrams <= 3 * 1_900 * 3 / 4, "{noise:?}");
+    assert!(noise.bytes <= 3 * 1_200_000 * 3 / 4, "{noise:?}");
 }

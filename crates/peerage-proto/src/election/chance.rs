@@ -26,6 +26,12 @@ impl Election {
         Duration::from_micros(micros) + extra
     }
 
+    /// Draws a number below another.
+    pub(super) fn below(&mut self, bound: u32) -> u32 {
+        self.chance = splitmix(self.chance);
+        u32::try_from(self.chance >> 32).unwrap_or(0) % bound.max(1)
+    }
+
     /// Draws a time within so many percent of its nominal length.
     pub(super) fn drawn(&mut self, nominal: Duration, percent: u32) -> Duration {
         self.chance = splitmix(self.chance);

@@ -75,8 +75,16 @@ enum Stage {
     Finding,
     /// Has NodeInfo records, waits for the Node records of who made them.
     Verifying(Vec<Bytes>),
-    /// Waits for answers.
-    Asking(BTreeMap<RequestId, NodeId>, BTreeSet<NodeId>),
+    /// Waits for answers; has those of so many.
+    Asking(BTreeMap<RequestId, Asked>, BTreeSet<NodeId>),
+}
+
+/// One that was asked whether it answers.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    node: NodeId,
+    /// Where it is asked next if it does not.
+    otherwise: Option<SocketAddr>,
 }
 
 /// What a node remembers of its elections.
@@ -439,10 +447,11 @@ impl Node {
             // It stands on the same LAN, so that its address there says most about it; but some LANs keep computers apart.
             let is_near = |address: &&SocketAddr| self.interfaces.iter().any(|i| i.is_on_link(address.ip()));
             let far = usable.iter().find(|address| !is_near(address));
-            for address in usable.iter().find(is_near).into_iter().chain(far).copied().collect::<Vec<_>>() {
-                let server = Server { node: member.id, address };
-                asked.insert(self.ask(server, &request, Purpose::Survey(task), now), member.id);
-            }
+            let mut addresses = usable.iter().find(is_near).into_iter().chain(far).copied();
+            let Some(address) = addresses.next() else { continue };
+            let server = Server { node: member.id, address };
+            let id = self.ask(server, &request, Purpose::Survey(task), now);
+            asked.insert(id, Asked { node: member.id, otherwise: addresses.next() });
         }
         if asked.is_empty() {
             return self.surveyed(task, Some(&[]), now);
@@ -466,17 +475,34 @@ impl Node {
         Some(Request::TunnelRequest(TunnelRequest { id, device, service, candidates, relay, hello }))
     }
 
-    /// One that was asked whether it answers did, or did not.
+    /// One that was asked whether it answers did, or did not: then it is asked elsewhere, if it may be there.
     pub(super) fn survey_answered(&mut self, task: TaskId, request: RequestId, answered: bool, now: Now) {
+        let request_again = self.as_a_user_would(task);
         let Some(Survey { stage: Stage::Asking(asked, good), .. }) = self.electing.surveys.get_mut(&task)
         else {
             return;
         };
-        let node = asked.remove(&request);
-        good.extend(node.filter(|_| answered));
-        if asked.is_empty() {
+        let Some(who) = asked.remove(&request) else { return };
+        if answered {
+            good.insert(who.node);
+        } else if let (Some(address), Some(request)) = (who.otherwise, request_again) {
+            let server = Server { node: who.node, address };
+            let id = self.ask(server, &request, Purpose::Survey(task), now);
+            return self.note_asked_elsewhere(task, id, who.node);
+        }
+        if asked.is_empty() || good.len() >= self.electing.config.seats.max(1) {
             let good: Vec<_> = std::mem::take(good).into_iter().collect();
+            for request in std::mem::take(asked).into_keys() {
+                self.endpoint.forget_request(request);
+                self.purposes.remove(&request);
+            }
             self.surveyed(task, Some(&good), now);
+        }
+    }
+
+    fn note_asked_elsewhere(&mut self, task: TaskId, request: RequestId, node: NodeId) {
+        if let Some(Survey { stage: Stage::Asking(asked, _), .. }) = self.electing.surveys.get_mut(&task) {
+            asked.insert(request, Asked { node, otherwise: None });
         }
     }
 }

@@ -33,7 +33,9 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
     );
     let (mut group, mut internet) = (Vec::new(), Vec::new());
     for size in sizes {
-        let [multicasts, datagrams, bytes, busiest] = measure(*size, terms.seed)?;
+        let noise = measure(*size, terms.seed, (SETTLING, COUNTED))?;
+        let (multicasts, datagrams) = (sum(noise.multicasts), sum(noise.datagrams));
+        let (bytes, busiest) = (sum(noise.bytes), sum(noise.busiest));
         let nodes = count(*size);
         table.row(&[nodes, multicasts, datagrams, bytes, (multicasts + datagrams) / nodes, busiest]);
         group.push((nodes, multicasts));
@@ -61,8 +63,28 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
     })
 }
 
-/// Returns what the computers of a LAN say to its group, and to the Internet, and how many of both the busiest one does.
-fn measure(computers: usize, seed: u64) -> Result<[f64; 4], DraftError> {
+/// What the computers of a LAN send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noise {
+    /// Datagrams to the group of the LAN.
+    pub multicasts: u64,
+    /// Datagrams to servers and, when tunnel-nodes are checked, to each other.
+    pub datagrams: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Datagrams of both kinds of the one that sends most.
+    pub busiest: u64,
+}
+
+/// Lets the computers of a LAN settle, and counts what they send while nobody uses a printer.
+///
+/// # Errors
+/// If a record of the setup would be too long.
+pub fn measure(
+    computers: usize,
+    seed: u64,
+    (settling, counted): (Duration, Duration),
+) -> Result<Noise, DraftError> {
     let town = Town {
         domains: 1,
         users: computers,
@@ -74,16 +96,14 @@ fn measure(computers: usize, seed: u64) -> Result<[f64; 4], DraftError> {
         start_within: Duration::from_secs(300),
     };
     let mut world = town.found(town.setup(seed))?;
-    world.run_until(Instant::default().after(SETTLING));
+    world.run_until(Instant::default().after(settling));
     world.count_from_here();
-    world.run(COUNTED);
-    let all: Vec<_> = town.people().map(|host| world.counts(host)).collect();
-    let busiest = all.iter().map(|counts| counts.datagrams + counts.multicasts).max().unwrap_or(0);
-    let total = |of: fn(&crate::world::Counts) -> u64| sum(all.iter().map(of).sum());
-    Ok([
-        total(|counts| counts.multicasts),
-        total(|counts| counts.datagrams),
-        total(|counts| counts.bytes),
-        sum(busiest),
-    ])
+    world.run(counted);
+    let all = || town.people().map(|host| world.counts(host));
+    Ok(Noise {
+        multicasts: all().map(|counts| counts.multicasts).sum(),
+        datagrams: all().map(|counts| counts.datagrams).sum(),
+        bytes: all().map(|counts| counts.bytes).sum(),
+        busiest: all().map(|counts| counts.datagrams + counts.multicasts).max().unwrap_or(0),
+    })
 }

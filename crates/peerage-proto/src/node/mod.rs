@@ -534,6 +534,7 @@ impl Node {
         self.servers.forget_families();
         self.stand_again();
         self.attach_anew();
+        self.freshness.forget_silence();
         self.relocate(now);
         self.readdress_role(now);
         self.forget_paths();

@@ -450,6 +450,7 @@ impl Node {
         self.servers.time_silences = 0;
         if !std::mem::replace(&mut self.servers.online, true) {
             self.event(Event::Online);
+            self.freshness.forget_silence();
             self.hasten_attachments(now);
             self.hasten_catch_up(now);
         }

@@ -136,6 +136,11 @@ impl Freshness {
         self.record().map_or(0, |record| record.header().version)
     }
 
+    /// Somebody answers again, or other networks are used now: whoever had no fresh Head before may have one.
+    pub(super) const fn forget_silence(&mut self) {
+        self.silent_at = None;
+    }
+
     /// Returns how long ago nobody could give a fresh Head, unless somebody has since.
     pub(super) fn silent_for(&self, now: Instant) -> Option<Duration> {
         self.silent_since.map(|at| now - at)
@@ -312,14 +317,17 @@ impl Node {
             let differs = self.freshness.differing.iter().any(|query| fetching.contains(query));
             return if differs { Gate::Wait } else { Gate::Open };
         }
-        if self.is_looking_up(&Query::Head) {
-            return Gate::Wait;
-        }
-        if self.freshness.silent_at.is_none_or(|at| at < since) {
-            return Gate::Wait;
-        }
         // Somebody may let the Head through and hold back what it states, then cut the line.
-        if self.freshness.complete && !self.is_stale(now) { Gate::Open } else { Gate::Stale }
+        let goes_on = self.freshness.complete && !self.is_stale(now);
+        let silent_at = self.freshness.silent_at;
+        // That nobody had a fresh one counts for as long as a Head would: what was decided since is in force as soon.
+        if goes_on && silent_at.is_some_and(|at| now.mono - at <= MAX_HEAD_AGE) {
+            return Gate::Open;
+        }
+        if self.is_looking_up(&Query::Head) || silent_at.is_none_or(|at| at < since) {
+            return Gate::Wait;
+        }
+        if goes_on { Gate::Open } else { Gate::Stale }
     }
 
     /// Returns whether the last word of an operator is older than the domain allows.

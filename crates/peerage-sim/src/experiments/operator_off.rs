@@ -39,11 +39,12 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
             "in the day after %",
         ],
     );
-    let (mut curves, mut findings) = (Vec::new(), (1.0_f64, 1.0_f64));
+    let (mut curves, mut findings, mut slowest) = (Vec::new(), (1.0_f64, 1.0_f64), 0.0_f64);
     for (name, span) in spans {
         let [first, last, after, later, days] = measure(*span, terms)?;
         let (first, last, after, later) = (whole(&first), whole(&last), whole(&after), whole(&later));
         findings = (findings.0.min(first.reached), findings.1.min(later.reached));
+        slowest = slowest.max(last.median_millis);
         table.named(
             name,
             &[
@@ -63,7 +64,11 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
     }
     Ok(Outcome {
         tables: vec![table],
-        findings: vec![("reached_in_the_first_hour", findings.0), ("reached_later", findings.1)],
+        findings: vec![
+            ("reached_in_the_first_hour", findings.0),
+            ("reached_later", findings.1),
+            ("slowest_median_millis", slowest),
+        ],
         charts: vec![Chart {
             file: "operator-off".to_owned(),
             title: "Tunnels that are opened while no operator answers".to_owned(),

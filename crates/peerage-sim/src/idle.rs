@@ -62,6 +62,7 @@ pub fn setup(nodes: usize) -> Setup {
         sample_interval: Duration::from_secs(3_600),
         start_within: Duration::from_secs(600),
         planted: None,
+        eager: true,
         is_told: false,
     }
 }

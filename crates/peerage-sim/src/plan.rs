@@ -180,6 +180,8 @@ fn draw_setup(seed: u64, size: Size, chance: &mut Chance) -> Setup {
         sample_interval: SAMPLE_INTERVAL,
         start_within: Duration::from_secs(5),
         planted: None,
+        // Those that ship are eager; the patient ones find what needs time.
+        eager: chance.happens(700),
         is_told: false,
     };
     add_lenders(&mut setup, chance);

@@ -239,8 +239,6 @@ pub struct World {
     /// Computers that still had tunnels when counting began.
     busy: std::collections::BTreeSet<usize>,
     is_counting: bool,
-    /// Whether nodes that are started from now on look things up eagerly, as those that ship do.
-    is_eager: bool,
     /// Whose capacity is limited.
     limits: Option<capacity::Limits>,
     /// Reads a clock that is of no consequence for what happens.
@@ -316,11 +314,6 @@ impl World {
     /// Returns the most datagrams that an operator has heard in any second since [`World::count_from_here`].
     pub fn operator_peak(&self, index: usize) -> u64 {
         self.operators.get(index).map_or(0, |operator| operator.peak)
-    }
-
-    /// Lets every node that is started from now on look things up eagerly, as those that ship do.
-    pub const fn make_eager(&mut self) {
-        self.is_eager = true;
     }
 
     /// Makes an organisation of the setup the vendor's own: its super-nodes count as those that the vendor looks after.

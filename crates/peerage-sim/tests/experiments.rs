@@ -28,8 +28,8 @@ fn the_operator_hears_little_of_each_further_computer_and_everybody_is_served() 
     let outcome = small(Experiment::Figure2);
     assert_eq!(outcome.finding("reached_lowest"), Some(1.0));
     assert!(outcome.finding("slope_heard").unwrap() < 0.02);
-    // Where one computer in ten is lent, and not one in fifty, leases outweigh what is saved: its share says nothing yet.
-    assert!(outcome.finding("share_of_the_centre").unwrap() > 0.0);
+    // Where one computer in ten is lent, and not one in fifty, leases outweigh what is saved: it is only said that they do not cost more.
+    assert!(outcome.finding("share_of_the_centre").unwrap() < 1.1);
 }
 
 #[test]
@@ -38,8 +38,9 @@ fn nine_of_ten_lie_and_the_truth_is_found_where_they_are_no_majority_of_organisa
     assert_eq!(outcome.finding("one_liar_of_ten_with_two_requests"), Some(0.0));
     assert_eq!(outcome.finding("reached_lowest_with_diversity"), Some(1.0));
     assert_eq!(outcome.finding("reached_lowest_with_the_vendor"), Some(1.0));
-    // Nine organisations that conspire may hold whole segments.
-    assert!(outcome.finding("reached_lowest_without_diversity").is_some());
+    // Nine organisations that conspire may hold whole segments, or not: with one seed nothing follows from it.
+    let by_chance = outcome.finding("nine_liars_of_ten_with_two_requests").unwrap();
+    assert!((by_chance - 0.8).abs() < 1e-9, "(9 / 10) × (8 / 9), but {by_chance}");
     assert!(outcome.finding("slowest_millis").unwrap() < 30_000.0);
 }
 
@@ -68,9 +69,9 @@ fn without_operators_the_network_goes_on() {
     let outcome = small(Experiment::OperatorOff);
     assert_eq!(outcome.finding("reached_in_the_first_hour"), Some(1.0));
     assert_eq!(outcome.finding("reached_later"), Some(1.0));
-}
     // One look-up that ends in silence, at the user's end; the tunnel-node has made its own already.
     assert!(outcome.finding("slowest_median_millis").unwrap() < 1_600.0);
+}
 
 #[test]
 fn a_lan_of_many_sends_hardly_more_than_a_lan_of_few() {

@@ -45,6 +45,7 @@ fn setup(sites: &[SiteSetup], hosts: &[HostSetup]) -> Setup {
         sample_interval: Duration::from_secs(5),
         start_within: Duration::from_secs(1),
         planted: None,
+        eager: false,
         is_told: false,
     }
 }
@@ -186,6 +187,15 @@ fn a_revoked_tunnel_node_does_not_hammer_the_super_nodes() {
     let mut setup = setup(&[OPEN_SITE; 4], &[host(0, true), host(1, false), lent(2), lent(3)]);
     setup.domains = 2;
     check(setup, &[(120, Operation::Revoke { host: 0 })], 130);
+}
+
+/// A computer that slept when it was no longer to be lent went on to offer itself, and was held to what a user says.
+#[test]
+fn a_computer_that_sleeps_goes_on_to_be_lent() {
+    let lent = HostSetup { lends: true, ..host(1, false) };
+    let setup = setup(&[OPEN_SITE, HOME], &[host(0, true), lent]);
+    let sleep = Operation::Sleep { host: 1, span: Duration::from_secs(60), counts: false };
+    check(setup, &[(60, sleep), (90, Operation::Lend { host: 1, on: false })], 130);
 }
 
 // ---- sessions by themselves ---------------------------------------------------------------------------

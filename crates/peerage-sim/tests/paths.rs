@@ -104,6 +104,7 @@ fn setup(seed: u64, user: Class, tunnel_node: Class, operators: usize) -> Setup 
         sample_interval: Duration::from_secs(5),
         start_within: Duration::from_secs(1),
         planted: None,
+        eager: false,
         is_told: false,
     }
 }

@@ -47,6 +47,7 @@ fn office(planted: Option<Bug>, operations: &[(u64, Operation)]) -> Plan {
         sample_interval: Duration::from_secs(5),
         start_within: Duration::from_secs(1),
         planted,
+        eager: false,
         is_told: false,
     };
     let operations = operations.iter().map(|(at, operation)| (Duration::from_secs(*at), *operation));

@@ -42,7 +42,7 @@ fn the_same_seed_makes_the_same_run_and_another_seed_another() {
 
 #[test]
 fn the_cryptography_that_ships_breaks_nothing_either() {
-    let mut plan = Plan::draw(3);
+    let mut plan = Plan::draw(4);
     plan.setup.real_crypto = true;
     let report = run(&plan).unwrap();
     assert_eq!(report.violation, None);

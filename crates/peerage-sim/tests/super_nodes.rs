@@ -68,6 +68,7 @@ fn network(users: usize, lent: usize) -> Setup {
         sample_interval: Duration::from_secs(5),
         start_within: Duration::from_secs(1),
         planted: None,
+        eager: false,
         is_told: false,
     }
 }

@@ -97,17 +97,17 @@ impl Town {
             sample_interval: Duration::from_secs(3_600),
             start_within: self.start_within,
             planted: None,
+            eager: true,
             is_told: false,
         }
     }
 
-    /// Makes a world of it, in which nodes do as those that ship, and the operators know which organisation is the vendor.
+    /// Makes a world of it, in which the operators know which organisation is the vendor.
     ///
     /// # Errors
     /// If a record of the setup would be too long.
     pub fn found(&self, setup: Setup) -> Result<World, DraftError> {
         let mut world = World::new(setup, Vec::new())?;
-        world.make_eager();
         if self.vendor > 0 {
             world.make_vendor(self.domains);
         }

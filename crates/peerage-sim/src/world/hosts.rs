@@ -76,7 +76,7 @@ impl World {
             host.statements = statements;
         }
         let Some(mut config) = config_of(host, network, root, crypto, &keys) else { return };
-        config.eager = self.is_eager;
+        config.eager = self.setup.eager;
         host.boot += 1;
         host.clock.zero = now;
         host.wake_at = None;

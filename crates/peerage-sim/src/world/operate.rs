@@ -178,7 +178,8 @@ impl World {
     }
 
     fn lend(&mut self, index: usize, on: bool) {
-        let Some(host) = self.hosts.get_mut(index) else { return };
+        // Whoever sleeps cannot be told.
+        let Some(host) = self.hosts.get_mut(index).filter(|host| host.asleep_until.is_none()) else { return };
         host.lends = on;
         if host.is_awake() {
             let role = SuperConfig { on, ..SuperConfig::default() };

@@ -121,6 +121,8 @@ pub struct Setup {
     pub start_within: Duration,
     /// A bug that is planted.
     pub planted: Option<Bug>,
+    /// Whether nodes look things up eagerly, as those that ship do.
+    pub eager: bool,
     /// Whether what happens is written to the terminal.
     pub is_told: bool,
 }
@@ -176,7 +178,6 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
         paths: Vec::new(),
         busy: std::collections::BTreeSet::new(),
         is_counting: false,
-        is_eager: false,
         limits: None,
         stopwatch: None,
         trace: Trace::default(),

@@ -290,6 +290,23 @@ fn a_membership_is_renewed_at_half_of_its_life() {
     assert!(world.host(user).renewals > 0);
 }
 
+/// Rule 5.6: who was cut off until its membership had ended is let in again within minutes, not within the hour.
+#[test]
+fn an_expired_member_asks_for_its_renewal_every_five_minutes() {
+    let mut world = World::new(29);
+    let user = world.join_with(USER, lan("192.168.1.20", 2), 0, |config| config.serves = false);
+    world.run(Duration::from_secs(29 * 86_400));
+    let before = world.host(user).renewals;
+    world.run(Duration::from_secs(6 * 3_600));
+    let tried = world.host(user).renewals - before;
+    assert!((5..=8).contains(&tried), "{tried} times in six hours of the last day");
+    world.run(Duration::from_secs(2 * 86_400));
+    let before = world.host(user).renewals;
+    world.run(Duration::from_secs(3_600));
+    let tried = world.host(user).renewals - before;
+    assert!((9..=16).contains(&tried), "{tried} times in an hour after the end");
+}
+
 /// The renewal was due at the very moment of the time-out that brought the new key, and was asked for again and again.
 #[test]
 fn a_new_domain_key_does_not_make_a_renewal_due_that_was_just_tried() {

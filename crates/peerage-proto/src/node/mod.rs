@@ -83,8 +83,12 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long before its end a membership is warned about.
 const EXPIRY_WARNING: Duration = Duration::from_secs(7 * 86_400);
 
-/// How long after a failed renewal the next is tried.
+/// How long after a failed renewal the next is tried, jittered.
 const RENEWAL_RETRY: Duration = Duration::from_secs(3_600);
+
+/// The same once the membership has expired, when nobody answers the node any more. Longer keeps people waiting when operators are
+/// back after weeks; shorter has all members of a network ask them within less time.
+const EXPIRED_RENEWAL_RETRY: Duration = Duration::from_secs(300);
 
 /// A running node.
 #[derive(Debug)]
@@ -314,7 +318,8 @@ impl Node {
             self.sweep(now);
         }
         if self.renew_at.is_some_and(|at| at <= now.mono) {
-            self.renew_at = Some(now.mono.after(RENEWAL_RETRY));
+            let pause = if self.is_expired(now) { EXPIRED_RENEWAL_RETRY } else { RENEWAL_RETRY };
+            self.renew_at = Some(now.mono.after(self.jittered(pause)));
             self.outputs.push_back(Output::Renew);
         }
         self.serving_timeout(now);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use peerage_sim::app::{Pace, Script};
+use peerage_sim::liar::Manner;
 use peerage_sim::nat::{Behaviour, NatConfig, Ports};
 use peerage_sim::network::{Lan, Multicast, Quality};
 use peerage_sim::operations::Operation;
@@ -196,6 +197,20 @@ fn a_computer_that_sleeps_goes_on_to_be_lent() {
     let setup = setup(&[OPEN_SITE, HOME], &[host(0, true), lent]);
     let sleep = Operation::Sleep { host: 1, span: Duration::from_secs(60), counts: false };
     check(setup, &[(60, sleep), (90, Operation::Lend { host: 1, on: false })], 130);
+}
+
+/// Rule 6.55: what a liar announced from the future, while a holder did not know the time, gave way to the liar's next word, and was
+/// said to have been lost.
+#[test]
+fn what_was_announced_from_the_future_gives_way() {
+    for seed in 0..3 {
+        let lent = HostSetup { lends: true, ..host(1, true) };
+        let mut setup = setup(&[OPEN_SITE; 3], &[host(0, true), lent, host(2, true)]);
+        setup.seed = seed;
+        let set = |error_millis| Operation::SetDate { host: 1, error_millis };
+        let lie = Operation::Lie { host: 2, manner: Manner::Flood };
+        check(setup, &[(60, lie), (90, set(2_000)), (130, set(-2_000)), (170, set(2_000))], 210);
+    }
 }
 
 // ---- sessions by themselves ---------------------------------------------------------------------------

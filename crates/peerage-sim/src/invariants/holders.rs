@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use peerage_proto::node::{Change, SuperState};
 use peerage_wire::id::{Domain, RecordKey, Segment};
+use peerage_wire::limits::MAX_VERSION_AHEAD;
 use peerage_wire::record::{NodeInfoPublic, Record, Table};
 use peerage_wire::time::{Instant, UnixTime};
 
@@ -53,6 +54,15 @@ impl Holder {
         let offset = self.offset_millis.into_iter().chain(before.offset_millis).max()?;
         Some(unix.shifted(offset))
     }
+
+    /// Returns whether it keeps a version only until the next one of the same node, because it took it while it could not judge
+    /// (Rule 6.55).
+    fn is_provisional(&self, version: u64, world: &World) -> bool {
+        let Some(offset) = self.offset_millis else { return false };
+        let unix = self.standing.clock.now(world.now()).unix.shifted(offset);
+        let earliest = unix.before(world.setup().sample_interval);
+        version > earliest.after(MAX_VERSION_AHEAD).as_millis()
+    }
 }
 
 /// See the module.
@@ -97,7 +107,10 @@ impl Holders {
                 let Some(host) = world.hosts.get(*at) else { continue };
                 let record = held_by(host, owner);
                 let version = record.map_or(0, |record| record.header().version);
-                if acknowledged.as_ref().is_some_and(|(least, by)| version < *least && by.contains(at)) {
+                let is_forgotten = acknowledged.as_ref().is_some_and(|(least, by)| {
+                    version < *least && by.contains(at) && !holder.is_provisional(*least, world)
+                });
+                if is_forgotten {
                     return Some(format!(
                         "computer {at} has forgotten what computer {index} was told it has"
                     ));
@@ -106,7 +119,8 @@ impl Holders {
                 let kept = was_held.get(&(index, *at)).zip(same);
                 let is_lost = kept.is_some_and(|((least, expires), before)| {
                     let time = holder.judging_time(before, world.now());
-                    version < *least && time.is_none_or(|time| *expires > time)
+                    let is_kept = time.is_none_or(|time| *expires > time);
+                    version < *least && is_kept && !holder.is_provisional(*least, world)
                 });
                 if is_lost {
                     return Some(format!("computer {at} has lost what computer {index} announced"));

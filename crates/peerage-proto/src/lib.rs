@@ -8,6 +8,7 @@
 //! it; [`responder`] answers reads from the [`table`] for both. Tunnelled bytes never pass through them: they are the business of
 //! [`session`] and [`link`].
 
+pub mod base64;
 pub mod carrier;
 pub mod dial;
 pub mod discard;

@@ -8,8 +8,10 @@
 //! reader that does not read costs this much and ends after a while; a connection that is closed by the machine is not spoken of again.
 
 mod convey;
+mod http;
 mod open;
 mod serve;
+mod websocket;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,6 +32,7 @@ use crate::framed::{self, within};
 use crate::places::Places;
 use crate::sync::lock;
 
+pub use http::begins_http;
 pub(crate) use open::open;
 pub use peerage_proto::carrier::Carrier;
 pub(crate) use serve::TlsIntake;
@@ -52,6 +55,14 @@ impl Content {
         match self {
             Self::Messages => b"peerage-messages/1",
             Self::Leg => b"peerage-leg/1",
+        }
+    }
+
+    /// Returns under which path HTTP turns into it.
+    pub(crate) const fn path(self) -> &'static str {
+        match self {
+            Self::Messages => "/v1/messages",
+            Self::Leg => "/v1/leg",
         }
     }
 

@@ -1,4 +1,4 @@
-//! Joining and renewing, over HTTPS.
+//! Joining and renewing, over HTTPS, or HTTP where nothing else passes.
 //!
 //! TLS is only a carrier here: whatever certificate is shown is taken, so that an intercepting proxy is no obstacle.
 //! What is believed instead is the chain from the network id in the token to the operator's keys, and what is said is
@@ -36,6 +36,7 @@ use peerage_wire::token::{JoinToken, TokenError};
 
 pub use self::admission::AdmissionError;
 pub use self::carrier::CarrierError;
+use self::carrier::Inside;
 use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::data::{DataDir, DataError, NodeKeys};
@@ -46,9 +47,12 @@ use crate::store::{NotWritten, Store, StoreError};
 /// address before the next one is tried.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long the next address waits for the one before it: a firewall may swallow what goes to one port and leave others alone. Shorter
+/// How long the next way waits for the one before it: a firewall may swallow what goes to one port and leave others alone. Shorter
 /// burdens an operator with connections that nobody needs.
 const STAGGER: Duration = Duration::from_millis(500);
+
+/// The port that firewalls leave open for HTTP.
+const HTTP_PORT: u16 = 80;
 
 /// What joining needs.
 #[derive(Clone, Debug)]
@@ -290,21 +294,21 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// Asks until an operator has decided; reaches for one address after the other, each a little after the one before.
+    /// Asks until an operator has decided; reaches for it in one way after the other, each a little after the one before.
     async fn ask(&self, addresses: &[SocketAddr]) -> Result<Option<Admitted>, EnrolFailure> {
         if addresses.is_empty() {
             return Err(EnrolFailure::NoAddress);
         }
         let mut attempts = Attempts(Vec::new());
-        let mut waiting = addresses.iter().copied();
+        let mut waiting = ways(addresses).into_iter();
         let mut reaching = FuturesUnordered::new();
         loop {
             match waiting.next() {
-                Some(address) => reaching.push(self.reach(address)),
+                Some(way) => reaching.push(self.reach(way)),
                 None if reaching.is_empty() => return Err(EnrolFailure::Unreachable(attempts)),
                 None => {}
             }
-            let (address, reached) = tokio::select! {
+            let ((inside, address), reached) = tokio::select! {
                 Some(reached) = reaching.next() => reached,
                 () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => continue,
             };
@@ -320,8 +324,12 @@ impl Asking<'_> {
                 }
                 Ok(Decision::Refused(refusal)) => return Err(refusal.into()),
                 Err(error) => {
-                    tracing::debug!(%address, %error, "an operator could not be asked");
-                    attempts.0.push((address, error));
+                    tracing::debug!(%address, ?inside, %error, "an operator could not be asked");
+                    // Once for each address, unless it is something that a browser would show.
+                    let is_portal = matches!(error, AttemptError::Carrier(CarrierError::Portal(_)));
+                    if inside == Inside::Tls || is_portal {
+                        attempts.0.push((address, error));
+                    }
                 }
             }
         }
@@ -330,16 +338,16 @@ impl Asking<'_> {
     /// Connects to an address, and finds out whether an operator of the network is there.
     async fn reach(
         &self,
-        address: SocketAddr,
-    ) -> (SocketAddr, Result<(carrier::Carrier, TrustedOperator), AttemptError>) {
+        way: (Inside, SocketAddr),
+    ) -> ((Inside, SocketAddr), Result<(carrier::Carrier, TrustedOperator), AttemptError>) {
         let reached = async {
-            let mut carrier = carrier::Carrier::connect(self.connector, address).await?;
+            let mut carrier = carrier::Carrier::connect(self.connector, way).await?;
             let hello = Hello::decode(&carrier.get(HELLO_PATH).await?).map_err(HelloError::from)?;
             // A joining computer does not know what time it is; the operator's answer says.
             let operator = hello.verify(&self.network, None, &Real)?;
             Ok((carrier, operator))
         };
-        (address, within_limit(reached).await)
+        (way, within_limit(reached).await)
     }
 
     async fn ask_operator(
@@ -370,6 +378,18 @@ impl Asking<'_> {
             EnrolAnswer::Refused(refusal) => Decision::Refused(refusal),
         })
     }
+}
+
+/// Returns the ways to an operator in the order in which they are tried: to each address inside TLS, then without, beginning where firewalls
+/// expect that.
+fn ways(addresses: &[SocketAddr]) -> Vec<(Inside, SocketAddr)> {
+    let all = [Inside::Tls, Inside::Nothing].into_iter();
+    let mut ways: Vec<_> =
+        all.flat_map(|inside| addresses.iter().map(move |address| (inside, *address))).collect();
+    ways.sort_by_key(|(inside, address)| {
+        (*inside, *inside == Inside::Nothing && address.port() != HTTP_PORT)
+    });
+    ways
 }
 
 async fn within_limit<T>(work: impl Future<Output = Result<T, AttemptError>>) -> Result<T, AttemptError> {

@@ -99,7 +99,8 @@ pub async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-async fn within(lifetime: Option<Duration>, connection: impl Future<Output = ()>) {
+/// Cuts a connection off that takes too long.
+pub(crate) async fn within(lifetime: Option<Duration>, connection: impl Future<Output = ()>) {
     let Some(lifetime) = lifetime else { return connection.await };
     if time::timeout(lifetime, connection).await.is_err() {
         tracing::debug!("a connection took too long");
@@ -117,6 +118,7 @@ where
             .header_read_timeout(limits.head_timeout)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+            .with_upgrades()
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -30,7 +30,7 @@ use tokio::time;
 use tokio_rustls::TlsAcceptor;
 
 use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
-use peerage_node::carrier::{Content, Intake};
+use peerage_node::carrier::{Content, Intake, begins_http};
 use peerage_node::http::{self, Limits};
 
 const LIMITS: Limits = Limits {
@@ -123,10 +123,16 @@ async fn serve_connection(
     ending: watch::Receiver<bool>,
 ) {
     let mut first = [0];
+    // Whoever is asked answers in one go.
+    drop(stream.set_nodelay(true));
     match time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
         // Members relay through the same port (Rule 6.30); their legs have limits of their own.
         Ok(Ok(1)) if begins_leg(first[0]) => {
             return intake.take_leg(stream, remote);
+        }
+        // What is asked and answered is sealed, so it needs no TLS (Rule 6.112).
+        Ok(Ok(1)) if begins_http(first[0]) => {
+            return http::serve_stream(stream, router.merge(intake.routes(remote)), LIMITS, ending).await;
         }
         Ok(Ok(1)) => {}
         Ok(Ok(_) | Err(_)) | Err(_) => return,
@@ -135,7 +141,7 @@ async fn serve_connection(
         // Those whom UDP does not reach send their messages so (Rule 6.100); they have limits of their own, too.
         Ok(Ok(stream)) => match Content::of(&stream) {
             Some(content) => drop(tokio::spawn(async move { intake.serve(content, stream, remote).await })),
-            None => http::serve_stream(stream, router, LIMITS, ending).await,
+            None => http::serve_stream(stream, router.merge(intake.routes(remote)), LIMITS, ending).await,
         },
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),

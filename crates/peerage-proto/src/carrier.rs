@@ -7,13 +7,18 @@
 //!
 //! The value makes no connection and sends nothing. It is told what was asked, heard and lost, and gives [`Order`]s.
 
+mod types;
+mod ways;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use peerage_wire::id::NodeId;
 use peerage_wire::time::Instant;
+
+pub use self::types::{Carrier, LegWay, LegWays, Order, StreamId, StreamNews, StreamOrder, Why};
+use self::ways::ways;
 
 /// How long UDP may take to answer in a network where it has not answered yet, before a connection is made beside it. Shorter makes
 /// connections where the way is long; longer keeps people waiting where UDP is blocked.
@@ -23,14 +28,18 @@ const HEAD_START: Duration = Duration::from_millis(300);
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// How long one way is tried before the next is tried beside it. RFC 8305 has 250 ms for connections alone; ours are followed by TLS and
-/// one answer.
-const STAGGER: Duration = Duration::from_millis(500);
+/// one answer. Longer, and the last of four likely ways is not found within two seconds; shorter makes more connections that nobody needs.
+const STAGGER: Duration = Duration::from_millis(350);
 
 /// How long after the last way was tried all of them are given up.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Most ways that are tried for one server in one go. More tries more addresses of a server that is not there.
-const MAX_ATTEMPTS: usize = 8;
+/// Most ways that are tried for one server in one go: four addresses in three ways each. More tries more addresses of a server that is
+/// not there.
+const MAX_ATTEMPTS: usize = 12;
+
+/// Most ways that are tried for one leg; the relay is known to be there.
+const MAX_LEG_WAYS: usize = 8;
 
 /// Most servers whose carriers are known; the one that was asked longest ago, and has no connection, is forgotten.
 const MAX_SERVERS: usize = 256;
@@ -62,138 +71,6 @@ const MAX_UNANSWERED: u32 = 2;
 
 /// A connection that has lived for so long is made anew at once when it breaks; whatever closes earlier than that rests.
 const LIVED: Duration = Duration::from_secs(5);
-
-/// Names a connection that carries messages; given once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StreamId {
-    /// One that somebody has made to this computer; numbered by the shell.
-    Accepted(u64),
-    /// One that this node has asked for.
-    Made(u64),
-}
-
-/// What moves messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Carrier {
-    /// Datagrams.
-    Udp,
-    /// TLS over TCP, each message behind its length.
-    Tls,
-}
-
-impl Carrier {
-    /// All of them, the best first.
-    pub const ALL: [Self; 2] = [Self::Udp, Self::Tls];
-
-    /// Returns its name, as in configuration and output.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-            Self::Tls => "tls",
-        }
-    }
-}
-
-/// How a leg may be made: as it is (Rule 6.30), or inside what carries messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LegWay {
-    /// Inside what; `None`: bare.
-    pub inside: Option<Carrier>,
-    /// Where to.
-    pub address: SocketAddr,
-}
-
-/// All ways in which the leg to a relay may be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegWays {
-    /// The ways, the one to be tried first in front.
-    pub all: Vec<LegWay>,
-    /// Whether the relay must have answered on a connection before it counts. Where messages go over UDP a bare one is taken at its word, which
-    /// saves a round trip.
-    pub must_answer: bool,
-}
-
-/// What has happened to a connection that carries messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StreamNews {
-    /// One that this node has asked for stands.
-    Opened(StreamId),
-    /// A message came.
-    Datagram {
-        /// On which.
-        stream: StreamId,
-        /// Who is at its other end: as seen here, or as it was asked for.
-        remote: SocketAddr,
-        /// What was in it; not checked in any way.
-        payload: Bytes,
-    },
-    /// It is gone, or was never made.
-    Closed(StreamId),
-}
-
-/// What to do with connections that carry messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StreamOrder {
-    /// Make one; answered by [`StreamNews::Opened`] or [`StreamNews::Closed`].
-    Open {
-        /// Its name.
-        stream: StreamId,
-        /// Of which kind.
-        carrier: Carrier,
-        /// Where to.
-        address: SocketAddr,
-    },
-    /// Send a message, or drop it if too many wait or the connection is gone.
-    Send {
-        /// On which.
-        stream: StreamId,
-        /// What.
-        payload: Bytes,
-    },
-    /// Close it. Nothing is told about it any more.
-    Close(StreamId),
-}
-
-/// Why a server is not asked over UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// UDP stays silent.
-    Silent,
-    /// Too much of what is sent over UDP is lost.
-    Lossy,
-}
-
-/// What the owner of [`Carriers`] has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Have a connection made.
-    Open {
-        /// Its name.
-        stream: StreamId,
-        /// Of which kind.
-        carrier: Carrier,
-        /// Where to.
-        address: SocketAddr,
-    },
-    /// Have it closed.
-    Close(StreamId),
-    /// Ask a server for a sign of life in this way: on a connection, or over UDP.
-    Probe {
-        /// Whom.
-        server: NodeId,
-        /// Where it is.
-        address: SocketAddr,
-        /// On which connection.
-        stream: Option<StreamId>,
-    },
-    /// Send what goes to a server on this connection from now on, or over UDP again.
-    Use {
-        /// Which server.
-        server: NodeId,
-        /// On which connection.
-        stream: Option<StreamId>,
-    },
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
@@ -504,13 +381,11 @@ impl Carriers {
 
     /// Returns the ways to a server beside UDP, in the order in which they are tried.
     fn ways(&self, server: &Server) -> Vec<(Carrier, SocketAddr)> {
-        let mut carriers: Vec<_> = self.allowed.iter().copied().filter(|c| *c != Carrier::Udp).collect();
+        let mut ways = ways(&self.allowed, &server.addresses);
         // What has worked here before goes first.
-        carriers.sort_by_key(|carrier| Some(*carrier) != self.known);
-        let pairs = carriers
-            .into_iter()
-            .flat_map(|carrier| server.addresses.iter().map(move |address| (carrier, *address)));
-        pairs.take(MAX_ATTEMPTS).collect()
+        ways.sort_by_key(|(carrier, _)| Some(*carrier) != self.known);
+        ways.truncate(MAX_ATTEMPTS);
+        ways
     }
 
     fn try_next(&mut self, node: NodeId, now: Instant) {
@@ -572,15 +447,14 @@ impl Carriers {
             turned.rotate_right(1);
         }
         let inside: Vec<_> = match used.map(|used| used.carrier).or(self.known) {
-            Some(carrier) => vec![carrier],
-            None => self.allowed.iter().copied().filter(|carrier| *carrier != Carrier::Udp).collect(),
+            Some(carrier) => addresses.iter().map(|address| (carrier, *address)).collect(),
+            None => ways(&self.allowed, &addresses),
         };
-        let inside = std::iter::once(None).chain(inside.into_iter().map(Some));
-        let ways = inside
-            .flat_map(|inside| addresses.iter().map(move |address| LegWay { inside, address: *address }));
-        let mut all: Vec<_> = ways.collect();
+        let bare = addresses.iter().map(|address| LegWay { inside: None, address: *address });
+        let inside = inside.into_iter().map(|(carrier, address)| LegWay { inside: Some(carrier), address });
+        let mut all: Vec<_> = bare.chain(inside).collect();
         all.sort_by_key(|way| used.is_none_or(|used| used.address != way.address));
-        all.truncate(MAX_ATTEMPTS);
+        all.truncate(MAX_LEG_WAYS);
         LegWays { all, must_answer: used.is_some() || self.known.is_some() }
     }
 

@@ -144,6 +144,10 @@ pub enum CarrierKind {
     Udp,
     /// TLS over TCP.
     Tls,
+    /// A WebSocket inside TLS.
+    Wss,
+    /// A WebSocket.
+    Ws,
     /// A carrier that this version of the client does not know.
     #[serde(other)]
     Unknown,
@@ -154,6 +158,8 @@ impl fmt::Display for CarrierKind {
         f.write_str(match self {
             Self::Udp => "UDP",
             Self::Tls => "TLS",
+            Self::Wss => "WebSocket in TLS",
+            Self::Ws => "WebSocket",
             Self::Unknown => "a carrier unknown to this version",
         })
     }

@@ -115,6 +115,8 @@ fn carrier(server: &ServerStatus) -> Option<Carrier> {
         carrier: match server.carrier {
             carrier::Carrier::Udp => CarrierKind::Udp,
             carrier::Carrier::Tls => CarrierKind::Tls,
+            carrier::Carrier::Wss => CarrierKind::Wss,
+            carrier::Carrier::Ws => CarrierKind::Ws,
         },
         why: server.why.map(|why| match why {
             carrier::Why::Silent => CarrierReason::UdpSilent,

@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use peerage_proto::carrier::Carrier;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
-use super::Content;
 use super::convey::convey;
+use super::{Content, websocket};
 use crate::connect::Connector;
 use crate::framed::within;
+use crate::http::ALPN_HTTP;
 use crate::relay;
 use crate::socket::{Pipe, pipe};
 use crate::tls::AnyCertificate;
@@ -29,20 +33,54 @@ pub(crate) async fn open(
     match carrier {
         // Datagrams need no connection.
         Carrier::Udp => Err(io::ErrorKind::Unsupported.into()),
-        Carrier::Tls => within(OPEN_TIMEOUT, tls(connector, address, content)).await,
+        Carrier::Tls => within(OPEN_TIMEOUT, in_tls(connector, address, content)).await,
+        Carrier::Wss => within(OPEN_TIMEOUT, in_tls_and_websocket(connector, address, content)).await,
+        Carrier::Ws => within(OPEN_TIMEOUT, in_websocket(connector, address, content)).await,
     }
 }
 
-/// Speaks TLS with whoever answers; what the server says proves itself.
-async fn tls(connector: &Connector, address: SocketAddr, content: Content) -> io::Result<Pipe> {
-    let stream = connector.connect(address).await?;
-    relay::prepare(&stream)?;
-    let local = stream.local_addr()?;
-    let io = AnyCertificate::connect(stream, address, content.alpn()).await?;
+async fn in_tls(connector: &Connector, address: SocketAddr, content: Content) -> io::Result<Pipe> {
+    let (io, local) = tls(connector, address, content.alpn()).await?;
     if io.get_ref().1.alpn_protocol() != Some(content.alpn()) {
         return Err(io::Error::other("what answers takes nothing of the kind"));
     }
+    Ok(piped(io, local))
+}
+
+async fn in_tls_and_websocket(
+    connector: &Connector,
+    address: SocketAddr,
+    content: Content,
+) -> io::Result<Pipe> {
+    let (io, local) = tls(connector, address, ALPN_HTTP).await?;
+    Ok(piped(websocket::ask(io, address, content).await?, local))
+}
+
+async fn in_websocket(connector: &Connector, address: SocketAddr, content: Content) -> io::Result<Pipe> {
+    let (stream, local) = tcp(connector, address).await?;
+    Ok(piped(websocket::ask(stream, address, content).await?, local))
+}
+
+async fn tcp(connector: &Connector, address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+    let stream = connector.connect(address).await?;
+    relay::prepare(&stream)?;
+    let local = stream.local_addr()?;
+    Ok((stream, local))
+}
+
+/// Speaks TLS with whoever answers; what the server says proves itself.
+async fn tls(
+    connector: &Connector,
+    address: SocketAddr,
+    alpn: &[u8],
+) -> io::Result<(TlsStream<TcpStream>, SocketAddr)> {
+    let (stream, local) = tcp(connector, address).await?;
+    Ok((AnyCertificate::connect(stream, address, alpn).await?, local))
+}
+
+/// Has a task move the bytes.
+fn piped(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, local: SocketAddr) -> Pipe {
     let (near, far) = pipe(local);
     tokio::spawn(convey(io, far));
-    Ok(near)
+    near
 }

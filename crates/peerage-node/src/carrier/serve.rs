@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::crypto::ring::default_provider;
@@ -10,13 +11,28 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{Error, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::convey::convey;
 use super::{Content, Streams};
-use crate::http::ALPN_HTTP;
+use crate::http::{self, ALPN_HTTP, Limits};
+use crate::places::Places;
 use crate::relay::{self, Legs};
 use crate::socket::{Socket, pipe};
+
+/// What one connection on which HTTP is spoken may take at a super-node: nothing is asked there but to become a WebSocket.
+const HTTP_LIMITS: Limits = Limits {
+    connections: MAX_HTTP,
+    head_timeout: Duration::from_secs(10),
+    lifetime: Some(Duration::from_secs(20)),
+};
+
+/// Connections on which HTTP is spoken, from everywhere; each is one for a round trip. More keeps memory for strangers.
+const MAX_HTTP: usize = 512;
+
+/// The same from one [place](Places): a company behind one address, all at once after an outage.
+const MAX_HTTP_PER_PLACE: usize = 64;
 
 /// A certificate chain with its key.
 pub type Certificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -71,11 +87,12 @@ impl Intake {
     }
 }
 
-/// The same at the TCP port of a super-node, with the TLS of what is no link. Clones share it.
+/// The same at the TCP port of a super-node, with the TLS of what is no link, and HTTP. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsIntake {
     intake: Intake,
     tls: Arc<ServerConfig>,
+    http: Places,
 }
 
 impl TlsIntake {
@@ -93,7 +110,8 @@ impl TlsIntake {
             Ok::<_, rcgen::Error>((vec![certificate.der().clone()], key.into()))
         };
         let certificate = make().map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { intake, tls: server_config(certificate)? })
+        let http = Places::new(MAX_HTTP_PER_PLACE, MAX_HTTP);
+        Ok(Self { intake, tls: server_config(certificate)?, http })
     }
 
     /// Takes a connection that begins as a leg; returns at once.
@@ -112,8 +130,30 @@ impl TlsIntake {
 
     /// Serves what has shaken hands, until it ends.
     pub(crate) async fn serve(&self, io: TlsStream<TcpStream>, remote: SocketAddr) {
-        if let Some(content) = Content::of(&io) {
-            self.intake.serve(content, io, remote).await;
+        match Content::of(&io) {
+            Some(content) => self.intake.serve(content, io, remote).await,
+            None => self.serve_http(io, remote).await,
         }
+    }
+
+    /// Serves a connection that begins with HTTP, until it ends or becomes something else.
+    pub(crate) async fn serve_open(&self, stream: TcpStream, remote: SocketAddr) -> io::Result<()> {
+        relay::prepare(&stream)?;
+        self.serve_http(stream, remote).await;
+        Ok(())
+    }
+
+    async fn serve_http<S>(&self, io: S, remote: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(_counted) = self.http.take(remote.ip()) else {
+            tracing::debug!(%remote, "a connection for HTTP beyond the limits was closed");
+            return;
+        };
+        // It ends with the task that serves it.
+        let (_end, ending) = watch::channel(false);
+        let router = self.intake.routes(remote);
+        http::within(HTTP_LIMITS.lifetime, http::serve_stream(io, router, HTTP_LIMITS, ending)).await;
     }
 }

@@ -25,8 +25,8 @@ fn remote() -> SocketAddr {
     ([192, 0, 2, 1], 40_000).into()
 }
 
-fn open(stream: StreamId, address: SocketAddr) -> StreamOrder {
-    StreamOrder::Open { stream, carrier: Carrier::Tls, address }
+fn open(stream: StreamId, carrier: Carrier, address: SocketAddr) -> StreamOrder {
+    StreamOrder::Open { stream, carrier, address }
 }
 
 fn send(stream: StreamId, payload: &'static [u8]) -> StreamOrder {
@@ -41,20 +41,35 @@ async fn server(streams: Streams) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let messages = TlsIntake::new(Intake::new(streams, legs)).unwrap();
     let serving = tokio::spawn(async move {
         let (socket, remote) = listener.accept().await.unwrap();
-        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await.unwrap();
-        let io = messages.handshake(start).await.unwrap();
-        messages.serve(io, remote).await;
+        take(&messages, socket, remote).await;
     });
     (address, serving)
 }
 
-/// Rules 6.100 and 6.101.
+/// Takes what is no leg and no link.
+async fn take(intake: &TlsIntake, socket: TcpStream, remote: SocketAddr) {
+    let mut first = [0];
+    socket.peek(&mut first).await.unwrap();
+    if begins_http(first[0]) {
+        return intake.serve_open(socket, remote).await.unwrap();
+    }
+    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await.unwrap();
+    intake.serve(intake.handshake(start).await.unwrap(), remote).await;
+}
+
+/// Rules 6.100, 6.101 and 6.111.
 #[tokio::test]
-async fn messages_pass_in_both_directions_inside_tls_and_the_end_is_told() {
+async fn messages_pass_in_both_directions_in_every_carrier_and_the_end_is_told() {
+    for carrier in [Carrier::Tls, Carrier::Wss, Carrier::Ws] {
+        pass_messages(carrier).await;
+    }
+}
+
+async fn pass_messages(carrier: Carrier) {
     let ((here, mut news_here), (there, mut news_there)) =
         (Streams::new(Connector::default()), Streams::new(Connector::default()));
     let (address, serving) = server(there.clone()).await;
-    here.apply(open(FIRST, address));
+    here.apply(open(FIRST, carrier, address));
     assert_eq!(news_here.recv().await, Some(StreamNews::Opened(FIRST)));
     here.apply(send(FIRST, b"one"));
     here.apply(send(FIRST, b"two"));
@@ -76,23 +91,42 @@ async fn messages_pass_in_both_directions_inside_tls_and_the_end_is_told() {
 async fn a_port_where_nobody_listens_is_told_as_a_connection_that_is_gone() {
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
     let (streams, mut news) = Streams::new(Connector::default());
-    streams.apply(open(FIRST, closed));
+    streams.apply(open(FIRST, Carrier::Tls, closed));
     assert_eq!(news.recv().await, Some(StreamNews::Closed(FIRST)));
 }
 
-/// Rule 6.100: whoever speaks TLS and something else is not somebody to send messages to.
+/// Rules 6.100 and 6.111: whoever asks for something else, inside TLS or without, is not somebody to send messages to.
+#[tokio::test]
+async fn http_that_asks_for_no_websocket_is_no_stream() {
+    let (there, mut news) = Streams::new(Connector::default());
+    let (address, serving) = server(there).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request =
+        format!("GET {} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", Content::Messages.path());
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("upgrade: websocket"), "{answer}");
+    serving.await.unwrap();
+    assert!(news.try_recv().is_err());
+}
+
+/// Rule 6.100.
 #[tokio::test]
 async fn tls_without_the_name_of_messages_is_no_stream() {
     let (there, mut news) = Streams::new(Connector::default());
     let (address, serving) = server(there).await;
     let socket = TcpStream::connect(address).await.unwrap();
     let mut io = AnyCertificate::connect(socket, address, ALPN_HTTP).await.unwrap();
+    io.write_all(b"\0\x01x").await.unwrap();
     serving.await.unwrap();
-    assert_eq!(io.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    let mut answer = Vec::new();
+    let _ = io.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400 "), "{answer:?}");
     assert!(news.try_recv().is_err());
 }
 
-/// A super-node's port on which whatever begins without TLS is taken and never answered, as by a filter; and what its relay is told.
+/// A super-node's port on which whatever begins as a leg is taken and never answered, as by a filter; and what its relay is told.
 async fn relay_behind_a_filter() -> (SocketAddr, mpsc::Receiver<relay::Input>, Legs) {
     let (legs, news) = Legs::new(Caps { bytes_per_second: None, bytes_per_day: None }, Clock::new());
     let (streams, _news) = Streams::new(Connector::default());
@@ -108,11 +142,7 @@ async fn relay_behind_a_filter() -> (SocketAddr, mpsc::Receiver<relay::Input>, L
                 continue;
             }
             let intake = intake.clone();
-            tokio::spawn(async move {
-                let acceptor = rustls::server::Acceptor::default();
-                let start = LazyConfigAcceptor::new(acceptor, socket).await.unwrap();
-                intake.serve(intake.handshake(start).await.unwrap(), remote).await;
-            });
+            tokio::spawn(async move { take(&intake, socket, remote).await });
         }
     });
     (address, news, legs)
@@ -123,15 +153,22 @@ fn hint_about(payload: &[u8]) -> Bytes {
     Hint { echo: tag_of(payload).unwrap(), reason: HintReason::NeedLong }.to_bytes().into()
 }
 
-/// Rule 6.110: a connection counts once the relay has answered on it, whatever stands; and what is inside TLS is joined with what is bare.
+/// Rules 6.110 and 6.111: a connection counts once the relay has answered on it, whatever stands; and what is inside something is joined
+/// with what is bare.
 #[tokio::test]
-async fn a_leg_that_is_swallowed_bare_goes_inside_tls_and_is_joined_with_a_bare_one() {
+async fn a_leg_that_is_swallowed_bare_goes_inside_what_passes_and_is_joined_with_a_bare_one() {
+    for carrier in [Carrier::Tls, Carrier::Wss, Carrier::Ws] {
+        join_with_a_bare_leg(carrier).await;
+    }
+}
+
+async fn join_with_a_bare_leg(carrier: Carrier) {
     let (address, mut news, legs) = relay_behind_a_filter().await;
     let (own, mut told) = OwnLegs::new(Connector::default());
     let identity = [1; 32];
     let peer = NodeId::new(Domain(1), &identity);
     let what = OwnLeg { relay: peer, address, link: LinkId([1; 16]), peer, identity, side: Side::Client };
-    let inside = [None, Some(Carrier::Tls)];
+    let inside = [None, Some(carrier)];
     let all = inside.map(|inside| LegWay { inside, address }).to_vec();
     own.order(LegId(7), LegOrder::Dial(what, LegWays { all, must_answer: true }));
     let Some(relay::Input::Datagram { leg, payload, .. }) = news.recv().await else { panic!() };

@@ -1,4 +1,4 @@
-//! HTTP/1.1 over TLS that proves nothing.
+//! HTTP/1.1 over TLS that proves nothing, or over nothing at all.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +9,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use peerage_wire::enrol::MAX_ENROL_BODY;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connect::{ConnectError, Connector};
 use crate::http::ALPN_HTTP;
@@ -42,6 +43,15 @@ pub enum CarrierError {
     Body,
 }
 
+/// In what requests go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Inside {
+    /// TLS.
+    Tls,
+    /// Nothing, where a firewall lets only HTTP through that it can read (Rule 6.112).
+    Nothing,
+}
+
 /// A connection on which one request follows the other.
 pub(super) struct Carrier {
     sender: SendRequest<Full<Bytes>>,
@@ -51,10 +61,25 @@ pub(super) struct Carrier {
 }
 
 impl Carrier {
-    pub(super) async fn connect(connector: &Connector, address: SocketAddr) -> Result<Self, CarrierError> {
+    pub(super) async fn connect(
+        connector: &Connector,
+        (inside, address): (Inside, SocketAddr),
+    ) -> Result<Self, CarrierError> {
         let stream = connector.connect(address).await?;
-        // What the operator says proves itself.
-        let stream = AnyCertificate::connect(stream, address, ALPN_HTTP).await.map_err(CarrierError::Tls)?;
+        match inside {
+            Inside::Tls => {
+                // What the operator says proves itself.
+                let stream = AnyCertificate::connect(stream, address, ALPN_HTTP).await;
+                Self::on(stream.map_err(CarrierError::Tls)?, address).await
+            }
+            Inside::Nothing => Self::on(stream, address).await,
+        }
+    }
+
+    async fn on<S>(stream: S, address: SocketAddr) -> Result<Self, CarrierError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut task = tokio::task::JoinSet::new();
         task.spawn(async move {

@@ -125,6 +125,38 @@ async fn an_address_that_swallows_connections_does_not_hold_up_the_next() {
     }
 }
 
+/// Rule 6.112.
+#[tokio::test]
+async fn where_only_http_passes_joining_goes_without_tls() {
+    let operator = Operator::start(Answer::Admit).await;
+    let (_temp, mut config) = config(&operator);
+    // A firewall that takes every connection and passes on what begins as HTTP does.
+    let firewall = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = vec![firewall.local_addr().unwrap()];
+    config.token = JoinToken { addresses, ..operator.token() }.to_string();
+    tokio::spawn(async move {
+        let mut swallowed = Vec::new();
+        while let Ok((mut near, _)) = firewall.accept().await {
+            let mut first = [0];
+            if near.peek(&mut first).await.unwrap() == 1 && first[0] != b'G' {
+                swallowed.push(near);
+                continue;
+            }
+            let mut far = TcpStream::connect(operator.address).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    assert!(!join(config).await.unwrap().pending);
+}
+
+#[test]
+fn without_tls_the_port_of_http_is_tried_first_and_after_everything_inside_tls() {
+    let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
+    let (own, web) = (address(4240), address(80));
+    let (tls, open) = (Inside::Tls, Inside::Nothing);
+    assert_eq!(ways(&[own, web]), [(tls, own), (tls, web), (open, web), (open, own)]);
+}
+
 #[tokio::test]
 async fn a_captive_portal_is_named_when_it_answers_in_the_operators_place() {
     let operator = Operator::start(Answer::Portal).await;
@@ -240,11 +272,16 @@ impl Operator {
             while let Ok((socket, _)) = listener.accept().await {
                 let (acceptor, operator) = (acceptor.clone(), operator.clone());
                 tokio::spawn(async move {
-                    let stream = acceptor.accept(socket).await.unwrap();
                     let service = service_fn(|request| operator.answer(request, answer));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    let http = hyper::server::conn::http1::Builder::new();
+                    let mut first = [0];
+                    let _ = socket.peek(&mut first).await;
+                    if first[0] == b'G' {
+                        let _ = http.serve_connection(TokioIo::new(socket), service).await;
+                    } else {
+                        let stream = acceptor.accept(socket).await.unwrap();
+                        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                    }
                 });
             }
         });

@@ -18,6 +18,7 @@ use tokio_rustls::server::{StartHandshake, TlsStream};
 use super::channel::{Channel, ChannelError};
 use super::dial::prepare;
 use super::{Connected, Inner, Via, lock, standing};
+use crate::carrier::begins_http;
 use crate::door::Door;
 use crate::places::Places;
 use crate::socket::Socket;
@@ -54,6 +55,8 @@ enum Came {
     Leg(TcpStream),
     /// As TLS that is no link.
     Other(Box<TlsStream<TcpStream>>),
+    /// As HTTP.
+    Http(TcpStream),
 }
 
 /// Accepts whom the door lets in, or all links if there is none, until the links are gone.
@@ -98,6 +101,14 @@ pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<
                         intake.serve(*io, remote).await;
                     }
                 }
+                Ok(Ok(Came::Http(socket))) => {
+                    drop((handshake, link, count, strong));
+                    if let Some(intake) = door.as_ref().and_then(Door::intake)
+                        && let Err(error) = intake.serve_open(socket, remote).await
+                    {
+                        tracing::debug!(%remote, %error, "a connection broke");
+                    }
+                }
                 Ok(Ok(Came::Link(peer, channel))) => {
                     drop(handshake);
                     let Ok(local) = channel.socket().local_addr() else { return };
@@ -135,6 +146,9 @@ async fn greet(inner: &Inner, door: Option<&Door>, socket: TcpStream) -> Result<
             let tls = start.accepted.into_connection(inner.config.tls.server());
             let tls = tls.map_err(|(error, _alert)| error)?;
             return shake_hands(inner, Channel::new(socket, tls.into())).await;
+        }
+        if begins_http(first) && door.intake().is_some() {
+            return Ok(Came::Http(socket));
         }
         if !door.takes_links() {
             return Err(ChannelError::Ended);

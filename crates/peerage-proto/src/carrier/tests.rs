@@ -94,23 +94,46 @@ fn an_answer_over_udp_ends_the_attempts_beside_it() {
 
 #[test]
 fn the_addresses_of_a_server_are_tried_one_beside_the_other_and_then_it_rests() {
-    let mut carriers = all();
+    let mut carriers = Carriers::new(vec![Carrier::Udp, Carrier::Tls]);
     carriers.asked(node(1), &[address(7400), address(443)], at(0));
     let orders = run(&mut carriers, at(60_000));
     let opened = orders.iter().filter_map(|(at, order)| match order {
         Order::Open { address, .. } => Some((*at, address.port())),
         Order::Close(_) | Order::Probe { .. } | Order::Use { .. } => None,
     });
-    assert_eq!(opened.collect::<Vec<_>>(), [(300, 7400), (800, 443)]);
+    assert_eq!(opened.collect::<Vec<_>>(), [(300, 7400), (650, 443)]);
     assert_eq!(
-        orders.iter().filter(|(at, order)| *at == 8_800 && matches!(order, Order::Close(_))).count(),
+        orders.iter().filter(|(at, order)| *at == 8_650 && matches!(order, Order::Close(_))).count(),
         2
     );
     // Asked again and again it is tried anew after five, then ten seconds.
     carriers.asked(node(1), &[address(443)], at(9_000));
-    let orders = run(&mut carriers, at(13_700));
+    let orders = run(&mut carriers, at(13_600));
     assert_eq!(orders, []);
-    assert_eq!(run(&mut carriers, at(13_800)).len(), 1);
+    assert_eq!(run(&mut carriers, at(13_650)).len(), 1);
+}
+
+/// Rule 6.106: whatever a network lets through, it is found out before anything unlikely is tried.
+#[test]
+fn where_only_http_passes_that_is_tried_within_two_seconds() {
+    let mut carriers = all();
+    carriers.asked(node(1), &[address(4240), address(443), address(80)], at(0));
+    let orders = run(&mut carriers, at(2_000));
+    let tried = orders.iter().find_map(|(at, order)| match order {
+        Order::Open { stream, carrier: Carrier::Ws, address } => Some((*at, *stream, address.port())),
+        Order::Open { .. } | Order::Close(_) | Order::Probe { .. } | Order::Use { .. } => None,
+    });
+    let Some((1_350, stream, 80)) = tried else { panic!("{orders:?}") };
+    carriers.heard(node(1), Some(stream), at(2_000));
+    assert_eq!(carriers.of(&node(1)).0, Carrier::Ws);
+    // The second server of this network is asked in the same way, and at once.
+    carriers.asked(node(2), &[address(443), address(80)], at(3_000));
+    run(&mut carriers, at(2_000));
+    let orders = run(&mut carriers, at(3_000));
+    let [(_, Order::Open { carrier: Carrier::Ws, address: first, .. })] = orders[..] else {
+        panic!("{orders:?}")
+    };
+    assert_eq!(first.port(), 80);
 }
 
 #[test]
@@ -255,7 +278,7 @@ fn with_udp_alone_nothing_is_ever_ordered() {
 /// Rule 6.110.
 #[test]
 fn a_leg_is_tried_bare_before_it_goes_inside_tls_and_first_where_messages_go() {
-    let mut carriers = all();
+    let mut carriers = Carriers::new(vec![Carrier::Udp, Carrier::Tls]);
     let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 7400));
     let all = [address(7400), address(443), v6];
     let ways = |carriers: &Carriers| {
@@ -264,7 +287,7 @@ fn a_leg_is_tried_bare_before_it_goes_inside_tls_and_first_where_messages_go() {
     };
     let tls = Some(Carrier::Tls);
     let (bare, inside) =
-        ([(None, all[0]), (None, v6), (None, all[1])], [(tls, all[0]), (tls, v6), (tls, all[1])]);
+        ([(None, all[0]), (None, v6), (None, all[1])], [(tls, all[0]), (tls, all[1]), (tls, v6)]);
     assert_eq!(ways(&carriers), ([bare, inside].concat(), false), "the other family comes second");
 
     carriers.asked(node(1), &[address(443)], at(0));

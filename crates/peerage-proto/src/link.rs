@@ -485,6 +485,11 @@ impl Link {
         self.liveness.is_suspect()
     }
 
+    /// Returns whether both directions work, as far as is known: not from when the link became suspect until a probe has come back.
+    pub const fn is_proven(&self) -> bool {
+        self.liveness.is_proven()
+    }
+
     /// Returns whether something has been received within the last second.
     pub fn is_fresh(&self, now: Instant) -> bool {
         self.liveness.is_fresh(now)

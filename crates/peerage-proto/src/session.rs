@@ -101,6 +101,8 @@ pub struct Session {
     carriers: Vec<Carrier>,
     /// The number that the next carrier must reach at least.
     next_carrier: u32,
+    /// Opener: the highest carrier was lost before RESUME was answered on it.
+    has_lost_move: bool,
     ack: AckPlan,
     carrierless_at: Option<Instant>,
     /// A first frame has been handed out, so the peer may know the session.
@@ -180,6 +182,7 @@ impl Session {
             receive: ReceiveHalf::new(config.max_window, &config.budget, now),
             carriers: Vec::new(),
             next_carrier: 0,
+            has_lost_move: false,
             ack: AckPlan::None,
             carrierless_at: Some(now),
             is_announced: phase == Phase::Asked,
@@ -329,15 +332,13 @@ impl Session {
         if self.phase == Phase::Opening && self.has_healthy_carrier() {
             return Err(AttachError::NotOpened);
         }
-        if !self.has_healthy_carrier() {
+        let resend = !self.has_healthy_carrier() || self.is_move_in_doubt();
+        if resend {
             self.make_room();
         }
-        let greeting = if number.0 == 0 {
-            Greeting::Open
-        } else {
-            Greeting::Resume { resend: !self.has_healthy_carrier() }
-        };
+        let greeting = if number.0 == 0 { Greeting::Open } else { Greeting::Resume { resend } };
         self.add_carrier(number, greeting, round_trip)?;
+        self.has_lost_move = false;
         Ok(number)
     }
 
@@ -406,6 +407,7 @@ impl Session {
             return;
         };
         let carrier = self.carriers.remove(index);
+        self.has_lost_move |= self.is_highest(&carrier) && carrier.awaits_resumed();
         self.send_again(&carrier);
         if let Some(left) = self.carriers.last_mut().filter(|left| left.number < carrier.number) {
             // What was to take its place is gone, and the peer may never have heard of it.
@@ -415,10 +417,7 @@ impl Session {
             // OPEN was never sent, so the next carrier is the first.
             self.next_carrier = 0;
         }
-        if carrier.has_sent_ack && !matches!(self.phase, Phase::Ended(_)) {
-            // It may have been lost with the carrier.
-            self.ack = AckPlan::Due;
-        }
+        self.acknowledge_again(&carrier);
         self.note_carriers(now);
     }
 
@@ -432,6 +431,7 @@ impl Session {
         let carrier = carrier.clone();
         if became_suspect && self.has_healthy_carrier() {
             self.send_again(&carrier);
+            self.acknowledge_again(&carrier);
         }
     }
 
@@ -467,7 +467,9 @@ impl Session {
                 let is_hopeful = highest.is_some_and(|c| !c.is_suspect && !c.has_received_last);
                 self.is_end_owed && !is_hopeful
             }
-            Phase::Opening | Phase::Asked | Phase::Open => !self.has_healthy_carrier(),
+            Phase::Opening | Phase::Asked | Phase::Open => {
+                !self.has_healthy_carrier() || self.is_move_in_doubt()
+            }
         };
         matches!(self.role, Role::Opener { .. }) && needs
     }

@@ -37,6 +37,8 @@ pub(super) struct Liveness {
     /// Since when an answer is wanted.
     unconfirmed_at: Option<Instant>,
     suspect_at: Option<Instant>,
+    /// It was suspect, and no probe has come back since: bytes that arrive prove one direction only.
+    is_unproven: bool,
     last_probe_at: Instant,
     probe: Option<Probe>,
     probes: u64,
@@ -68,6 +70,7 @@ impl Liveness {
             last_data_at: None,
             unconfirmed_at: None,
             suspect_at: None,
+            is_unproven: false,
             last_probe_at: now,
             probe: None,
             probes: 0,
@@ -77,6 +80,11 @@ impl Liveness {
 
     pub(super) const fn is_suspect(&self) -> bool {
         self.suspect_at.is_some()
+    }
+
+    /// Returns whether both directions work, as far as is known.
+    pub(super) const fn is_proven(&self) -> bool {
+        !self.is_unproven
     }
 
     pub(super) const fn round_trip(&self) -> Option<Duration> {
@@ -126,6 +134,7 @@ impl Liveness {
         if probe.is_newest {
             self.unconfirmed_at = None;
         }
+        self.is_unproven = false;
         let sample = now - probe.sent_at;
         // The usual smoothing (RFC 6298, section 2).
         self.round_trip = Some(self.round_trip.map_or(sample, |smoothed| (smoothed * 7 + sample) / 8));
@@ -135,6 +144,7 @@ impl Liveness {
     pub(super) fn doubt(&mut self, now: Instant) -> bool {
         let was_suspect = self.suspect_at.is_some();
         self.suspect_at = self.suspect_at.or(Some(now));
+        self.is_unproven = true;
         !was_suspect
     }
 
@@ -143,6 +153,7 @@ impl Liveness {
         let is_suspect = self.becomes_suspect_at().is_some_and(|at| at <= now);
         if is_suspect {
             self.suspect_at = Some(now);
+            self.is_unproven = true;
         }
         let is_dead = self.dies_at().is_some_and(|at| at <= now);
         Due { is_probe, is_suspect, is_dead }

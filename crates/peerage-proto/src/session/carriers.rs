@@ -89,6 +89,11 @@ impl Carrier {
         }
     }
 
+    /// Whether the peer may have moved here, or may never have heard of it.
+    pub(super) const fn awaits_resumed(&self) -> bool {
+        matches!(self.greeting, Greeting::AwaitResumed { .. }) && !self.has_received_last
+    }
+
     pub(super) fn note_carried(&mut self, from: u64, to: u64) {
         self.carried = match self.carried {
             None => Some((from, to)),
@@ -121,6 +126,20 @@ impl Session {
         {
             self.send.rewind(first);
         }
+    }
+
+    /// Says once more what was received, if that was said on this carrier: it may have been lost there, and with it the peer's leave to
+    /// go on sending.
+    pub(super) fn acknowledge_again(&mut self, carrier: &Carrier) {
+        if carrier.has_sent_ack && !matches!(self.phase, Phase::Ended(_)) {
+            self.ack = AckPlan::Due;
+        }
+    }
+
+    /// Opener: whether the peer may have moved to a carrier from which nothing comes, and would not return to a lower one by itself.
+    pub(super) fn is_move_in_doubt(&self) -> bool {
+        let highest = self.carriers.last().filter(|carrier| self.is_highest(carrier));
+        self.has_lost_move || highest.is_some_and(|carrier| carrier.is_suspect && carrier.awaits_resumed())
     }
 
     /// Drops carriers on which both sides said their last, and notes when none is left.

@@ -446,7 +446,53 @@ fn a_new_carrier_that_dies_before_its_answer_gives_its_bytes_back_to_the_old_one
     world.lose(1);
     world.settle_reading();
     assert_eq!(world.apps[Acceptor as usize].read, 30_000);
-    assert!(!world.opener.needs_carrier());
+}
+
+/// Rule 7.19: had the acceptor heard RESUME, it would send nothing on the old carrier any more.
+#[test]
+fn a_move_that_was_not_answered_is_made_anew_although_the_old_carrier_serves() {
+    for is_lost in [false, true] {
+        let mut world = World::opened();
+        world.attach();
+        world.pump(1, Opener, 8);
+        assert!(!world.opener.needs_carrier());
+        world.deliver(1, Acceptor, usize::MAX);
+        world.write(Acceptor, 30_000);
+        world.pump(1, Acceptor, 8);
+        if is_lost {
+            // The acceptor does not notice.
+            world.cut(1);
+            world.notice(1, Opener);
+        } else {
+            world.opener.set_suspect(CarrierNumber(1), true);
+        }
+        assert!(world.opener.needs_carrier());
+        world.attach();
+        assert!(!world.opener.needs_carrier());
+        let sent = frames(&mut world, Opener, 2);
+        assert!(matches!(sent[..], [StreamFrame::Resume(Resume { resend: true, .. })]), "{sent:?}");
+        world.transmit(2, Opener, sent[0].clone());
+        world.settle_reading();
+        assert_eq!(world.apps[Opener as usize].read, 30_000);
+        world.transfer(Opener, 10_000);
+    }
+}
+
+/// Rule 7.19: with ACK goes the leave to send more.
+#[test]
+fn an_acknowledgement_that_went_to_a_carrier_in_doubt_is_said_again_on_the_one_that_serves() {
+    let mut world = World::opened();
+    world.attach();
+    world.pump(1, Opener, 8);
+    world.write(Acceptor, 60_000);
+    world.pump(0, Acceptor, 8);
+    world.deliver(0, Opener, usize::MAX);
+    world.read(Opener, usize::MAX);
+    world.advance(ACK_DELAY);
+    let told = frames(&mut world, Opener, 1);
+    assert!(matches!(told[..], [StreamFrame::Ack { .. }]), "{told:?}");
+    world.opener.set_suspect(CarrierNumber(1), true);
+    assert_eq!(frames(&mut world, Opener, 0), told);
 }
 
 /// Rule 7.11: a false alarm costs bytes only.

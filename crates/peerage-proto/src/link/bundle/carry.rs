@@ -17,7 +17,7 @@ use crate::session::{Session, State};
 const PROVED_AFTER: Duration = Duration::from_secs(5);
 
 /// How good a link is for a session; greater is better.
-type Rank = (bool, super::PathKind, LinkId);
+type Rank = (bool, bool, super::PathKind, LinkId);
 
 impl Carrier {
     /// Whether frames can be sent here now, and answers are expected.
@@ -39,7 +39,7 @@ impl Carrier {
     }
 
     const fn rank(&self, id: LinkId) -> Rank {
-        (self.leaves_at.is_none(), self.standing.path, id)
+        (self.link.is_proven(), self.leaves_at.is_none(), self.standing.path, id)
     }
 }
 
@@ -74,7 +74,8 @@ impl Bundle {
         let own = self.links.iter().find(|(_, carrier)| {
             carrier.standing.purpose == Purpose::Own(key) && carrier.has_room() && carrier.leaves_at.is_none()
         });
-        own.map(|(id, _)| *id).filter(|own| self.path(*own) >= shared.and_then(|id| self.path(id))).or(shared)
+        let rank = |id: LinkId| self.links.get(&id).map(|c| (c.link.is_proven(), c.standing.path));
+        own.map(|(id, _)| *id).filter(|own| rank(*own) >= shared.and_then(rank)).or(shared)
     }
 
     pub(super) fn insert(&mut self, session: Session, is_opener: bool) -> SessionKey {
@@ -363,9 +364,13 @@ impl Bundle {
         }
     }
 
-    /// Returns whether a session should move from one link to another. Among equals it stays where it is.
+    /// Returns whether a session should move from one link to another. Among equals it stays where it is, and it returns to one that was
+    /// silent only when that works in both directions.
     fn is_better(&self, link: LinkId, than: LinkId) -> bool {
         let (Some(link), Some(than)) = (self.links.get(&link), self.links.get(&than)) else { return false };
+        if !link.link.is_proven() {
+            return false;
+        }
         if !link.is_shared() && link.standing.path >= than.standing.path {
             return than.is_shared() || than.leaves_at.is_some();
         }

@@ -220,6 +220,57 @@ fn what_ends_one_path_silently_is_asked_of_the_others_before_they_are_used() {
     }
 }
 
+/// Rule 7.20: what the peer sends again may arrive seconds before what this side does.
+#[test]
+fn a_session_returns_to_a_link_that_was_silent_when_that_works_in_both_directions() {
+    let mut world = World::new();
+    let relayed = world.link(Purpose::Shared, PathKind::Relayed);
+    let key = world.open();
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    world.transfer(key, 1_000);
+    world.silent.insert(direct);
+    world.write(1, key, 300);
+    world.pass(Duration::from_millis(3_100));
+    assert_eq!((world.link_in_use(key), world.read(0, key)), (relayed, 300));
+    world.silent.clear();
+    world.deaf.insert((direct, 1));
+    world.settle();
+    assert!(world.ends[0].links[&direct].is_healthy(), "bytes come from there");
+    world.transfer(key, 1_000);
+    assert_eq!(world.link_in_use(key), relayed);
+    world.deaf.clear();
+    world.settle();
+    world.transfer(key, 1_000);
+    assert_eq!(world.link_in_use(key), direct);
+}
+
+/// Rule 7.19: the acceptor has moved, and nothing of that arrives.
+#[test]
+fn a_move_whose_path_dies_before_its_answer_comes_is_taken_back_by_another_one() {
+    for end in [0, 1] {
+        let mut world = World::new();
+        let relayed = world.link(Purpose::Shared, PathKind::Relayed);
+        let key = world.open();
+        world.transfer(key, 1_000);
+        // Either the answer does not arrive, or RESUME itself does not.
+        world.deaf.insert((LinkId(relayed.0 + 1), end));
+        let direct = world.link(Purpose::Shared, PathKind::Direct);
+        assert_eq!(world.link_in_use(key), direct);
+        world.silent.insert(direct);
+        let (mut written, mut read) = (0, 0);
+        // More than the acceptor may send without being told that there is room.
+        for _step in 0..36 {
+            world.write(1, key, 3_000);
+            written += 3_000;
+            world.step();
+            read += world.read(0, key);
+            world.settle();
+        }
+        assert_eq!((world.link_in_use(key), read), (relayed, written), "deaf: {end}");
+        world.transfer(key, 1_000);
+    }
+}
+
 #[test]
 fn flapping_beyond_the_limit_of_carriers_gives_the_oldest_up() {
     let mut world = World::new();
@@ -429,6 +480,8 @@ struct World {
     now: Instant,
     /// Links whose bytes do not arrive for now; they wait in the wire.
     silent: BTreeSet<LinkId>,
+    /// The same of one direction: bytes towards this end.
+    deaf: BTreeSet<(LinkId, usize)>,
     /// The links of one end and of the other: they have the same numbers, because both are made at once.
     wires: BTreeMap<LinkId, [BytesMut; 2]>,
     opened: u32,
@@ -452,6 +505,7 @@ impl World {
             ends: [bundle(node(1), node(2)), bundle(node(2), node(1))],
             now: Instant::from_micros(1_000_000),
             silent: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             wires: BTreeMap::new(),
             opened: 0,
             accepted: SessionKey(0),
@@ -594,6 +648,9 @@ impl World {
         }
         let mut moved = false;
         for end in [0, 1] {
+            if self.deaf.contains(&(link, end)) {
+                continue;
+            }
             let Some(bytes) = self.wires.get_mut(&link).map(|wire| wire[end].split()) else { continue };
             if !bytes.is_empty() {
                 moved = true;

@@ -36,7 +36,7 @@ use crate::sync::lock;
 
 pub use meter::{Caps, Meter};
 pub(crate) use own::Ahead;
-pub use own::{Joined, Leg, OwnLegEvent, OwnLegs};
+pub use own::{Joined, Leg, OwnLegEvent, OwnLegs, RelayFull};
 pub use pump::pump;
 
 /// How long a leg may take until it has said what it wants and is waiting for its partner; the machine limits the

@@ -191,7 +191,7 @@ async fn join_with_a_bare_leg(carrier: Carrier) {
     let Some(OwnLegEvent::News(_, LegNews::Datagram(_))) = told.recv().await else { panic!() };
     let leg = own.take(what.link).unwrap().await.unwrap();
     own.order(LegId(7), LegOrder::Joined);
-    let near = leg.joined().await.unwrap().stream;
+    let near = leg.joined().await.unwrap().unwrap().stream;
 
     let sent = vec![7; 1_000_000];
     let (written, mut read) = (near.write(&sent), vec![0; sent.len()]);

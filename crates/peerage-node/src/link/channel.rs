@@ -14,6 +14,7 @@ use peerage_wire::prepared;
 use rustls::Connection;
 use tokio::sync::oneshot;
 
+use crate::relay::RelayFull;
 use crate::socket::Socket;
 
 /// The room for received bytes of an idle link; an ordinary request and its answer fit.
@@ -54,6 +55,9 @@ pub enum ChannelError {
     /// The relay has not joined the leg.
     #[error("the relay has not joined the connection with that of the other side")]
     NotJoined,
+    /// The relay has no room.
+    #[error(transparent)]
+    Full(#[from] RelayFull),
 }
 
 /// What a socket gave.
@@ -76,7 +80,8 @@ pub(super) enum Opened {
 
 /// What has to happen before what can be read is the peer's.
 enum Joining {
-    Awaited(oneshot::Receiver<()>),
+    Awaited(oneshot::Receiver<Result<(), RelayFull>>),
+    Refused(RelayFull),
     Failed,
 }
 
@@ -124,7 +129,7 @@ impl Channel {
     pub(super) fn go_on(
         socket: Arc<Socket>,
         (tls, name): (Connection, HandshakeId),
-        joined: Option<oneshot::Receiver<()>>,
+        joined: Option<oneshot::Receiver<Result<(), RelayFull>>>,
     ) -> Self {
         let (joining, beginning) = (joined.map(Joining::Awaited), prepared::beginning(name).to_vec());
         Self { joining, beginning, ..Self::new(socket, tls) }
@@ -171,7 +176,11 @@ impl Channel {
         let Self { socket, joining, .. } = self;
         let readable = async {
             if let Some(Joining::Awaited(joined)) = joining {
-                *joining = joined.await.is_err().then_some(Joining::Failed);
+                *joining = match joined.await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(full)) => Some(Joining::Refused(full)),
+                    Err(_gone) => Some(Joining::Failed),
+                };
             }
             // What has failed is told by the next reading.
             if joining.is_some() { Ok(()) } else { socket.readable().await }
@@ -186,6 +195,7 @@ impl Channel {
     pub(super) fn fill(&mut self) -> Result<Filled, ChannelError> {
         match self.joining {
             Some(Joining::Awaited(_)) => return Ok(Filled::Nothing),
+            Some(Joining::Refused(full)) => return Err(full.into()),
             Some(Joining::Failed) => return Err(ChannelError::NotJoined),
             None => self.resize(),
         }

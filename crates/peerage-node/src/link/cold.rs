@@ -361,9 +361,25 @@ mod over_a_relay {
         TcpListener::bind("127.0.0.1:0").await.unwrap()
     }
 
+    /// Rule 6.31
+    #[tokio::test]
+    async fn a_relay_without_room_is_said_to_be_the_reason_where_nothing_else_leads_to_the_peer() {
+        let (user, site) = (Node::new(1, DOMAIN), Node::serving(2).await);
+        let Relay { legs, mut news, leg, user: mut at_relay } = relay(&site).await;
+        let connecting = user.links.connect_or_meet((site.id(), site.key.public()), &[], (None, Some(leg)));
+        let refusing = async {
+            at_relay.write_all(b"\x00\x02no").await.unwrap();
+            assert!(matches!(news.recv().await, Some(OwnLegEvent::News(LEG, LegNews::Datagram(_)))));
+            legs.order(LEG, LegOrder::Full);
+        };
+        let (connected, ()) = tokio::join!(connecting, refusing);
+        assert!(matches!(connected, Err(DialError::RelayFull)), "{connected:?}");
+    }
+
     #[tokio::test]
     async fn a_relay_that_refuses_or_wants_to_be_asked_again_costs_no_tunnel() {
-        for order in [LegOrder::Close, LegOrder::Send(Bytes::from_static(b"join us, please"))] {
+        let again = LegOrder::Send(Bytes::from_static(b"join us, please"));
+        for order in [LegOrder::Close, LegOrder::Full, again] {
             let (user, mut site) = (Node::new(1, DOMAIN), Node::serving(2).await);
             let begun = ask(&user, &site, &[]).begun(&user);
             let Relay { legs, mut news, leg, user: mut at_relay } = relay(&site).await;

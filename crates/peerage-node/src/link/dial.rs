@@ -46,6 +46,11 @@ pub enum DialError {
     /// It took longer than may be waited for.
     #[error("no address of the tunnel-node answered in time")]
     TimedOut,
+    /// No address led to the peer, and the relay at which both could meet has refused.
+    #[error(
+        "no direct way leads there, and those who could relay give no more at the moment; try again later"
+    )]
+    RelayFull,
     /// This node has its limit of links, or of links to this peer.
     #[error("this computer has as many connections to other computers as it may have")]
     TooManyLinks,

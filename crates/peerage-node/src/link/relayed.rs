@@ -15,12 +15,16 @@ use super::channel::{Channel, ChannelError};
 use super::dial::{self, DialError};
 use super::peer::Peer;
 use super::{Connected, Inner, Links, Via, lock, standing};
-use crate::relay::{self, Joined};
+use crate::relay::{self, Joined, RelayFull};
 use crate::tls::peer_identity;
 
 /// How long a meeting may take once no address leads to the peer. Longer makes an application wait for a tunnel-node that is dead, although
 /// another could serve; shorter gives up relays that are slow: two round trips and a handshake.
 const MEETING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a direct path may take that was begun together with the leg, once the relay has refused. Longer makes applications wait that
+/// cannot be served, shorter gives up paths that are being punched.
+const DIRECT_GRACE: Duration = Duration::from_secs(1);
 
 /// A leg under way; it resolves when the relay was asked to join it.
 pub(crate) type Leg = oneshot::Receiver<relay::Leg>;
@@ -44,7 +48,7 @@ impl Links {
         let task = async move {
             let led = async {
                 let leg = leg.ok_or(DialError::NoCandidate)?;
-                let joined = joined(leg).await.ok_or(DialError::NoCandidate)?;
+                let joined = joined(leg).await?;
                 inner.lead(joined, dial.purpose).await
             };
             let result = time::timeout(dial.timeout, led).await;
@@ -60,7 +64,7 @@ impl Links {
     pub(crate) fn await_leg(&self, leg: Leg) {
         let links = self.clone();
         let task = async move {
-            if let Some(joined) = joined(leg).await {
+            if let Ok(joined) = joined(leg).await {
                 links.take_leg(joined);
             }
         };
@@ -68,9 +72,10 @@ impl Links {
     }
 }
 
-/// Waits until the peer is at the other end of a leg; `None` if it does not come.
-async fn joined(leg: Leg) -> Option<Joined> {
-    leg.await.ok()?.joined().await
+/// Waits until the peer is at the other end of a leg.
+async fn joined(leg: Leg) -> Result<Joined, DialError> {
+    let asked = leg.await.map_err(|_failed| DialError::NoCandidate)?;
+    asked.joined().await.map_err(|RelayFull| DialError::RelayFull)?.ok_or(DialError::NoCandidate)
 }
 
 impl Inner {
@@ -88,10 +93,7 @@ impl Inner {
             // Nobody waits for it any more if the relay was faster.
             let _ = sender.send(inner.dial(&other, (Purpose::Shared, None), early).await);
         });
-        let relayed = async {
-            let joined = joined(leg).await.ok_or(DialError::NoCandidate)?;
-            self.lead(joined, Purpose::Shared).await
-        };
+        let relayed = async { self.lead(joined(leg).await?, Purpose::Shared).await };
         let direct = async { direct.await.unwrap_or(Err(DialError::NoCandidate)) };
         let deadline = time::Instant::now() + MEETING_TIMEOUT;
         let (mut direct, mut relayed) = (std::pin::pin!(direct), std::pin::pin!(relayed));
@@ -100,11 +102,20 @@ impl Inner {
                 Ok(link) => Ok(link),
                 Err(error) => match time::timeout_at(deadline, relayed).await {
                     Ok(Ok(link)) => Ok(link),
+                    Ok(Err(DialError::RelayFull)) => {
+                        // A path that is found meanwhile ends the wait elsewhere.
+                        time::sleep(DIRECT_GRACE).await;
+                        Err(DialError::RelayFull)
+                    }
                     Ok(Err(_)) | Err(_) => Err(error),
                 },
             },
             result = &mut relayed => match result {
                 Ok(link) => Ok(link),
+                Err(DialError::RelayFull) => tokio::select! {
+                    Ok(link) = direct => Ok(link),
+                    () = time::sleep(DIRECT_GRACE) => Err(DialError::RelayFull),
+                },
                 // Where the addresses are silent too, another relay or tunnel-node is tried.
                 Err(_relay) => {
                     let direct = time::timeout_at(deadline, direct).await;

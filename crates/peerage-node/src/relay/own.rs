@@ -68,7 +68,7 @@ pub struct Leg {
     /// For what it was dialled.
     pub what: OwnLeg,
     stream: Arc<Socket>,
-    joined: oneshot::Receiver<()>,
+    joined: oneshot::Receiver<Result<(), RelayFull>>,
     /// Whether something follows the request already, so that the request cannot be repeated.
     has_followers: Arc<AtomicBool>,
 }
@@ -81,14 +81,26 @@ pub(crate) struct Ahead {
     /// The connection to the relay; nothing may be read before `joined`.
     pub stream: Arc<Socket>,
     /// Resolves when what follows is the peer's; fails if the relay refuses.
-    pub joined: oneshot::Receiver<()>,
+    pub joined: oneshot::Receiver<Result<(), RelayFull>>,
 }
+
+/// A relay has refused for a quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the relay gives no more at the moment")]
+pub struct RelayFull;
 
 impl Leg {
     /// Waits until the peer is at the other end; `None` if it does not come.
-    pub async fn joined(self) -> Option<Joined> {
+    ///
+    /// # Errors
+    /// If the relay refuses for a quota.
+    pub async fn joined(self) -> Result<Option<Joined>, RelayFull> {
         let Self { what, stream, joined, .. } = self;
-        joined.await.ok().map(|()| Joined { what, stream })
+        match joined.await {
+            Ok(Ok(())) => Ok(Some(Joined { what, stream })),
+            Ok(Err(full)) => Err(full),
+            Err(_gone) => Ok(None),
+        }
     }
 
     /// Takes the leg as it is, to send something right behind the request.
@@ -140,7 +152,7 @@ impl OwnLegs {
     pub fn order(&self, leg: LegId, order: LegOrder) {
         match order {
             LegOrder::Dial(what, ways) => self.dial((leg, what), ways),
-            order @ (LegOrder::Send(_) | LegOrder::Joined | LegOrder::Close) => {
+            order @ (LegOrder::Send(_) | LegOrder::Joined | LegOrder::Full | LegOrder::Close) => {
                 let Some(task) = lock(&self.tasks).get(&leg).cloned() else { return };
                 // A task that is gone or choked has said or will say so.
                 let _ = task.try_send(order);
@@ -204,8 +216,12 @@ impl OwnLegs {
                 Some(LegOrder::Joined) if joined.is_some() => return Ok(Some(Joined { what, stream })),
                 Some(LegOrder::Joined) => {
                     // Whoever has reached the peer in another way has dropped its end, and with it the leg.
-                    let _ = ready.send(());
+                    let _ = ready.send(Ok(()));
                     return Ok(None);
+                }
+                Some(LegOrder::Full) => {
+                    let _ = ready.send(Err(RelayFull));
+                    return Err(io::ErrorKind::ConnectionRefused.into());
                 }
                 Some(LegOrder::Dial(..) | LegOrder::Close) | None => {
                     return Err(io::ErrorKind::ConnectionAborted.into());

@@ -158,6 +158,8 @@ impl Dialer {
             };
             match self.try_way(&route).await {
                 Ok((link, is_verified)) => return Ok(Reached { route, link, is_verified }),
+                // That says nothing against the tunnel-node, and the node has asked at every relay that has room.
+                Err(error @ ForwardError::Dial(DialError::RelayFull)) => return Err(error),
                 Err(error) => {
                     self.report(&route, &error);
                     last = Some(error);
@@ -191,28 +193,33 @@ impl Dialer {
     /// Opens a session; as soon as its link is in doubt, another way is looked for beside it.
     ///
     /// # Errors
-    /// Why it did not open, with the way through another tunnel-node that stands meanwhile.
+    /// Why it did not open, with what there is instead: the way through another tunnel-node that stands meanwhile, or the reason why there is
+    /// none and will not be soon.
     async fn open_or_find(
         &self,
         (device, service): (&str, &str),
         (application, early): (&TcpStream, &mut Early),
         stream: &Stream,
-    ) -> Result<(), (Failed, Option<Reached>)> {
+    ) -> Result<(), (Failed, Option<Result<Reached, ForwardError>>)> {
         let another = async {
-            uncarried(stream).await;
-            if let Ok(reached) = self.reach(device, Some(service)).await
-                && !reached.leads_to(stream.peer())
-                && !stream.is_carried()
-            {
-                return reached;
+            for _way in 0..MAX_WAYS {
+                uncarried(stream).await;
+                match self.reach(device, Some(service)).await {
+                    // A link to the same tunnel-node carries the session on by itself, unless that breaks as well.
+                    Ok(reached) if reached.leads_to(stream.peer()) || stream.is_carried() => {}
+                    Ok(reached) => return Ok(reached),
+                    Err(error @ ForwardError::Dial(DialError::RelayFull)) if !stream.is_carried() => {
+                        return Err(error);
+                    }
+                    Err(_silent) => break,
+                }
             }
-            // A link to the same tunnel-node carries the session on by itself.
             std::future::pending().await
         };
         tokio::select! {
             biased;
             opened = early.open(application, stream) => opened.map_err(|failed| (failed, None)),
-            reached = another => Err((Failed::Silent, Some(reached))),
+            instead = another => Err((Failed::Silent, Some(instead))),
         }
     }
 
@@ -380,8 +387,9 @@ async fn find_way(
                 let watch = dialer.watch(stream, &route);
                 return Ok((route, Opened::Tunnel(watch)));
             }
+            Err((_failed, Some(Err(error)))) => return Err(error),
             Err((failed, reached)) => {
-                found = reached;
+                found = reached.and_then(Result::ok);
                 match failed {
                     Failed::Abandoned => return Err(ForwardError::Abandoned),
                     Failed::Refused(code) => ForwardError::Refused(code),

@@ -77,6 +77,8 @@ pub enum LegOrder {
     Send(Bytes),
     /// It is joined: all that follows is the peer's. Nothing more is said of it here.
     Joined,
+    /// Close it: the relay has no room for another one.
+    Full,
     /// Close it.
     Close,
 }
@@ -201,10 +203,12 @@ impl Node {
 
     pub(super) fn leg_answered(&mut self, leg: LegId, reply: &Reply, now: Now) {
         let Some(Leg { what, .. }) = self.legs.pending.remove(&leg) else { return };
-        let is_joined = matches!(reply, Reply::RelayJoined(Ok(())));
-        self.order_leg(leg, if is_joined { LegOrder::Joined } else { LegOrder::Close });
         let full = [RelayRefusal::NodeQuota, RelayRefusal::DomainQuota, RelayRefusal::Full];
-        if matches!(reply, Reply::RelayJoined(Err(why)) if full.contains(why)) {
+        let is_joined = matches!(reply, Reply::RelayJoined(Ok(())));
+        let is_full = matches!(reply, Reply::RelayJoined(Err(why)) if full.contains(why));
+        let refusal = if is_full { LegOrder::Full } else { LegOrder::Close };
+        self.order_leg(leg, if is_joined { LegOrder::Joined } else { refusal });
+        if is_full {
             self.legs.note_full(what.relay, now.mono);
             self.relay_refused(what.link, now);
         }

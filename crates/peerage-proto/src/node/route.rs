@@ -431,9 +431,11 @@ impl Node {
         let sticky = self.routing.sticky.get(&device.device).copied();
         targets.sort_by_key(|target| {
             let id = target.member.id;
+            let mut relays = target.attached_to.iter();
+            let has_relay = relays.len() == 0 || relays.any(|relay| !self.legs.is_full(relay, now.mono));
             let failed = self.routing.failed_at.get(&(device.device, id));
             let failed = failed.is_some_and(|at| now.mono - *at < FAILED_FOR);
-            (failed, Some(id) != sticky, !self.links.contains(&id))
+            (failed, !has_relay, Some(id) != sticky, !self.links.contains(&id))
         });
         let Some(target) = targets.first() else {
             return self.route_failed_with(task, Failure::NoTunnelNode);

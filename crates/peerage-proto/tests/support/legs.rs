@@ -73,7 +73,7 @@ impl World {
                 let what = self.legs.what[&(address, own)];
                 self.legs.joined.push((address, what));
             }
-            LegOrder::Close => {
+            LegOrder::Close | LegOrder::Full => {
                 if let Some(leg) = relay_leg {
                     self.legs.hosts.remove(&leg);
                     self.operator.handle(operator::Input::Leg(relay::Input::Closed(leg)), self.now);

@@ -62,7 +62,8 @@ pub(in super::super) async fn run(
                 | ChannelError::Quic(_)
                 | ChannelError::Ended
                 | ChannelError::NotPrepared
-                | ChannelError::NotJoined => closed(&peer, id).map_or(Code::Expired, code_of),
+                | ChannelError::NotJoined
+                | ChannelError::Full(_) => closed(&peer, id).map_or(Code::Expired, code_of),
             }
         }
     };

@@ -167,9 +167,11 @@ impl Node {
             self.dial_leg(server, request.link(), (&target.member, Side::Client), now);
         }
         self.seek_path(&target.member, &request, now);
-        // Tunnels that are open already are carried on by links that are dialled elsewhere.
+        // Tunnels that are open already are carried on by links that are dialled elsewhere. And where the relay has no room, most likely,
+        // its word is waited for before anything is said on the leg.
         let is_lost = self.routing.searches.get(&task).is_none_or(|search| search.peer.is_some());
-        if is_lost {
+        let is_full = one.forwarder.is_some_and(|server| self.legs.is_full(&server.node, now.mono));
+        if is_lost || is_full {
             let requests = self.send_request(task, target, (one, request), now);
             let (begun, unsent) = (None, None);
             return Some(Attempt { target: one.target, forwarder: relay, leg, requests, begun, unsent });

@@ -307,6 +307,22 @@ fn an_expired_member_asks_for_its_renewal_every_five_minutes() {
     assert!((9..=16).contains(&tried), "{tried} times in an hour after the end");
 }
 
+/// Rule 5.6: the pause of an hour that began before the end went on after it, and kept out a third of all for up to an hour after an
+/// outage of a month.
+#[test]
+fn a_member_asks_for_its_renewal_within_six_minutes_of_its_end() {
+    let mut world = World::new(30);
+    let users: Vec<_> = (20..26)
+        .map(|n| world.join_with(USER, lan(&format!("192.168.1.{n}"), 2), 0, |config| config.serves = false))
+        .collect();
+    world.run(Duration::from_secs(30 * 86_400));
+    let tried = |world: &mut World| users.iter().map(|user| world.host(*user).renewals).collect::<Vec<_>>();
+    let before = tried(&mut world);
+    world.run(Duration::from_secs(360));
+    let after = tried(&mut world);
+    assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?}, then {after:?}");
+}
+
 /// The renewal was due at the very moment of the time-out that brought the new key, and was asked for again and again.
 #[test]
 fn a_new_domain_key_does_not_make_a_renewal_due_that_was_just_tried() {

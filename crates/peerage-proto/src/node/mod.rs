@@ -318,8 +318,7 @@ impl Node {
             self.sweep(now);
         }
         if self.renew_at.is_some_and(|at| at <= now.mono) {
-            let pause = if self.is_expired(now) { EXPIRED_RENEWAL_RETRY } else { RENEWAL_RETRY };
-            self.renew_at = Some(now.mono.after(self.jittered(pause)));
+            self.renew_at = Some(now.mono.after(self.renewal_pause(now)));
             self.outputs.push_back(Output::Renew);
         }
         self.serving_timeout(now);

@@ -1,12 +1,15 @@
 //! What this node keeps as a member of its domain: records of the own store, its own membership, the domain's devices.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::record::{DomainKeyBody, EndDevice, Header, Record, Table};
 use peerage_wire::time::Now;
 
-use super::{Change, Discard, EXPIRY_WARNING, Event, Node, SWEEP_INTERVAL};
+use super::{
+    Change, Discard, EXPIRED_RENEWAL_RETRY, EXPIRY_WARNING, Event, Node, RENEWAL_RETRY, SWEEP_INTERVAL,
+};
 use crate::table::Inserted;
 use crate::trust::Trust;
 
@@ -75,6 +78,15 @@ impl Node {
         let half = self.jittered(header.expires.since(header.made_at()) / 2);
         let due = header.made_at().after(half);
         self.renew_at = Some(now.mono.after(due.since(self.endpoint.time(now))));
+    }
+
+    /// Draws after what time the renewal is asked for again: soon after the membership has ended, and no later after its end if that
+    /// comes first.
+    pub(super) fn renewal_pause(&mut self, now: Now) -> Duration {
+        let to_the_end = self.endpoint.judging_time(now).map(|time| self.me.expires.since(time));
+        let pause = self.jittered(RENEWAL_RETRY);
+        let at_the_end = self.jittered(EXPIRED_RENEWAL_RETRY);
+        to_the_end.map_or(pause, |rest| pause.min(rest.saturating_add(at_the_end)))
     }
 
     pub(super) fn renewed(&mut self, records: &[Bytes], now: Now) {

@@ -9,6 +9,7 @@
 
 mod convey;
 mod http;
+mod kept;
 mod open;
 mod serve;
 mod websocket;
@@ -33,6 +34,7 @@ use crate::places::Places;
 use crate::sync::lock;
 
 pub use http::begins_http;
+pub(crate) use kept::{keep, kept};
 pub(crate) use open::open;
 pub use peerage_proto::carrier::Carrier;
 pub(crate) use serve::TlsIntake;

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 pub(crate) use self::lend::Lent;
-use crate::carrier::Streams;
+use crate::carrier::{self, Streams};
 use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::data::NodeKeys;
@@ -421,21 +421,25 @@ impl Driver {
             }
             Output::Leg(output) => self.lent.legs().apply(output),
             Output::Stream(order) => self.streams.apply(order),
+            Output::KeepCarriers(known) => drop(self.store.submit(carrier::keep(&known))),
             Output::OwnLeg { leg, order } => self.legs.order(leg, order),
             Output::HeadChanged(record) => self.links.send_head(&record),
-            Output::Event(event) => {
-                if let Event::SuperRole(state) = event {
-                    self.lent.changed(state);
-                } else if let Event::PathFound(path) = &event {
-                    self.links.path_found(path);
-                } else if let Event::PathLost(path) = &event {
-                    self.links.path_lost(path);
-                } else if matches!(event, Event::Reachable) {
-                    self.links.look_again();
-                }
-                (self.on_event)(event);
-            }
+            Output::Event(event) => self.pass_on(event),
         }
+    }
+
+    /// Tells of an event whoever acts upon it, and then everybody.
+    fn pass_on(&mut self, event: Event) {
+        if let Event::SuperRole(state) = event {
+            self.lent.changed(state);
+        } else if let Event::PathFound(path) = &event {
+            self.links.path_found(path);
+        } else if let Event::PathLost(path) = &event {
+            self.links.path_lost(path);
+        } else if matches!(event, Event::Reachable) {
+            self.links.look_again();
+        }
+        (self.on_event)(event);
     }
 
     /// Begins or answers a handshake by message; it is computing, and takes a fraction of a millisecond.

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::backend::Shell;
-use crate::carrier::{Intake, Streams, TlsIntake};
+use crate::carrier::{self, Intake, Streams, TlsIntake};
 use crate::clock::Clock;
 use crate::connect::Connector;
 use crate::data::{DataDir, DataError, NodeKeys};
@@ -412,6 +412,7 @@ fn node_config(
         place: config.place.clone(),
         one_machine: config.one_machine,
         carriers: config.carriers.clone(),
+        known_carriers: carrier::kept(contents),
         super_role: lent,
         bound: config.listen.map(|listen| listen.ip()).filter(|ip| !ip.is_unspecified()),
     })
@@ -561,6 +562,7 @@ fn goodbye_outputs(node: &mut Node, (datagrams, streams): (&Datagrams, &Streams)
             | Output::CloseTunnel { .. }
             | Output::Renew
             | Output::MapPorts(_)
+            | Output::KeepCarriers(_)
             | Output::Leg(_)
             | Output::OwnLeg { .. }
             | Output::HeadChanged(_)

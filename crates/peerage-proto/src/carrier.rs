@@ -129,6 +129,11 @@ impl Server {
         self.next_at.is_some() || !self.attempts.is_empty()
     }
 
+    /// Returns whether it has left something without an answer.
+    const fn is_missed(&self) -> bool {
+        self.unheard_since.is_some() || self.is_trying()
+    }
+
     fn address(&self) -> Option<SocketAddr> {
         self.addresses.first().copied()
     }
@@ -146,6 +151,8 @@ pub struct Carriers {
     returned_at: Option<Instant>,
     retry: Duration,
     retry_at: Option<Instant>,
+    /// How often something better was tried.
+    retries: usize,
     servers: BTreeMap<NodeId, Server>,
     next_stream: u64,
     orders: VecDeque<Order>,
@@ -163,6 +170,7 @@ impl Carriers {
             returned_at: None,
             retry: RETRY,
             retry_at: None,
+            retries: 0,
             servers: BTreeMap::new(),
             next_stream: 0,
             orders: VecDeque::new(),
@@ -175,13 +183,14 @@ impl Carriers {
     }
 
     /// The computer is in another network, in which this carrier has worked before, if any. All connections are given up, and UDP is
-    /// asked as if for the first time.
-    pub fn network_changed(&mut self, known: Option<Carrier>) {
-        for (node, server) in std::mem::take(&mut self.servers) {
+    /// asked as if for the first time; so are those who have not answered yet.
+    pub fn network_changed(&mut self, known: Option<Carrier>, now: Instant) {
+        let before = std::mem::take(&mut self.servers);
+        for (node, server) in &before {
             self.orders.extend(server.attempts.iter().map(|attempt| Order::Close(attempt.stream)));
             if let Some(used) = server.used {
                 self.orders.push_back(Order::Close(used.stream));
-                self.orders.push_back(Order::Use { server: node, stream: None });
+                self.orders.push_back(Order::Use { server: *node, stream: None });
             }
         }
         self.known = known;
@@ -189,6 +198,16 @@ impl Carriers {
         self.returned_at = None;
         self.retry = RETRY;
         self.retry_at = None;
+        for (node, server) in before.iter().filter(|(_, server)| server.is_missed()) {
+            self.asked(*node, &server.addresses, now);
+        }
+    }
+
+    /// It has become known in which network the computer is, and what has worked there.
+    pub fn recall(&mut self, known: Option<Carrier>) {
+        if self.udp_heard_at.is_none() {
+            self.known = self.known.or(known);
+        }
     }
 
     /// Something was asked of a server that is at these addresses, the one in use first.
@@ -238,6 +257,9 @@ impl Carriers {
 
     fn heard_over_udp(&mut self, node: NodeId, now: Instant) {
         self.udp_heard_at = Some(now);
+        if self.servers.values().all(|server| server.used.is_none()) {
+            self.learn(None);
+        }
         let Some(server) = self.servers.get_mut(&node) else { return };
         server.lost = server.lost.saturating_sub(1);
         // An answer that was under way; whether UDP works again is for a probe to say.
@@ -268,9 +290,9 @@ impl Carriers {
         server.used = Some(Used { stream, carrier, address, since: now, why, unanswered: 0 });
         (server.next_at, server.begun, server.unheard_since) = (None, 0, None);
         (server.rest, server.lost) = (REST, 0);
-        self.known = Some(carrier);
         self.orders.push_back(Order::Use { server: node, stream: Some(stream) });
         self.orders.extend(closed);
+        self.learn(Some(carrier));
         if self.retry_at.is_none() {
             if self.returned_at.is_none_or(|at| now - at >= HELD) {
                 self.retry = RETRY;
@@ -279,10 +301,18 @@ impl Carriers {
         }
     }
 
+    fn learn(&mut self, known: Option<Carrier>) {
+        if self.known != known {
+            self.known = known;
+            self.orders.push_back(Order::Remember(known));
+        }
+    }
+
     /// A probe over UDP was answered: the server is asked over UDP again, and the others are probed.
     pub fn returned(&mut self, node: NodeId, now: Instant) {
         (self.udp_heard_at, self.returned_at, self.retry_at) = (Some(now), Some(now), None);
         self.leave(node);
+        self.learn(None);
         let others = self.servers.iter().filter(|(_, server)| server.used.is_some());
         let probes = others.filter_map(|(node, server)| Some((*node, server.address()?)));
         let probes = probes.map(|(server, address)| Order::Probe { server, address, stream: None });
@@ -413,20 +443,39 @@ impl Carriers {
         StreamId::Made(self.next_stream)
     }
 
-    /// Asks one server over UDP whether that works again. Where nothing is on a connection any more, there is nothing to be asked.
+    /// Asks one server over UDP whether that works again, and in one way that is better than that in use. Where nothing is on a connection
+    /// any more, there is nothing to be asked.
     fn try_better(&mut self, now: Instant) {
         self.retry_at = None;
-        if !self.allowed.contains(&Carrier::Udp) {
-            return;
-        }
         let asked_last = self.servers.iter().filter(|(_, server)| server.used.is_some());
         let asked_last = asked_last.max_by_key(|(_, server)| server.asked_at);
         let Some((server, address)) = asked_last.and_then(|(node, s)| Some((*node, s.address()?))) else {
             return;
         };
-        self.orders.push_back(Order::Probe { server, address, stream: None });
+        if self.allowed.contains(&Carrier::Udp) {
+            self.orders.push_back(Order::Probe { server, address, stream: None });
+        }
+        self.try_better_connection(server);
         self.retry = (self.retry * 2).min(MAX_RETRY);
         self.retry_at = Some(now.after(self.retry));
+    }
+
+    /// Makes one connection of a better kind beside that in use, which stays until the server has answered on the other. Each time it is
+    /// another of those that are possible.
+    fn try_better_connection(&mut self, node: NodeId) {
+        let Some(server) = self.servers.get(&node) else { return };
+        let used = server.used.map(|used| used.carrier);
+        let ways = ways(&self.allowed, &server.addresses).into_iter();
+        let better: Vec<_> = ways.filter(|(carrier, _)| Some(*carrier) < used).take(MAX_ATTEMPTS).collect();
+        let turn = self.retries.checked_rem(better.len());
+        let Some((carrier, address)) = turn.and_then(|turn| better.get(turn)).copied() else { return };
+        self.retries = self.retries.wrapping_add(1);
+        let stream = self.new_stream();
+        let Some(server) = self.servers.get_mut(&node) else { return };
+        // That of the last time, if it stands and nobody has answered on it.
+        self.orders.extend(server.attempts.drain(..).map(|attempt| Order::Close(attempt.stream)));
+        server.attempts.push(Attempt { stream, carrier, address });
+        self.orders.push_back(Order::Open { stream, carrier, address });
     }
 
     /// Returns the next thing to do.

@@ -44,7 +44,7 @@ fn on_tls(carriers: &mut Carriers, server: NodeId, now: u64) -> StreamId {
     let orders = run(carriers, at(now + 400));
     let stream = orders.iter().find_map(|(_, order)| match order {
         Order::Open { stream, .. } => Some(*stream),
-        Order::Close(_) | Order::Probe { .. } | Order::Use { .. } => None,
+        Order::Close(_) | Order::Probe { .. } | Order::Use { .. } | Order::Remember(_) => None,
     });
     let stream = stream.expect("UDP is silent");
     carriers.opened(stream);
@@ -99,7 +99,7 @@ fn the_addresses_of_a_server_are_tried_one_beside_the_other_and_then_it_rests() 
     let orders = run(&mut carriers, at(60_000));
     let opened = orders.iter().filter_map(|(at, order)| match order {
         Order::Open { address, .. } => Some((*at, address.port())),
-        Order::Close(_) | Order::Probe { .. } | Order::Use { .. } => None,
+        Order::Close(_) | Order::Probe { .. } | Order::Use { .. } | Order::Remember(_) => None,
     });
     assert_eq!(opened.collect::<Vec<_>>(), [(300, 7400), (650, 443)]);
     assert_eq!(
@@ -121,7 +121,11 @@ fn where_only_http_passes_that_is_tried_within_two_seconds() {
     let orders = run(&mut carriers, at(2_000));
     let tried = orders.iter().find_map(|(at, order)| match order {
         Order::Open { stream, carrier: Carrier::Ws, address } => Some((*at, *stream, address.port())),
-        Order::Open { .. } | Order::Close(_) | Order::Probe { .. } | Order::Use { .. } => None,
+        Order::Open { .. }
+        | Order::Close(_)
+        | Order::Probe { .. }
+        | Order::Use { .. }
+        | Order::Remember(_) => None,
     });
     let Some((1_350, stream, 80)) = tried else { panic!("{orders:?}") };
     carriers.heard(node(1), Some(stream), at(2_000));
@@ -144,6 +148,17 @@ fn a_way_that_fails_at_once_leaves_its_turn_to_the_next() {
     let [(_, Order::Open { stream, .. })] = orders[..] else { panic!("{orders:?}") };
     carriers.closed(stream, at(320));
     assert_eq!(carriers.next_at(), Some(at(320)));
+}
+
+/// Rule 6.107: what a node asks before it knows its networks, or while they change, would be lost otherwise.
+#[test]
+fn a_server_that_has_not_answered_when_the_network_changes_is_asked_in_the_other_ways() {
+    let mut carriers = all();
+    carriers.asked(node(1), &[address(443)], at(0));
+    carriers.network_changed(None, at(100));
+    assert_eq!(carriers.next_at(), Some(at(400)));
+    let orders = run(&mut carriers, at(400));
+    assert!(matches!(orders[..], [(_, Order::Open { carrier: Carrier::Tls, .. })]), "{orders:?}");
 }
 
 /// Rule 6.107: the first silence in a network shows what to do about the second server.
@@ -180,7 +195,7 @@ fn udp_that_loses_most_of_what_is_sent_is_left_although_it_answers_now_and_then(
     let orders = run(&mut carriers, at(28_000));
     let opened = orders.iter().find_map(|(_, order)| match order {
         Order::Open { stream, .. } => Some(*stream),
-        Order::Close(_) | Order::Probe { .. } | Order::Use { .. } => None,
+        Order::Close(_) | Order::Probe { .. } | Order::Use { .. } | Order::Remember(_) => None,
     });
     let stream = opened.expect("a connection is made");
     carriers.heard(node(1), Some(stream), at(28_000));
@@ -207,7 +222,8 @@ fn udp_is_probed_with_back_off_and_taken_again_when_it_answers() {
     carriers.returned(node(1), at(1_000_000));
     let orders: Vec<_> = std::iter::from_fn(|| carriers.poll_order()).collect();
     let probe = Order::Probe { server: node(2), address: address(443), stream: None };
-    assert_eq!(orders, [Order::Use { server: node(1), stream: None }, Order::Close(first), probe]);
+    let back = Order::Use { server: node(1), stream: None };
+    assert_eq!(orders, [back, Order::Close(first), Order::Remember(None), probe]);
     carriers.returned(node(2), at(1_000_100));
     assert!(std::iter::from_fn(|| carriers.poll_order()).any(|order| order == Order::Close(second)));
     assert_eq!(carriers.next_at(), None);
@@ -246,7 +262,7 @@ fn a_connection_that_nobody_needs_is_closed_and_one_of_another_network_at_once()
     let orders = run(&mut carriers, at(200_000));
     assert!(orders.contains(&(150_000, Order::Close(stream))), "{orders:?}");
     let stream = on_tls(&mut carriers, node(1), 200_000);
-    carriers.network_changed(None);
+    carriers.network_changed(None, at(200_400));
     let orders: Vec<_> = std::iter::from_fn(|| carriers.poll_order()).collect();
     assert_eq!(orders, [Order::Close(stream), Order::Use { server: node(1), stream: None }]);
     assert_eq!(carriers.next_at(), None);
@@ -297,4 +313,46 @@ fn a_leg_is_tried_bare_before_it_goes_inside_tls_and_first_where_messages_go() {
     let (used, must_answer) = ways(&carriers);
     assert_eq!(used[..2], [(None, all[1]), (tls, all[1])]);
     assert!(must_answer && used.len() == 6);
+}
+
+/// Rule 6.107: what has worked in a network is tried there at once the next time, beside UDP, and is forgotten when that works.
+#[test]
+fn what_is_known_of_a_network_is_tried_first() {
+    let mut carriers = all();
+    carriers.network_changed(Some(Carrier::Wss), at(0));
+    carriers.asked(node(1), &[address(443)], at(0));
+    let orders = run(&mut carriers, at(100));
+    let [(0, Order::Open { stream, carrier: Carrier::Wss, .. })] = orders[..] else { panic!("{orders:?}") };
+    carriers.heard(node(1), None, at(120));
+    let orders: Vec<_> = std::iter::from_fn(|| carriers.poll_order()).collect();
+    assert_eq!(orders, [Order::Remember(None), Order::Close(stream)]);
+}
+
+/// Rule 6.109: a better kind takes the place of a worse one once the server has answered on it, and each gets its turn.
+#[test]
+fn a_better_kind_is_tried_again_beside_the_one_in_use() {
+    let mut carriers = all();
+    carriers.network_changed(Some(Carrier::Ws), at(0));
+    carriers.asked(node(1), &[address(443)], at(0));
+    let orders = run(&mut carriers, at(100));
+    let [(0, Order::Open { stream: worse, .. })] = orders[..] else { panic!("{orders:?}") };
+    carriers.heard(node(1), Some(worse), at(100));
+    run(&mut carriers, at(100));
+    let mut tried = Vec::new();
+    for second in (10..=100).step_by(10) {
+        carriers.asked(node(1), &[address(443)], at(second * 1_000));
+        let orders = run(&mut carriers, at(second * 1_000));
+        tried.extend(orders.iter().filter_map(|(_, order)| match order {
+            Order::Open { stream, carrier, .. } => Some((second, *carrier, *stream)),
+            Order::Close(_) | Order::Probe { .. } | Order::Use { .. } | Order::Remember(_) => None,
+        }));
+        assert_eq!(carriers.of(&node(1)).0, Carrier::Ws, "until the server answers");
+    }
+    let [(40, Carrier::Tls, _), (100, Carrier::Wss, better)] = tried[..] else { panic!("{tried:?}") };
+    carriers.opened(better);
+    carriers.heard(node(1), Some(better), at(100_000));
+    let orders: Vec<_> = std::iter::from_fn(|| carriers.poll_order()).collect();
+    let used = Order::Use { server: node(1), stream: Some(better) };
+    let probe = Order::Probe { server: node(1), address: address(443), stream: Some(better) };
+    assert_eq!(orders, [probe, used, Order::Close(worse), Order::Remember(Some(Carrier::Wss))]);
 }

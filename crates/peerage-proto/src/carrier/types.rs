@@ -134,6 +134,8 @@ pub enum Order {
         /// On which connection.
         stream: Option<StreamId>,
     },
+    /// Remember for the next time what has worked in this network where UDP did not; `None`: UDP works.
+    Remember(Option<Carrier>),
     /// Send what goes to a server on this connection from now on, or over UDP again.
     Use {
         /// Which server.

@@ -1,15 +1,24 @@
 //! By which carrier servers are reached: what [`Carriers`](crate::carrier::Carriers) decides, done (Rules 6.100 to 6.109).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use peerage_wire::id::NodeId;
+use peerage_wire::id::{LocationId, NodeId};
 use peerage_wire::message::Request;
 use peerage_wire::time::Now;
 
+use super::places::Places;
 use super::servers::sendable;
 use super::{Node, Output, Purpose};
-use crate::carrier::{Order, StreamId, StreamNews, StreamOrder};
-use crate::lan::Interface;
+use crate::carrier::{Carrier, Order, StreamId, StreamNews, StreamOrder};
+use crate::lan::{Gateway, Interface};
+
+/// Most networks of which is remembered what has worked there instead of UDP. A traveller sees a few a day; what is forgotten costs a second
+/// or two.
+pub const MAX_REMEMBERED: usize = 64;
+
+/// By what messages travel in networks without UDP.
+pub type KnownCarriers = BTreeMap<LocationId, Carrier>;
 
 impl Node {
     /// Notes that a server was asked, so that it can be missed.
@@ -47,14 +56,34 @@ impl Node {
         }
     }
 
-    /// The computer's networks are others: nothing that stood before may still do.
-    pub(super) fn review_carriers(&mut self, interfaces: &[Interface]) {
-        let place = |all: &[Interface]| {
-            let up = all.iter().filter(|interface| interface.up);
-            up.map(|i| (i.index, i.addresses.clone(), i.gateways.clone())).collect::<Vec<_>>()
-        };
-        if place(&self.interfaces) != place(interfaces) {
-            self.carriers.network_changed(None);
+    /// The computer's networks are these now: if they are others, nothing that stood before may still do, and what has worked here before is
+    /// tried first.
+    pub(super) fn review_carriers(&mut self, interfaces: &[Interface], now: Now) {
+        let here = Places::find(interfaces, &self.keys, self.place.as_deref());
+        let known = here.all().find_map(|location| self.known_carriers.get(&location).copied());
+        if is_elsewhere(&self.interfaces, interfaces) {
+            self.carriers.network_changed(known, now.mono);
+        } else {
+            self.carriers.recall(known);
+        }
+    }
+
+    /// Keeps what has worked here.
+    pub(super) fn remember_carrier(&mut self, carrier: Option<Carrier>) {
+        let Some(location) = self.places.all().next() else { return };
+        let before = self.known_carriers.clone();
+        match carrier {
+            Some(carrier) => {
+                let is_full = self.known_carriers.len() >= MAX_REMEMBERED;
+                if is_full && !self.known_carriers.contains_key(&location) {
+                    self.known_carriers.pop_first();
+                }
+                self.known_carriers.insert(location, carrier);
+            }
+            None => self.known_carriers.retain(|known, _| self.places.interface_at(known).is_none()),
+        }
+        if self.known_carriers != before {
+            self.outputs.push_back(Output::KeepCarriers(self.known_carriers.clone()));
         }
     }
 
@@ -84,6 +113,7 @@ impl Node {
                     };
                     self.purposes.insert(id, Purpose::Carrier);
                 }
+                Order::Remember(carrier) => self.remember_carrier(carrier),
                 Order::Use { server, stream } => {
                     self.endpoint.carry(server, stream, now);
                     // Its server learns by this where it is reached from now on.
@@ -99,4 +129,20 @@ impl Node {
             self.outputs.push_back(Output::Stream(StreamOrder::Send { stream, payload }));
         }
     }
+}
+
+/// Returns whether a computer stands in other networks than before. A router whose hardware address was not known before is the same.
+fn is_elsewhere(before: &[Interface], now: &[Interface]) -> bool {
+    let up = |all: &'_ [Interface]| all.iter().filter(|interface| interface.up).cloned().collect::<Vec<_>>();
+    let is_same_router = |(a, b): (&Gateway, &Gateway)| {
+        a.address == b.address && (a.mac.is_none() || b.mac.is_none() || a.mac == b.mac)
+    };
+    let is_same = |a: &Interface, b: &Interface| {
+        a.index == b.index
+            && a.addresses == b.addresses
+            && a.gateways.len() == b.gateways.len()
+            && a.gateways.iter().zip(&b.gateways).all(is_same_router)
+    };
+    let (before, now) = (up(before), up(now));
+    before.len() != now.len() || !before.iter().zip(&now).all(|(a, b)| is_same(a, b))
 }

@@ -6,6 +6,7 @@ use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::{AgreementKey, DomainKeys};
 use peerage_wire::record::Record;
 
+use super::carriers::KnownCarriers;
 use super::elect::Elections;
 use crate::carrier::Carrier;
 use crate::endpoint;
@@ -47,6 +48,8 @@ pub struct Config {
     pub bound: Option<IpAddr>,
     /// By what messages may travel; UDP alone: no connection is ever made for them.
     pub carriers: Vec<Carrier>,
+    /// What has worked in networks without UDP, as kept by [`Output::KeepCarriers`](super::Output::KeepCarriers).
+    pub known_carriers: KnownCarriers,
     /// What the owner lends to the network as a super-node.
     pub super_role: SuperConfig,
 }

@@ -10,6 +10,7 @@ use peerage_wire::open::Open;
 use peerage_wire::record::{Record, Table};
 use peerage_wire::time::UnixTime;
 
+use super::carriers::KnownCarriers;
 use super::config::SuperConfig;
 use super::legs::{LegNews, LegOrder};
 use crate::carrier::{StreamNews, StreamOrder};
@@ -441,6 +442,8 @@ pub enum Output {
     Renew,
     /// A newer Head is known: peers on links should have it too (Rule 7.9).
     HeadChanged(Bytes),
+    /// Write to disk what has worked in networks without UDP, in place of what was told before. Nothing answers.
+    KeepCarriers(KnownCarriers),
     /// Something is to be done with connections that carry messages.
     Stream(StreamOrder),
     /// Something is to be done with legs that others have made to this computer.

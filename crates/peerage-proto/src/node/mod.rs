@@ -47,6 +47,7 @@ use crate::lan::Interface;
 use crate::table::Records;
 use crate::trust::{Member, Trust};
 
+pub use carriers::{KnownCarriers, MAX_REMEMBERED};
 pub use config::{Config, SuperConfig};
 pub use elect::Elections;
 pub use io::{
@@ -132,6 +133,7 @@ pub struct Node {
     legs: Legs,
     finding: Finding,
     carriers: Carriers,
+    known_carriers: KnownCarriers,
 
     sweep_at: Instant,
     renew_at: Option<Instant>,
@@ -189,6 +191,7 @@ impl Node {
             legs: Legs::default(),
             finding: Finding::new(config.port),
             carriers: Carriers::new(config.carriers),
+            known_carriers: config.known_carriers,
             sweep_at: now.mono.after(SWEEP_INTERVAL),
             renew_at: None,
             renewal_of: None,
@@ -533,7 +536,7 @@ impl Node {
     }
 
     fn networks_changed(&mut self, interfaces: Vec<Interface>, now: Now) {
-        self.review_carriers(&interfaces);
+        self.review_carriers(&interfaces, now);
         self.interfaces = interfaces;
         self.servers.forget_families();
         self.stand_again();

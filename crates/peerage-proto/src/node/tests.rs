@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use peerage_wire::cbor::MapWriter;
 use peerage_wire::codec::{Protocol, Service};
 use peerage_wire::crypto::Real;
@@ -7,7 +9,9 @@ use peerage_wire::keys::{IdentityKey, SecretKey};
 use peerage_wire::record::{Draft, Header, LocalPolicy};
 
 use super::*;
+use crate::carrier::Carrier;
 use crate::endpoint::tests::{Bed, DOMAIN};
+use crate::lan::{Gateway, InterfaceAddress, InterfaceKind};
 
 const PRINTER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
@@ -71,7 +75,8 @@ fn node(bed: &mut Bed, mut records: Vec<Record>) -> Node {
         place: None,
         one_machine: false,
         bound: None,
-        carriers: vec![crate::carrier::Carrier::Udp],
+        carriers: vec![Carrier::Udp],
+        known_carriers: Default::default(),
         super_role: SuperConfig::default(),
     };
     Node::new(config, [9; 32], bed.now)
@@ -142,4 +147,38 @@ fn nothing_is_judged_expired_before_the_time_is_known() {
     node.endpoint.trust_own_clock();
     node.handle(Input::Timeout, later.after(Duration::from_secs(120)));
     assert!(node.devices.is_empty());
+}
+
+/// One interface of an office, told from others by its router.
+fn office(router: u8) -> Vec<Interface> {
+    let (address, gateway) = (IpAddr::from([192, 168, 1, 9]), IpAddr::from([192, 168, 1, 1]));
+    vec![Interface {
+        index: 2,
+        name: "eth0".to_owned(),
+        kind: InterfaceKind::Ethernet,
+        up: true,
+        mac: None,
+        addresses: vec![InterfaceAddress { address, prefix: "192.168.1.0/24".parse().unwrap() }],
+        gateways: vec![Gateway { metric: 0, address: gateway, mac: Some(Mac([router; 6])) }],
+    }]
+}
+
+/// Rule 6.107.
+#[test]
+fn what_carries_messages_in_a_network_is_kept_for_the_next_time_up_to_a_limit() {
+    let mut bed = Bed::new();
+    let mut node = node(&mut bed, Vec::new());
+    let mut kept = KnownCarriers::new();
+    for router in 0..70 {
+        node.handle(Input::Networks(office(router)), bed.now);
+        node.remember_carrier(Some(Carrier::Wss));
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        let keeps = outputs.filter_map(|o| if let Output::KeepCarriers(all) = o { Some(all) } else { None });
+        kept = keeps.last().unwrap();
+    }
+    assert_eq!(kept.len(), MAX_REMEMBERED);
+    let here = node.places.all().next().unwrap();
+    assert_eq!(kept.get(&here), Some(&Carrier::Wss));
+    node.remember_carrier(None);
+    assert!(!node.known_carriers.contains_key(&here), "UDP works here after all");
 }

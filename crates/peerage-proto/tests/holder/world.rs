@@ -485,6 +485,7 @@ impl World {
             one_machine: false,
             bound: None,
             carriers: vec![peerage_proto::carrier::Carrier::Udp],
+            known_carriers: Default::default(),
             super_role: SuperConfig { on: true, ..SuperConfig::default() },
         };
         change(&mut config);

@@ -475,6 +475,7 @@ impl World {
             one_machine: false,
             bound: None,
             carriers: vec![peerage_proto::carrier::Carrier::Udp],
+            known_carriers: Default::default(),
             super_role: node::SuperConfig::default(),
         };
         change(&mut config);
@@ -799,7 +800,7 @@ impl World {
             // Nobody in these tests is dialled by legs of others.
             node::Output::Leg(_) => return,
             // The machines of these tests speak over UDP alone.
-            node::Output::Stream(_) => return,
+            node::Output::Stream(_) | node::Output::KeepCarriers(_) => return,
             node::Output::OwnLeg { leg, order } => return self.leg_ordered(address, leg, order),
             // There are no links here.
             node::Output::HeadChanged(_) => return,

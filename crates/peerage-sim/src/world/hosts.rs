@@ -274,7 +274,7 @@ impl World {
                 self.later(index, HANDSHAKE, Input::OwnLeg { leg, news: LegNews::Closed });
             }
             // The machines of the simulator speak over UDP alone.
-            Output::Stream(_) | Output::Leg(_) | Output::OwnLeg { .. } => {}
+            Output::Stream(_) | Output::KeepCarriers(_) | Output::Leg(_) | Output::OwnLeg { .. } => {}
             Output::Event(event) => self.note_event(index, &event),
         }
     }
@@ -560,6 +560,7 @@ fn config_of(
         one_machine: false,
         bound: None,
         carriers: vec![peerage_proto::carrier::Carrier::Udp],
+        known_carriers: Default::default(),
         elections: Elections::default(),
         super_role: SuperConfig { on: host.lends, ..SuperConfig::default() },
     })

@@ -303,14 +303,24 @@ fn run_sessions(count: u64, first: u64, (all, shorten, json): (bool, bool, bool)
 fn run_idle(nodes: usize, hours: u64) -> Done {
     let begun = Instant::now();
     let report = idle::run(nodes, Duration::from_secs(hours * 3_600))?;
+    let each = u64::try_from(nodes.max(1)).unwrap_or(u64::MAX);
+    let memory =
+        peak_memory_kib().map_or_else(String::new, |all| format!(", {} KiB a computer", all.div_ceil(each)));
     line(&format!(
-        "{nodes} computers, {hours} h: {} events, {} datagrams, {:.1} s, trace {:016x}",
+        "{nodes} computers, {hours} h: {} events, {} datagrams, {:.1} s{memory}, trace {:016x}",
         report.events,
         report.datagrams,
         begun.elapsed().as_secs_f64(),
         report.trace
     ));
     Ok(true)
+}
+
+/// Returns the most memory that this process has used so far, where the system tells.
+fn peak_memory_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.split_whitespace().next()?.parse().ok()
 }
 
 /// Reads a clock of the computer that simulates: for how long operators keep it busy.

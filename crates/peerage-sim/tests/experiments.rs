@@ -45,17 +45,19 @@ fn nine_of_ten_lie_and_the_truth_is_found_where_they_are_no_majority_of_organisa
 }
 
 #[test]
-fn super_nodes_that_die_in_a_rush_leave_most_wishes_fulfilled() {
+fn super_nodes_that_die_in_a_rush_pull_no_other_down_and_every_wish_is_fulfilled() {
     let outcome = small(Experiment::Snowball);
-    assert!(outcome.finding("opened_lowest").unwrap() > 0.5);
+    assert_eq!(outcome.finding("opened_lowest"), Some(1.0));
+    assert_eq!(outcome.finding("crashes_most"), Some(0.0), "none is pulled down");
 }
 
 #[test]
-fn the_longer_computers_stay_the_more_tunnels_are_opened() {
+fn computers_that_come_and_go_leave_nearly_every_wish_fulfilled() {
     let outcome = small(Experiment::Churn);
-    let (worst, best) = (outcome.finding("opened_lowest"), outcome.finding("opened_with_the_longest"));
-    assert!(best.unwrap() >= worst.unwrap());
-    assert!(best.unwrap() > 0.9);
+    // Where they stay for ten minutes, a tunnel-node may have gone a moment ago.
+    assert!(outcome.finding("opened_lowest").unwrap() > 0.95);
+    assert_eq!(outcome.finding("opened_lowest_where_tunnel_nodes_stay"), Some(1.0));
+    assert_eq!(outcome.finding("opened_with_the_longest"), Some(1.0));
 }
 
 #[test]

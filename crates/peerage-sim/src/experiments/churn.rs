@@ -6,7 +6,7 @@ use peerage_wire::record::DraftError;
 use peerage_wire::time::Instant;
 
 use super::fit::count;
-use super::town::{Fortune, Town, fortune};
+use super::town::{Fortune, Town, fortune_where};
 use super::{Outcome, Scale, Table, Terms};
 use crate::chance::Chance;
 use crate::chart::{Chart, Curve, Scale as Along, Style};
@@ -31,14 +31,15 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
             "opened %",
             "median ms",
             "99 of 100 within ms",
+            "opened % while a computer at the printer was on",
             "opened % where tunnel-nodes stay",
         ],
     );
-    let mut points = [Vec::new(), Vec::new()];
+    let mut points = [Vec::new(), Vec::new(), Vec::new()];
     for session in minutes {
         let session_time = Duration::from_secs(session * 60);
-        let all = measure(session_time, true, terms)?;
-        let stay = measure(session_time, false, terms)?;
+        let [all, served] = measure(session_time, true, terms)?;
+        let [stay, _] = measure(session_time, false, terms)?;
         let length = super::fit::sum(*session);
         table.row(&[
             length,
@@ -46,17 +47,20 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
             all.reached * 100.0,
             all.median_millis,
             all.slow_millis,
+            served.reached * 100.0,
             stay.reached * 100.0,
         ]);
-        let [with, without] = &mut points;
+        let [with, of_served, without] = &mut points;
         with.push((length, all.reached * 100.0));
+        of_served.push((length, served.reached * 100.0));
         without.push((length, stay.reached * 100.0));
     }
-    let [all, stay] = points;
+    let [all, served, stay] = points;
     let worst = |points: &[(f64, f64)]| points.iter().map(|(_, share)| share / 100.0).fold(1.0, f64::min);
     Ok(Outcome {
         findings: vec![
             ("opened_lowest", worst(&all)),
+            ("opened_lowest_while_a_computer_at_the_printer_was_on", worst(&served)),
             ("opened_lowest_where_tunnel_nodes_stay", worst(&stay)),
             ("opened_with_the_longest", all.last().map_or(f64::NAN, |(_, share)| share / 100.0)),
         ],
@@ -68,13 +72,15 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
             y: ("tunnels opened within three tries, percent".to_owned(), Along::Even),
             curves: vec![
                 Curve::new("super-nodes and tunnel-nodes come and go", Style::Measured, all),
+                Curve::new("the same, while a computer at the printer was on", Style::Dashed, served),
                 Curve::new("only super-nodes come and go", Style::Measured, stay),
             ],
         }],
     })
 }
 
-fn measure(session: Duration, servers_too: bool, terms: Terms) -> Result<Fortune, DraftError> {
+/// Returns how users fared: all of them, and those who began while a computer was on that may serve their printer.
+fn measure(session: Duration, servers_too: bool, terms: Terms) -> Result<[Fortune; 2], DraftError> {
     let span = Duration::from_secs(if terms.scale == Scale::Full { 4 * 3_600 } else { 1_800 });
     let town = Town {
         domains: if terms.scale == Scale::Full { 6 } else { 1 },
@@ -90,13 +96,16 @@ fn measure(session: Duration, servers_too: bool, terms: Terms) -> Result<Fortune
     let mut chance = Chance::new(terms.seed, "churn");
     let comes: Vec<_> =
         town.people().filter(|host| servers_too && town.may_serve(*host)).chain(town.lenders()).collect();
+    let mut off = Vec::new();
     for host in comes {
         // Where in its session each is when it begins is another matter for each.
         let mut at = BEGIN + chance.duration(session);
         while at < BEGIN + span {
             world.plan(at, Operation::Crash { host, survivors: 8 });
+            let since = at;
             at += chance.duration(session * 2 / OFF).max(Duration::from_secs(5));
             world.plan(at, Operation::Start { host });
+            off.push((host, Instant::default().after(since), Instant::default().after(at)));
             at += chance.duration(session * 2).max(Duration::from_secs(5));
         }
     }
@@ -108,5 +117,13 @@ fn measure(session: Duration, servers_too: bool, terms: Terms) -> Result<Fortune
         }
     }
     world.run_until(Instant::default().after(BEGIN + span + Duration::from_secs(60)));
-    Ok(fortune(&world, (Instant::default().after(BEGIN), Instant::default().after(BEGIN + span)), true))
+    let is_on = |host: usize, at: Instant| {
+        !off.iter().any(|(other, from, to)| *other == host && *from <= at && at < *to)
+    };
+    let span = (Instant::default().after(BEGIN), Instant::default().after(BEGIN + span));
+    let all = fortune_where(&world, span, |errand| !errand.is_local);
+    let served = fortune_where(&world, span, |errand| {
+        !errand.is_local && town.servers_of(errand.device).any(|host| is_on(host, errand.begun_at))
+    });
+    Ok([all, served])
 }

@@ -11,7 +11,7 @@ use crate::chance::Chance;
 use crate::nat::{Behaviour, NatConfig, Ports};
 use crate::network::{Lan, Quality};
 use crate::operations::Operation;
-use crate::world::{DeviceSetup, HostSetup, Setup, SiteSetup, World};
+use crate::world::{DeviceSetup, Errand, HostSetup, Setup, SiteSetup, World};
 
 /// Most computers of one site: its LAN has no more addresses, and some are for printers.
 const MAX_PER_SITE: usize = 900;
@@ -120,6 +120,15 @@ impl Town {
         user / offices < self.servers && user % offices < self.printers
     }
 
+    /// Returns the computers that may serve a printer, which is counted over all organisations.
+    pub fn servers_of(&self, printer: usize) -> impl Iterator<Item = usize> {
+        let (domain, printer) = (printer / self.printers.max(1), printer % self.printers.max(1));
+        let (users, offices) = (self.users, self.offices());
+        let office = printer % offices;
+        (domain * users..(domain + 1) * users)
+            .filter(move |host| host % users % offices == office && self.may_serve(*host))
+    }
+
     /// Returns the people.
     pub const fn people(&self) -> std::ops::Range<usize> {
         0..self.domains * self.users
@@ -166,10 +175,15 @@ pub struct Fortune {
 
 /// Returns how those fared who began within a time, those who needed a tunnel apart from those who did not.
 pub fn fortune(world: &World, span: (Instant, Instant), through_tunnels: bool) -> Fortune {
+    fortune_where(world, span, |errand| !through_tunnels || !errand.is_local)
+}
+
+/// Returns how those fared who began within a time, and whose wishes are of a kind.
+pub fn fortune_where(world: &World, span: (Instant, Instant), is_meant: impl Fn(&Errand) -> bool) -> Fortune {
     let begun = world.errands().map(|(_, errand)| errand);
     let begun: Vec<_> = begun
         .filter(|errand| span.0 <= errand.begun_at && errand.begun_at < span.1)
-        .filter(|errand| !through_tunnels || !errand.is_local)
+        .filter(|errand| is_meant(errand))
         .collect();
     let took: Vec<f64> =
         begun.iter().filter_map(|errand| errand.took()).map(|took| took.as_secs_f64() * 1_000.0).collect();

@@ -12,6 +12,7 @@ mod operator;
 mod paths;
 mod peers;
 mod report;
+mod strangers;
 mod table;
 mod tcp;
 mod thesis;

@@ -36,7 +36,8 @@ fn check(report: &Value, cases: usize) {
 #[test]
 fn sealed_messages_are_counted_beside_a_plain_echo() {
     let report = report(&["messages", "--peers", "20"]);
-    check(&report, 2);
+    check(&report, 3);
+    assert!(report["cases"][1]["strangers_a_second"].as_f64().unwrap() > 0.0, "{report}");
     assert_eq!(report["cases"][0]["wrong"], 0, "{report}");
     assert!(report["cases"][0]["first_contacts_a_second"].as_f64().unwrap() > 0.0);
 }

@@ -32,6 +32,7 @@ use super::{
     machine::cpu,
     network::Network,
     report::{Case, Report, Run, median},
+    strangers::Strangers,
     udp::{self, Count, Plain, Talk},
 };
 
@@ -48,7 +49,7 @@ const PEERS_PER_ADDRESS: usize = 50;
 /// The domain of the members, which are nobody else's.
 const DOMAIN: Domain = Domain(7);
 
-/// Measures Pings, with the same number of peers and with one.
+/// Measures Pings, with the same number of peers, the same beside a flood of strangers, and with one.
 pub(super) fn messages(how: &How, peers: usize) -> Result<Report> {
     let network = Network::start()?;
     let echo = network.part("echo", &["echo"])?;
@@ -63,6 +64,9 @@ pub(super) fn messages(how: &How, peers: usize) -> Result<Report> {
     for count in counts {
         let mut crowd = operator.crowd(count, responder)?;
         cases.push(ping(how, &mut crowd, responder, plain)?);
+        if count == peers {
+            cases.push(beside_strangers(how, &mut crowd, &operator)?);
+        }
     }
     let reference =
         "a plain echo of as many bytes without cryptography: sendto and recvfrom, one socket each";
@@ -105,6 +109,29 @@ fn ping(
         .with("wrong", lost.wrong)
         .with("first_contacts_a_second", crowd.contacts_per_second)
         .with("first_contact_cpu_us", crowd.contact_cpu_us))
+}
+
+/// Measures what those who are known still get while strangers flood, against a flood that goes to nobody.
+fn beside_strangers(how: &How, crowd: &mut Crowd, operator: &Operator) -> Result<Case> {
+    let mut strangers = Strangers::new(operator.first_word()?)?;
+    let nobody = udp::bind(Ipv4Addr::LOCALHOST)?;
+    let elsewhere = nobody.local_addr()?;
+    let (mut runs, mut rates, mut lost) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..how.runs() {
+        let (spared, _) = strangers.beside(elsewhere, || crowd.flood(how.length(), &Request::Ping))?;
+        let (flooded, sent) =
+            strangers.beside(operator.address, || crowd.flood(how.length(), &Request::Ping))?;
+        runs.push(Run::new(flooded.per_second(), spared.per_second()));
+        rates.push(sent);
+        lost += flooded.lost;
+    }
+    let peers = crowd.peers.len();
+    Ok(Case::new(
+        format!("Ping, {peers} peers beside a flood of strangers, against one that goes to nobody"),
+        runs,
+    )
+    .with("strangers_a_second", median(rates))
+    .with("lost", lost))
 }
 
 /// Measures look-ups of Node records beside Pings of the same run.
@@ -202,6 +229,26 @@ impl Operator {
             identity,
             address: network.address,
         })
+    }
+
+    /// Returns what a member says first, with its introduction and without a cookie.
+    fn first_word(&self) -> Result<Vec<u8>> {
+        let mut rng = rng()?;
+        let now = Clock::new().now().unix;
+        let member = Member::new(self, now, &mut rng)?;
+        let introduction = member.introduction.clone();
+        let mut receiver = *AgreementKey::generate(&mut rng).public();
+        let Peer { mut context, .. } = member.contact(self, 0, &mut receiver, &mut rng)?;
+        let request = Request::Ping;
+        let sealed = context.seal_long(
+            request.class(),
+            &request.encode(),
+            Some(introduction),
+            None,
+            Clock::new().now().unix,
+            (&Real, &mut rng),
+        );
+        Ok(sealed.map_err(|_| anyhow!("a Ping cannot be sealed"))?.datagram)
     }
 
     /// Makes members and lets each say its first word.

@@ -12,6 +12,7 @@ mod operator;
 mod paths;
 mod peers;
 mod report;
+mod rest;
 mod strangers;
 mod table;
 mod tcp;
@@ -74,6 +75,8 @@ enum What {
     },
     /// Computers that join, against plain writes
     Operator(How),
+    /// A node with nothing to do: how soon it is ready, what it occupies, how much time it takes
+    Rest(How),
     /// The direct tunnel, against those of other programs that are installed: socat, bore, rathole, ssh, dumbpipe
     Peers {
         #[command(flatten)]
@@ -173,6 +176,7 @@ pub(crate) fn run(args: &Bench, output: Output) -> Result {
         What::Tunnels { how, count } => many::tunnels(how, *count)?,
         What::Table { how, records } => table::table(how, *records)?,
         What::Operator(how) => operator::operator(how)?,
+        What::Rest(how) => rest::rest(how)?,
         What::Peers { how, programs } => peers::peers(how, programs.as_deref())?,
         What::Thesis(how) => thesis::thesis(how)?,
         What::Part(part) => return Ok(serve(part, output)?),

@@ -74,6 +74,13 @@ fn records_and_enrolments_are_measured_beside_plain_writes() {
 }
 
 #[test]
+fn a_node_at_rest_is_measured_beside_a_plain_process() {
+    let report = report(&["rest"]);
+    check(&report, 3);
+    assert!(report["cases"][1]["program_file_mib"].as_f64().unwrap() > 1.0, "{report}");
+}
+
+#[test]
 fn what_the_thesis_measured_is_measured_again() {
     let report = report(&["thesis"]);
     check(&report, 4);

@@ -55,6 +55,11 @@ impl Running {
         self.daemon.process().unwrap_or_default()
     }
 
+    /// Ends it; its data stays where it is.
+    pub(super) fn end(self) -> Computer {
+        self.computer
+    }
+
     /// Returns a text of what it said when it was ready.
     pub(super) fn text(&self, field: &str) -> Result<&str> {
         self.daemon.text(field)
@@ -107,6 +112,11 @@ impl Network {
     pub(super) fn node(&self, name: &'static str, device: Option<&str>) -> Result<Running> {
         let computer = computer(&self.program, &self.directory, name)?;
         computer.call(&["join", &self.token(1)?, "--name", name], COMMAND_TIMEOUT)?;
+        Self::up(computer, device)
+    }
+
+    /// Starts a node that has joined before.
+    pub(super) fn up(computer: Computer, device: Option<&str>) -> Result<Running> {
         let place = device.map_or(ELSEWHERE.to_owned(), |mac| format!("{SITE} of {mac}"));
         let neighbour = device.map(|mac| format!("{mac}=127.0.0.1"));
         let mut arguments = vec!["up", "--listen", "127.0.0.1:0", "--one-machine", &place];

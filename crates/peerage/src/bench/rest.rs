@@ -47,7 +47,7 @@ pub(super) fn rest(how: &How) -> Result<Report> {
     let cases = vec![
         Case::new("ms until a node is ready", starts).with("target_ms", READY_TARGET_MS),
         Case::new("MiB that it occupies", memory).with("program_file_mib", size as f64 / MIB),
-        Case::new("s of processor time an hour from its start, against 1 % of a processor", times),
+        Case::new("s of processor time an hour, against 1 % of a processor", times),
     ];
     Report::new("rest", "ms", "a process of the same program that binds a socket", cases)
 }

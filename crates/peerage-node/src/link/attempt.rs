@@ -20,7 +20,7 @@ use tokio::time;
 use super::channel::{Channel, ChannelError};
 use super::dial::{self, DialError};
 use super::peer::Peer;
-use super::relayed::Leg;
+use super::relayed::{Leg, beside_full_relay};
 use super::{AttemptId, Connected, Inner, Links, Via, lock, standing};
 use crate::connect::Connector;
 use crate::relay::Ahead;
@@ -70,6 +70,8 @@ enum Ready {
     Direct(TcpStream, Candidate),
     /// With the direct connection that may still come.
     Relayed(Ahead, Option<Early>),
+    /// The relay has refused already.
+    Full(Option<Early>),
     /// Neither, with those that may still come.
     Nothing(Option<Early>, Option<Leg>),
 }
@@ -174,6 +176,7 @@ impl Inner {
                 self.dial_beside(peer, early);
                 Ok(link)
             }
+            Ready::Full(early) => beside_full_relay(self.dial_or_await(peer, early)).await,
             Ready::Nothing(early, None) if has_relay => self.dial_without_relay(peer, early).await,
             Ready::Nothing(early, leg) => self.race(peer, (early, leg)).await,
         }
@@ -223,7 +226,10 @@ async fn first_ready(early: Early, leg: Option<Leg>) -> Ready {
                 Err(_failed) => early = None,
             },
             asked = awaited(&mut leg) => match asked {
-                Ok(asked) => return Ready::Relayed(asked.go_ahead(), early),
+                Ok(asked) => return match asked.go_ahead() {
+                    Some(ahead) => Ready::Relayed(ahead, early),
+                    None => Ready::Full(early),
+                },
                 Err(_failed) => leg = None,
             },
             () = time::sleep_until(until) => break,

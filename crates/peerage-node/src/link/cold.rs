@@ -374,6 +374,17 @@ mod over_a_relay {
         };
         let (connected, ()) = tokio::join!(connecting, refusing);
         assert!(matches!(connected, Err(DialError::RelayFull)), "{connected:?}");
+
+        // The same before the peer has answered: a handshake that was begun does not go to such a relay.
+        let begun = ask(&user, &site, &[]).begun(&user);
+        let Relay { legs, mut news, leg, user: mut at_relay } = relay(&site).await;
+        at_relay.write_all(b"\x00\x02no").await.unwrap();
+        assert!(matches!(news.recv().await, Some(OwnLegEvent::News(LEG, LegNews::Datagram(_)))));
+        legs.order(LEG, LegOrder::Full);
+        assert!(matches!(news.recv().await, Some(OwnLegEvent::News(LEG, LegNews::Closed))));
+        let to = (site.id(), site.key.public());
+        let connected = user.links.connect_or_meet(to, &[], (Some(begun), Some(leg))).await;
+        assert!(matches!(connected, Err(DialError::RelayFull)), "{connected:?}");
     }
 
     #[tokio::test]

@@ -78,6 +78,16 @@ async fn joined(leg: Leg) -> Result<Joined, DialError> {
     asked.joined().await.map_err(|RelayFull| DialError::RelayFull)?.ok_or(DialError::NoCandidate)
 }
 
+/// Waits a moment longer for a direct path, after the relay has refused. One that is found by checks ends the wait elsewhere.
+pub(super) async fn beside_full_relay(
+    direct: impl Future<Output = Result<LinkId, DialError>>,
+) -> Result<LinkId, DialError> {
+    tokio::select! {
+        Ok(link) = direct => Ok(link),
+        () = time::sleep(DIRECT_GRACE) => Err(DialError::RelayFull),
+    }
+}
+
 impl Inner {
     /// Dials a peer directly, on the connection that is being made already if there is one, and meets it at a relay at the same time;
     /// whichever stands first is used. If that is the relay, the direct dial goes on, and what it comes to takes the tunnels over.
@@ -102,20 +112,13 @@ impl Inner {
                 Ok(link) => Ok(link),
                 Err(error) => match time::timeout_at(deadline, relayed).await {
                     Ok(Ok(link)) => Ok(link),
-                    Ok(Err(DialError::RelayFull)) => {
-                        // A path that is found meanwhile ends the wait elsewhere.
-                        time::sleep(DIRECT_GRACE).await;
-                        Err(DialError::RelayFull)
-                    }
+                    Ok(Err(DialError::RelayFull)) => beside_full_relay(std::future::pending()).await,
                     Ok(Err(_)) | Err(_) => Err(error),
                 },
             },
             result = &mut relayed => match result {
                 Ok(link) => Ok(link),
-                Err(DialError::RelayFull) => tokio::select! {
-                    Ok(link) = direct => Ok(link),
-                    () = time::sleep(DIRECT_GRACE) => Err(DialError::RelayFull),
-                },
+                Err(DialError::RelayFull) => beside_full_relay(direct).await,
                 // Where the addresses are silent too, another relay or tunnel-node is tried.
                 Err(_relay) => {
                     let direct = time::timeout_at(deadline, direct).await;

@@ -103,12 +103,22 @@ impl Leg {
         }
     }
 
-    /// Takes the leg as it is, to send something right behind the request.
-    pub(crate) fn go_ahead(self) -> Ahead {
+    /// Takes the leg as it is, to send something right behind the request; `None` if the relay has refused for a quota already.
+    pub(crate) fn go_ahead(self) -> Option<Ahead> {
         // Should the request be repeated at this very moment, the relay closes the leg, as if the peer had not come.
         self.has_followers.store(true, Ordering::Relaxed);
-        let Self { what, stream, joined, .. } = self;
-        Ahead { what, stream, joined }
+        let Self { what, stream, mut joined, .. } = self;
+        let joined = match joined.try_recv() {
+            Ok(Err(RelayFull)) => return None,
+            // What was taken out is put into another.
+            Ok(Ok(())) => {
+                let (ready, joined) = oneshot::channel();
+                let _ = ready.send(Ok(()));
+                joined
+            }
+            Err(oneshot::error::TryRecvError::Empty | oneshot::error::TryRecvError::Closed) => joined,
+        };
+        Some(Ahead { what, stream, joined })
     }
 }
 
@@ -185,6 +195,10 @@ impl OwnLegs {
                 Err(error) => {
                     tracing::debug!(relay = %what.address, %error, "a leg was not joined");
                     own.tell(leg, LegNews::Closed).await;
+                    if error.kind() == io::ErrorKind::QuotaExceeded {
+                        // The same.
+                        time::sleep(TAKING_TIMEOUT).await;
+                    }
                 }
             }
             lock(&own.dialled).remove(&what.link);
@@ -221,7 +235,7 @@ impl OwnLegs {
                 }
                 Some(LegOrder::Full) => {
                     let _ = ready.send(Err(RelayFull));
-                    return Err(io::ErrorKind::ConnectionRefused.into());
+                    return Err(io::ErrorKind::QuotaExceeded.into());
                 }
                 Some(LegOrder::Dial(..) | LegOrder::Close) | None => {
                     return Err(io::ErrorKind::ConnectionAborted.into());

@@ -66,6 +66,8 @@ struct Attempt {
     forwarder: Option<NodeId>,
     /// For which a leg was dialled, if one was.
     leg: Option<LinkId>,
+    /// The same, once the relay has refused it; the shell knows why.
+    refused: Option<LinkId>,
     /// The datagrams that were not answered yet.
     requests: BTreeSet<RequestId>,
     /// For which a handshake was begun, if one was (Rule 7.29).
@@ -174,13 +176,15 @@ impl Node {
         if is_lost || is_full {
             let requests = self.send_request(task, target, (one, request), now);
             let (begun, unsent) = (None, None);
-            return Some(Attempt { target: one.target, forwarder: relay, leg, requests, begun, unsent });
+            let (target, refused) = (one.target, None);
+            return Some(Attempt { target, forwarder: relay, leg, refused, requests, begun, unsent });
         }
         let (attempt, identity) = (request.link(), target.member.identity);
         let places = target.announced.iter().copied().filter(|c| c.transport == Transport::Tcp).collect();
         self.outputs.push_back(Output::BeginHandshake { attempt, identity, places });
         let (begun, unsent) = (Some(attempt), Some((one, request)));
-        Some(Attempt { target: one.target, forwarder: relay, leg, requests: BTreeSet::new(), begun, unsent })
+        let (target, refused, requests) = (one.target, None, BTreeSet::new());
+        Some(Attempt { target, forwarder: relay, leg, refused, requests, begun, unsent })
     }
 
     /// The handshake for an attempt was begun, or could not be: the tunnel-node is asked.
@@ -266,7 +270,7 @@ impl Node {
         let said: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
         places.extend(target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address))));
         let begun = attempt.begun.map(|attempt| Begun { attempt, flight: flight.clone() });
-        self.path_found(task, target, (places, attempt.leg, begun));
+        self.path_found(task, target, (places, attempt.leg.or(attempt.refused), begun));
     }
 
     pub(in crate::node) fn path_failed(&mut self, task: TaskId, request: RequestId, now: Now) {
@@ -299,7 +303,7 @@ impl Node {
             let Some(attempt) = asking.attempts.iter_mut().find(|attempt| attempt.leg == Some(link)) else {
                 continue;
             };
-            attempt.leg = None;
+            attempt.refused = attempt.leg.take();
             if asking.turns.is_empty() {
                 self.set_stage(task, super::Stage::Asking(Box::new(asking)));
             } else {

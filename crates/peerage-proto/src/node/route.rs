@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::codec::{Candidate, Service};
+use peerage_wire::codec::{Candidate, CandidateKind, Service};
 use peerage_wire::id::{DeviceId, LinkId, NodeId};
 use peerage_wire::record::{EndDevice, NodeInfoPrivate, NodeInfoPublic, Table, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
@@ -16,7 +16,7 @@ use peerage_wire::time::{Instant, Now};
 use self::asking::Asking;
 use self::here::Meeting;
 use super::lookup::Verdict;
-use super::places::{may_dial, tags};
+use super::places::{is_private, may_dial, tags};
 use super::queries::Query;
 use super::sync::Gate;
 use super::{Answer, Begun, Discard, Failure, Node, Route, TaskId, Way};
@@ -426,7 +426,8 @@ impl Node {
         Some(Target { member, announced, attached_to: private.attachments })
     }
 
-    /// Asks the tunnel-node that served before, else the first that did not fail lately, and soon those after it.
+    /// Asks the tunnel-node that served before, else the first that did not fail lately, those first that others can reach; and soon those
+    /// after it.
     fn choose(&mut self, task: TaskId, device: &EndDevice, mut targets: Vec<Target>, now: Now) {
         let sticky = self.routing.sticky.get(&device.device).copied();
         targets.sort_by_key(|target| {
@@ -435,7 +436,8 @@ impl Node {
             let has_relay = relays.len() == 0 || relays.any(|relay| !self.legs.is_full(relay, now.mono));
             let failed = self.routing.failed_at.get(&(device.device, id));
             let failed = failed.is_some_and(|at| now.mono - *at < FAILED_FOR);
-            (failed, !has_relay, Some(id) != sticky, !self.links.contains(&id))
+            let order = (failed, !has_relay, Some(id) != sticky, !self.links.contains(&id));
+            (order, how_hidden(&target.announced))
         });
         let Some(target) = targets.first() else {
             return self.route_failed_with(task, Failure::NoTunnelNode);
@@ -555,3 +557,15 @@ fn chosen_service<'a>(device: &'a EndDevice, name: Option<&str>) -> Option<&'a S
         None => device.services.first(),
     }
 }
+/// Returns how unlikely it is that a node with these candidates is reached without a relay.
+fn how_hidden(announced: &[Candidate]) -> u8 {
+    let of_one = |candidate: &Candidate| match candidate.kind {
+        CandidateKind::Configured | CandidateKind::Mapped => 0,
+        CandidateKind::Ethernet | CandidateKind::Wifi if !is_private(candidate.address.ip()) => 0,
+        // Others see it at one place, whoever they are.
+        CandidateKind::Reflexive => 1,
+        CandidateKind::Ethernet | CandidateKind::Wifi | CandidateKind::Vpn | CandidateKind::Sequential => 2,
+    };
+    announced.iter().map(of_one).min().unwrap_or(2)
+}
+

@@ -14,7 +14,8 @@ use peerage_wire::record::{Draft, EndDevice, NodeBody, Table};
 
 use crate::actor::USER_ONLY;
 use crate::support::{
-    DOMAIN, Decision, Faults, OPERATOR_ADDRESS, PRINTER, World, device, found, lan, office, printer,
+    DOMAIN, Decision, Faults, OPERATOR_ADDRESS, PRINTER, SITE, USER, World, device, found, lan, office,
+    printer,
 };
 
 fn routed(world: &mut World, user: SocketAddr) -> Route {
@@ -96,6 +97,25 @@ fn of_two_tunnel_nodes_one_is_kept_until_it_fails() {
     world.run(Duration::from_secs(15));
     fail(&mut world, other);
     assert_eq!(tunnel_node(&routed(&mut world, user)), first, "back after a minute");
+}
+
+/// Rule 6.15
+#[test]
+fn of_two_tunnel_nodes_one_that_others_can_reach_comes_before_one_that_is_hidden() {
+    for seed in 80..88 {
+        let mut world = World::new(seed);
+        let hidden = world.join_with(SITE, lan("192.168.1.10", 1), 0, |config| config.advertise.clear());
+        let open = world.join("45.10.0.2:7400", lan("192.168.1.11", 1));
+        let user = world.join(USER, lan("192.168.2.20", 2));
+        for node in [hidden, open] {
+            world.host(node).lan.insert(PRINTER, found("192.168.1.77"));
+        }
+        world.run(Duration::from_secs(1));
+        let via = world.host(hidden).id;
+        world.put_device(printer(via));
+        world.run(Duration::from_secs(30));
+        assert_eq!(tunnel_node(&routed(&mut world, user)), world.host(open).id, "seed {seed}");
+    }
 }
 
 /// Rule 6.15: one tunnel-node that failed a moment ago is better than none.

@@ -11,6 +11,7 @@ use peerage_proto::operator;
 use peerage_wire::codec::Transport;
 use peerage_wire::frame::Code;
 use peerage_wire::id::DeviceId;
+use peerage_wire::record::LocalPolicy;
 use support::{Decision, PRINTER, SITE, USER, World, device, found, lan, office, printer};
 
 #[test]
@@ -233,6 +234,40 @@ fn a_device_without_tls_is_used_without_a_tunnel_where_its_tunnel_node_is_met_on
     world.host(neighbour).lan.clear();
     let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
     assert!(matches!(route.way, Way::Tunnel { .. }), "the tunnel-node is here, and the device is not");
+}
+
+/// Rule 6.19: a sweep of the LAN takes seconds, and the neighbour knows where the device is.
+#[test]
+fn while_the_device_is_looked_for_on_the_own_lan_a_tunnel_is_used() {
+    let (mut world, site, neighbour) = beside_a_printer_without_tls(26);
+    world.has_lans = true;
+    world.host(neighbour).searches = Some(Vec::new());
+    let began_at = world.now.mono;
+    let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
+    assert!(matches!(route.way, Way::Tunnel { .. }), "{:?}", route.way);
+    assert!(world.now.mono - began_at < Duration::from_millis(600));
+    // What comes of the search is of no use any more, and does no harm.
+    let [search] = world.host(neighbour).searches.take().unwrap()[..] else { panic!("not one search") };
+    world.input(neighbour, Input::DeviceFound { task: search, found: Some(found("192.168.1.77")) });
+    assert!(matches!(world.route(neighbour, "hp", None), Answer::Route(_)));
+
+    // Where no tunnel-node answers, the search decides.
+    world.host(neighbour).searches = Some(Vec::new());
+    let mut always = printer(world.host(site).id);
+    always.local = LocalPolicy::Always;
+    always.site = world.devices.values().next().unwrap().site.clone();
+    world.put_device(always);
+    world.run(Duration::from_secs(20));
+    world.cut.insert(site);
+    world.operator_up = false;
+    let route = Command::Route { device: "hp".to_owned(), service: None };
+    let task = world.command(neighbour, route);
+    world.run(Duration::from_secs(5));
+    assert!(!world.host(neighbour).answers.contains_key(&task));
+    let search = *world.host(neighbour).searches.take().unwrap().last().unwrap();
+    world.input(neighbour, Input::DeviceFound { task: search, found: Some(found("192.168.1.77")) });
+    let Answer::Route(route) = world.await_answer(neighbour, task) else { panic!("no route") };
+    assert_eq!(route.way, Way::Local("192.168.1.77:631".parse().unwrap()));
 }
 
 /// Rule 6.19: gateways share hardware addresses and everybody has 192.168.1.0/24, and somebody may copy both.

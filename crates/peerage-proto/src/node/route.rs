@@ -53,6 +53,8 @@ struct Search {
     refreshed: bool,
     /// Whether it was tried to meet a tunnel-node on this LAN.
     has_met: bool,
+    /// The search of the own LAN that goes on while tunnel-nodes are asked.
+    beside: Option<TaskId>,
     stage: Stage,
 }
 
@@ -60,8 +62,8 @@ struct Search {
 enum Stage {
     /// Waits for the Head, or the device's record.
     Resolving,
-    /// Looks for the device on the own LAN.
-    FindingHere(TaskId),
+    /// Looks for the device on the own LAN; when tunnel-nodes are to be asked as well, unless there is nobody left to ask.
+    FindingHere(TaskId, Option<Instant>),
     /// Asks the device here for its certificate.
     ProvingHere(TaskId, SocketAddr),
     /// Looks for tunnel-nodes.
@@ -132,8 +134,9 @@ impl Routing {
     pub(super) fn next_at(&self) -> Option<Instant> {
         let deadline = |search: &Search| match &search.stage {
             Stage::Asking(asking) => search.deadline.min(asking.due_at()),
+            Stage::FindingHere(_, Some(at)) => search.deadline.min(*at),
             Stage::Resolving
-            | Stage::FindingHere(_)
+            | Stage::FindingHere(_, None)
             | Stage::ProvingHere(..)
             | Stage::FindingNodes
             | Stage::CheckingNodes(_)
@@ -155,9 +158,17 @@ impl Node {
             return self.answer(task, Answer::Failed(Failure::Busy));
         }
         let (since, deadline) = (now.mono, now.mono.after(ROUTE_TIMEOUT));
-        let stage = Stage::Resolving;
-        let search =
-            Search { device, service, peer: None, since, deadline, refreshed: false, has_met: false, stage };
+        let search = Search {
+            device,
+            service,
+            peer: None,
+            since,
+            deadline,
+            refreshed: false,
+            has_met: false,
+            beside: None,
+            stage: Stage::Resolving,
+        };
         self.routing.searches.insert(task, search);
     }
 
@@ -207,6 +218,9 @@ impl Node {
     }
 
     fn route_failed_with(&mut self, task: TaskId, failure: Failure) {
+        if self.goes_on_here(task) {
+            return;
+        }
         if self.routing.searches.remove(&task).is_some() {
             self.answer(task, Answer::Failed(failure));
         }
@@ -225,7 +239,7 @@ impl Node {
             match search.stage {
                 Stage::Resolving => self.resolve(task, &search, now),
                 Stage::CheckingNodes(infos) => self.check_nodes(task, &search.device, &infos, now),
-                Stage::FindingHere(_)
+                Stage::FindingHere(..)
                 | Stage::ProvingHere(..)
                 | Stage::FindingNodes
                 | Stage::Meeting(_)
@@ -263,7 +277,7 @@ impl Node {
             return self.route_failed_with(task, Failure::NotAllowed);
         }
         if search.peer.is_none() && self.may_be_local(&device, &service) {
-            return self.find_here(task, &device);
+            return self.find_here(task, &device, now);
         }
         self.find_nodes(task, &device, now);
     }
@@ -513,8 +527,9 @@ impl Node {
         self.routing.failed_at.retain(|_, at| now.mono - *at < FAILED_FOR);
         let late = |search: &Search| match &search.stage {
             Stage::Asking(asking) => search.deadline.min(asking.due_at()) <= now.mono,
+            Stage::FindingHere(_, Some(at)) => search.deadline.min(*at) <= now.mono,
             Stage::Resolving
-            | Stage::FindingHere(_)
+            | Stage::FindingHere(_, None)
             | Stage::ProvingHere(..)
             | Stage::FindingNodes
             | Stage::CheckingNodes(_)
@@ -526,7 +541,8 @@ impl Node {
             match stage {
                 Stage::Asking(_) => self.asking_timeout(task, now),
                 Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
-                Stage::FindingHere(_) | Stage::ProvingHere(..) => {
+                Stage::FindingHere(find, Some(_)) => self.ask_beside(task, find, now),
+                Stage::FindingHere(_, None) | Stage::ProvingHere(..) => {
                     self.route_failed_with(task, Failure::UnusableDevice);
                 }
                 Stage::CheckingNodes(_) | Stage::Meeting(_) => {
@@ -550,13 +566,6 @@ impl Node {
     }
 }
 
-/// Returns the service that was asked for, or the first.
-fn chosen_service<'a>(device: &'a EndDevice, name: Option<&str>) -> Option<&'a Service> {
-    match name {
-        Some(name) => device.service(name),
-        None => device.services.first(),
-    }
-}
 /// Returns how unlikely it is that a node with these candidates is reached without a relay.
 fn how_hidden(announced: &[Candidate]) -> u8 {
     let of_one = |candidate: &Candidate| match candidate.kind {
@@ -569,3 +578,10 @@ fn how_hidden(announced: &[Candidate]) -> u8 {
     announced.iter().map(of_one).min().unwrap_or(2)
 }
 
+/// Returns the service that was asked for, or the first.
+fn chosen_service<'a>(device: &'a EndDevice, name: Option<&str>) -> Option<&'a Service> {
+    match name {
+        Some(name) => device.service(name),
+        None => device.services.first(),
+    }
+}

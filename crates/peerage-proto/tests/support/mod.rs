@@ -72,6 +72,8 @@ pub struct Host {
     pub wanted_ports: Ports,
     /// How long the first flight of its handshakes is; none if it begins none.
     pub hello_size: Option<usize>,
+    /// Searches of its LAN that find nothing before the test says so; none while it finds everything at once.
+    pub searches: Option<Vec<TaskId>>,
     /// Whether it prepares the handshakes of others, and how long its own flight is.
     pub prepares: bool,
     pub flight_size: usize,
@@ -495,6 +497,7 @@ impl World {
             shown_pin: None,
             served: vec![],
             hello_size: Some(HELLO_SIZE),
+            searches: None,
             prepares: true,
             flight_size: FLIGHT_SIZE,
             begun: vec![],
@@ -763,6 +766,9 @@ impl World {
                 node::Input::Stored { task, ok: true }
             }
             node::Output::FindDevice { task, mac, .. } => {
+                if let Some(searches) = &mut host.searches {
+                    return searches.push(task);
+                }
                 node::Input::DeviceFound { task, found: host.lan.get(&mac).copied() }
             }
             node::Output::ProvePin { task, pins, .. } => {

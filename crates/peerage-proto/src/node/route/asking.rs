@@ -235,7 +235,7 @@ impl Node {
         match &self.routing.searches.get(&task)?.stage {
             super::Stage::Asking(asking) => Some((**asking).clone()),
             super::Stage::Resolving
-            | super::Stage::FindingHere(_)
+            | super::Stage::FindingHere(..)
             | super::Stage::ProvingHere(..)
             | super::Stage::FindingNodes
             | super::Stage::CheckingNodes(_)
@@ -325,6 +325,9 @@ impl Node {
     /// itself.
     fn dial_as_announced(&mut self, task: TaskId, now: Now) {
         let Some(mut asking) = self.asking(task) else { return };
+        if self.goes_on_here(task) {
+            return self.give_up(asking.attempts);
+        }
         let leg_to = |index: usize| {
             let attempts = asking.attempts.iter().filter(move |attempt| attempt.target == index);
             attempts.filter_map(|attempt| attempt.leg).next()

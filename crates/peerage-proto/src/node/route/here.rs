@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use peerage_wire::codec::{Service, Transport};
 use peerage_wire::message::Request;
@@ -15,6 +16,11 @@ use crate::node::{Failure, Found, Node, Output, PinProof, Purpose, RequestId, Ta
 
 /// Most tunnel-nodes that are looked for on the own LAN for one route: as many as a location elects.
 const MAX_NEIGHBOURS: usize = 2;
+
+/// How long a device is looked for on the own LAN before tunnel-nodes are asked as well. Where the system knows its address it is found
+/// sooner; otherwise all addresses are swept, which takes seconds. Longer makes applications wait for that, shorter takes tunnels that nobody
+/// needs.
+const FIND_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Who was asked whether it is here.
 #[derive(Clone, Debug)]
@@ -92,7 +98,7 @@ impl Node {
             return self.route_failed_with(task, Failure::UnknownDevice);
         };
         if is_here {
-            return self.find_here(task, &device);
+            return self.find_here(task, &device, now);
         }
         if self.routing.unmet_at.len() >= MAX_REMEMBERED {
             self.routing.unmet_at.clear();
@@ -101,12 +107,35 @@ impl Node {
         self.choose(task, &device, targets, now);
     }
 
-    pub(super) fn find_here(&mut self, task: TaskId, device: &EndDevice) {
+    pub(super) fn find_here(&mut self, task: TaskId, device: &EndDevice, now: Now) {
         let find = self.new_task();
-        self.set_stage(task, Stage::FindingHere(find));
+        self.set_stage(task, Stage::FindingHere(find, Some(now.mono.after(FIND_PATIENCE))));
         let interfaces = self.places.interfaces_at(&device.site);
         let mac = device.mac;
         self.outputs.push_back(Output::FindDevice { task: find, mac, last: None, interfaces });
+    }
+
+    /// The device was not found here at once: tunnel-nodes are asked while the search goes on, so that the next tunnel finds it.
+    pub(super) fn ask_beside(&mut self, task: TaskId, find: TaskId, now: Now) {
+        let Some(search) = self.routing.searches.get_mut(&task) else { return };
+        search.beside = Some(find);
+        // Whoever is met here would only have it looked for once more.
+        search.has_met = true;
+        let name = search.device.clone();
+        match self.named_device(&name).cloned() {
+            Some(device) => self.find_nodes(task, &device, now),
+            None => self.route_failed_with(task, Failure::UnknownDevice),
+        }
+    }
+
+    /// Waits for the search of the own LAN where tunnel-nodes have come to nothing; returns whether there is one.
+    pub(super) fn goes_on_here(&mut self, task: TaskId) -> bool {
+        let Some(search) = self.routing.searches.get_mut(&task) else { return false };
+        let beside = search.beside.take();
+        if let Some(find) = beside {
+            search.stage = Stage::FindingHere(find, None);
+        }
+        beside.is_some()
     }
 
     /// Takes the result of a search of the own LAN. Returns false if it was not for a route.
@@ -117,10 +146,13 @@ impl Node {
         now: Now,
     ) -> bool {
         let waiting = self.routing.searches.iter().find_map(|(task, search)| {
-            matches!(search.stage, Stage::FindingHere(waiting) if waiting == find)
+            matches!(search.stage, Stage::FindingHere(waiting, _) if waiting == find)
                 .then(|| (*task, search.clone()))
         });
-        let Some((task, search)) = waiting else { return false };
+        let Some((task, search)) = waiting else {
+            let mut beside = self.routing.searches.values_mut().filter(|search| search.beside == Some(find));
+            return beside.next().map(|search| search.beside = None).is_some();
+        };
         let Some(device) = self.named_device(&search.device).cloned() else {
             self.route_failed_with(task, Failure::UnknownDevice);
             return true;
@@ -151,7 +183,7 @@ impl Node {
                 Some((*task, address, search.clone()))
             }
             Stage::Resolving
-            | Stage::FindingHere(_)
+            | Stage::FindingHere(..)
             | Stage::ProvingHere(..)
             | Stage::FindingNodes
             | Stage::CheckingNodes(_)

@@ -20,6 +20,7 @@ pub mod echo;
 pub mod flow;
 pub mod mapping;
 pub mod netns;
+pub mod pcp;
 pub mod probe;
 pub mod scenario;
 pub mod topology;

@@ -286,6 +286,12 @@ impl Site {
         })
     }
 
+    /// Returns the site's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns the router as a computer, to run a DHCP server on it or to look at its tables.
     #[must_use]
     pub fn router(&self) -> &Machine {

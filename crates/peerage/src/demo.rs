@@ -11,12 +11,16 @@ mod story;
 mod town;
 mod transfer;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use peerage_client::{Client, local::Tunnel};
-use peerage_lab::netns;
+use peerage_lab::{netns, pcp};
 use serde::Serialize;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -44,6 +48,9 @@ pub(crate) enum Part {
     /// Move data to the sample device and back
     #[command(hide = true)]
     Transfer { raw: SocketAddr, web: SocketAddr, bytes: u64 },
+    /// Give the ports of a router with this outer address to those who ask for them
+    #[command(hide = true)]
+    Router { public: Ipv4Addr },
     /// Lead a Unix socket to a port
     #[command(hide = true)]
     Door { socket: PathBuf, target: SocketAddr },
@@ -81,6 +88,10 @@ fn run_part(part: &Part, output: Output) -> anyhow::Result<()> {
         Part::Transfer { raw, web, bytes } => {
             let transfer = transfer::run(*raw, *web, *bytes)?;
             output.json(&transfer).map_err(|_| anyhow::anyhow!("nobody listens"))
+        }
+        Part::Router { public } => {
+            let ready = || output.json(&"ready").map_err(|_| anyhow::anyhow!("nobody listens"));
+            pcp::serve(*public, ready)
         }
         Part::Door { socket, target } => {
             let ready = || output.json(&"ready").map_err(|_| anyhow::anyhow!("nobody listens"));

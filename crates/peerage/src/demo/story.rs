@@ -15,7 +15,7 @@ use super::{
     Ended,
     computer::{Computer, Daemon},
     screen::Screen,
-    town::{PLOTTER_MAC, PRINTER_MAC, Town},
+    town::{PLOTTER_MAC, PRINTER_MAC, Pair, Town},
     transfer::Transfer,
 };
 
@@ -39,6 +39,13 @@ const FIND_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often the traffic is shown.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a tunnel that has begun at a relay may take to get the path that is best for it. Without one at first, a node looks
+/// after 2, 6, 14 and 30 s.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Bytes that are moved each way to see which path a tunnel takes.
+const FEW_BYTES: u64 = 64 << 10;
 
 /// Bytes that `--once` moves in each direction of each path.
 const EACH_WAY_BYTES: u64 = 64 << 20;
@@ -126,9 +133,10 @@ impl<'a> Story<'a> {
     }
 
     fn start_nodes(&mut self) -> Result<()> {
-        let Town { office, colleague, user, addresses, .. } = self.town;
-        self.step("Three computers join, each with a token of one use")?;
-        for node in [office, colleague, user] {
+        let Town { office, colleague, user, branches, addresses, .. } = self.town;
+        self.step("Computers join, each with a token of one use")?;
+        let others = branches.iter().map(|branch| &branch.node);
+        for node in [office, colleague, user].into_iter().chain(others.clone()) {
             self.check()?;
             self.join(node)?;
         }
@@ -141,7 +149,9 @@ impl<'a> Story<'a> {
         self.up(office, "demo office", &arguments)?;
         let listen = addresses.listen.to_string();
         self.up(colleague, "demo office", &["--listen", &listen])?;
-        self.up(user, "demo home", &["--listen", &listen])?;
+        for node in std::iter::once(user).chain(others) {
+            self.up(node, "demo home", &["--listen", &listen])?;
+        }
         self.screen.tell(
             "front-desk and back-desk in the office, laptop at home. Each made its own keys, which never leave it; \
              the operator has signed that they are members.",
@@ -172,7 +182,7 @@ impl<'a> Story<'a> {
     }
 
     fn register_printer(&mut self) -> Result<()> {
-        let Town { office, printer, user, plotter, .. } = self.town;
+        let Town { office, printer, user, plotter, branches, .. } = self.town;
         self.step("The printer is switched on and registered")?;
         let (services, pin) = self.register(printer, PRINTER_MAC, office)?;
         self.screen.tell(&format!(
@@ -186,6 +196,11 @@ impl<'a> Story<'a> {
             self.screen.tell(
                 "And so is a plotter at home, as seen by laptop. It even has the printer's IP address.",
             );
+        }
+        for branch in branches {
+            self.register(&branch.device, branch.mac, &branch.node)?;
+            let [device, node] = [&branch.device, &branch.node].map(Computer::name);
+            self.screen.tell(&format!("And a {device}, as seen by {node}, whose router {}.", branch.router));
         }
         Ok(())
     }
@@ -214,11 +229,14 @@ impl<'a> Story<'a> {
     }
 
     fn wait_for_printer(&mut self) -> Result<()> {
-        let Town { office, user, plotter, .. } = self.town;
+        let Town { office, user, plotter, branches, .. } = self.town;
         self.step("front-desk finds it and announces that it serves it")?;
         self.wait_until_served("printer", office)?;
         if plotter.is_some() {
             self.wait_until_served("plotter", user)?;
+        }
+        for branch in branches {
+            self.wait_until_served(branch.device.name(), &branch.node)?;
         }
         self.screen.tell(
             "It looks for the MAC address on its own network, and tells the operator's table that it serves the \
@@ -255,6 +273,7 @@ impl<'a> Story<'a> {
         self.screen.tell(&format!("And of the service with TLS: {}.", reader(&tunnel, "front-desk")));
         let [web, tls, raw] =
             [self.door("web", &web, 0)?, self.door("tls", &tls, 1)?, self.door("raw", &raw, 2)?];
+        self.show_pairs()?;
         self.screen.lines(&format!(
             "\nOpen in a browser on this computer:\n\n   http://{web}/\n   https://{tls}/   \
              (the printer signs for itself: the browser warns)\n\n\
@@ -283,21 +302,35 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
+    /// Opens a tunnel for each other kind of path that there is, and says which it takes.
+    fn show_pairs(&mut self) -> Result<()> {
+        let pairs = self.town.pairs();
+        let others = pairs.into_iter().filter(|pair| pair.path.is_some_and(|path| path != PathKind::Direct));
+        for (index, pair) in others.enumerate() {
+            if index == 0 {
+                self.step("Other pairs of computers, and how they reach each other")?;
+            }
+            let [web, raw] = self.open_both(pair)?;
+            let (_, tunnel) = self.try_out(pair, [&web, &raw])?;
+            if let Some(path) = &tunnel.path {
+                let way = way(path.kind, self.town.serving(pair.device));
+                let (user, device) = (pair.user.name(), pair.device);
+                self.screen.tell(&format!("{user} to the {device}: {}, {way} ({}).", path.kind, path.remote));
+            }
+        }
+        Ok(())
+    }
+
     /// Moves data both ways over each kind of path that there is, and compares every byte.
     pub(super) fn transfer(&mut self) -> Result<Vec<PathReport>> {
-        let Town { user, colleague, plotter, .. } = self.town;
         let mut reports = Vec::new();
-        let from_outside = plotter.as_ref().map(|_| (colleague, "plotter"));
-        for (node, device) in [(user, "printer"), (colleague, "printer")].into_iter().chain(from_outside) {
-            self.step(&format!("{} moves 64 MiB to the {device} and back", node.name()))?;
-            let [web, raw] =
-                [self.open(node, &format!("{device}:web"))?, self.open(node, &format!("{device}:raw"))?];
-            let [to_web, to_raw] = [&web, &raw].map(|opened| opened.local.to_string());
-            let bytes = EACH_WAY_BYTES.to_string();
-            let arguments = ["demo", "transfer", &to_raw, &to_web, &bytes];
-            let transfer = node.call(&arguments, TRANSFER_TIMEOUT)?;
-            let transfer: Transfer = serde_json::from_value(transfer)?;
-            let tunnel = self.prove(node, &raw)?;
+        for pair in self.town.pairs() {
+            self.step(&format!("{} moves 64 MiB to the {} and back", pair.user.name(), pair.device))?;
+            let [web, raw] = self.open_both(pair)?;
+            let (first, _) = self.try_out(pair, [&web, &raw])?;
+            let moved = self.move_bytes(pair, [&web, &raw], EACH_WAY_BYTES)?;
+            let transfer = Transfer { first_byte_ms: first.first_byte_ms, ..moved };
+            let tunnel = self.prove(pair.user, &raw)?;
             self.tell_path(&tunnel);
             let path = tunnel.path.context("the node does not say which path its tunnel took")?;
             self.screen.tell(&format!(
@@ -308,6 +341,33 @@ impl<'a> Story<'a> {
             reports.push(PathReport { kind: path.kind, remote: path.remote, transfer, ok: true });
         }
         Ok(reports)
+    }
+
+    fn open_both(&mut self, pair: Pair<'_>) -> Result<[Opened; 2]> {
+        let Pair { user, device, .. } = pair;
+        Ok([self.open(user, &format!("{device}:web"))?, self.open(user, &format!("{device}:raw"))?])
+    }
+
+    /// Moves a little until the tunnel takes the path that is best for it: it may begin at a relay. Returns the first transfer, and what
+    /// the node says of the tunnel in the end.
+    fn try_out(&self, pair: Pair<'_>, [web, raw]: [&Opened; 2]) -> Result<(Transfer, Tunnel)> {
+        let began_at = Instant::now();
+        let first = self.move_bytes(pair, [web, raw], FEW_BYTES)?;
+        loop {
+            let tunnel = self.prove(pair.user, raw)?;
+            let kind = tunnel.path.as_ref().map(|path| path.kind);
+            if pair.path.is_none_or(|wanted| kind == Some(wanted)) || began_at.elapsed() > MOVE_TIMEOUT {
+                return Ok((first, tunnel));
+            }
+            thread::sleep(FIND_INTERVAL);
+            self.move_bytes(pair, [web, raw], FEW_BYTES)?;
+        }
+    }
+
+    fn move_bytes(&self, pair: Pair<'_>, [web, raw]: [&Opened; 2], bytes: u64) -> Result<Transfer> {
+        let [to_web, to_raw, bytes] = [web.local.to_string(), raw.local.to_string(), bytes.to_string()];
+        let arguments = ["demo", "transfer", &to_raw, &to_web, &bytes];
+        Ok(serde_json::from_value(pair.user.call(&arguments, TRANSFER_TIMEOUT)?)?)
     }
 
     /// Opens a tunnel. A node may need a moment until it has heard of the device and of who serves it.
@@ -346,17 +406,8 @@ impl<'a> Story<'a> {
 
     fn tell_path(&self, tunnel: &Tunnel) {
         let Some(path) = &tunnel.path else { return };
-        let serving = if tunnel.device == "plotter" { "laptop" } else { "front-desk" };
-        let way = match path.kind {
-            PathKind::Local => "straight to it, because it is on the same network".to_owned(),
-            PathKind::Direct => format!("straight to {serving}, at an address that can be reached"),
-            PathKind::Mapped => format!("to {serving} through a port of its router"),
-            PathKind::Punched => format!("to {serving} through both routers' NAT"),
-            PathKind::Relayed => {
-                format!("to {serving}, which nobody can reach from outside, through a relay")
-            }
-            PathKind::Unknown | _ => "of a kind that this program does not know".to_owned(),
-        };
+        let serving = self.town.serving(&tunnel.device);
+        let way = way(path.kind, serving);
         self.screen.tell(&format!("Path: {}, {way} ({}).", path.kind, path.remote));
         self.screen.tell(&format!("Who can read it: {}.", reader(tunnel, serving)));
     }
@@ -373,6 +424,18 @@ impl<'a> Story<'a> {
             bail!("interrupted");
         }
         Ok(())
+    }
+}
+
+/// Says how the bytes get to the node that serves the device.
+fn way(kind: PathKind, serving: &str) -> String {
+    match kind {
+        PathKind::Local => "straight to it, because it is on the same network".to_owned(),
+        PathKind::Direct => format!("straight to {serving}, at an address that can be reached"),
+        PathKind::Mapped => format!("to {serving} through a port that its router gave it"),
+        PathKind::Punched => format!("to {serving} through both routers' NAT"),
+        PathKind::Relayed => format!("to {serving}, which nobody can reach from outside, through a relay"),
+        PathKind::Unknown | _ => "of a kind that this program does not know".to_owned(),
     }
 }
 

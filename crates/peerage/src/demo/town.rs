@@ -5,12 +5,14 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
+use peerage_client::local::PathKind;
 use peerage_lab::{
     Host, Lab, Site, SiteConfig,
-    netns::{Doorway, Nat},
+    netns::{Doorway, Nat, Process},
 };
 
 use super::computer::{Computer, Daemon};
@@ -29,6 +31,15 @@ pub(super) const PRINTER_MAC: &str = "02:00:5e:00:53:01";
 
 /// The MAC address of the plotter at home.
 pub(super) const PLOTTER_MAC: &str = "02:00:5e:00:53:02";
+
+/// The MAC address of the mill in the workshop.
+const MILL_MAC: &str = "02:00:5e:00:53:03";
+
+/// The MAC address of the camera in the cabin.
+const CAMERA_MAC: &str = "02:00:5e:00:53:04";
+
+/// How long a router may take until it gives ports.
+const ROUTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ports on this computer that are tried first, so that the address is the same each time.
 const USUAL_PORTS: [u16; 3] = [8631, 8632, 9100];
@@ -62,9 +73,29 @@ pub(super) struct Town {
     pub(super) printer: Computer,
     /// A device at home, where no port is forwarded; only in simulated networks, because on one computer all is reachable.
     pub(super) plotter: Option<Computer>,
+    /// Sites with a node beside a device; in simulated networks alone.
+    pub(super) branches: Vec<Branch>,
     pub(super) addresses: Addresses,
     /// Last, because what runs in it must end first.
     ground: Ground,
+}
+
+/// A site in whose router nobody has configured anything.
+#[derive(Debug)]
+pub(super) struct Branch {
+    pub(super) node: Computer,
+    pub(super) device: Computer,
+    pub(super) mac: &'static str,
+    /// What its router does, for the reader.
+    pub(super) router: &'static str,
+}
+
+/// A tunnel of the demonstration: who opens it, to which device, and what path it takes once both ends know each other; unknown where all is one network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair<'a> {
+    pub(super) user: &'a Computer,
+    pub(super) device: &'a str,
+    pub(super) path: Option<PathKind>,
 }
 
 /// What is told to the programs, and to the reader.
@@ -86,8 +117,15 @@ pub(super) struct Addresses {
 
 #[derive(Debug)]
 enum Ground {
-    Simulated { lab: Box<Lab>, _sites: Box<[Site; 2]> },
-    This { _directory: tempfile::TempDir },
+    /// The router's program ends before what it runs on.
+    Simulated {
+        _router: Box<Process>,
+        lab: Box<Lab>,
+        _sites: Box<[Site; 4]>,
+    },
+    This {
+        _directory: tempfile::TempDir,
+    },
 }
 
 impl Town {
@@ -101,6 +139,9 @@ impl Town {
         let office = lab.site(SiteConfig::new("office"))?;
         // Nobody outside can guess what port such a router will use, so nothing but a relay leads to the home.
         let home = lab.site(SiteConfig::new("home").nat(Nat::SYMMETRIC))?;
+        let workshop = lab.site(SiteConfig::new("workshop"))?;
+        // It lets in only what answers, and gives each computer one port for all, so two that send at the same time meet.
+        let cabin = lab.site(SiteConfig::new("cabin").nat(Nat::EIM_APDF))?;
         let (node, colleague) = (office.host("front-desk")?, office.host("back-desk")?);
         let user = home.host("laptop")?;
         let printer = office.plug("printer", Some(PRINTER_MAC))?;
@@ -108,6 +149,9 @@ impl Town {
         let plotter = home.plug("plotter", Some(PLOTTER_MAC))?;
         plotter.set_address(home.address(PRINTER_HOST))?;
         office.forward(FORWARDED_PORT, &node)?;
+        let router = give_ports(program, &workshop)?;
+        let (bench, mill) = branch(&workshop, ["bench", "mill"], MILL_MAC)?;
+        let (attic, camera) = branch(&cabin, ["attic", "camera"], CAMERA_MAC)?;
 
         let any = Ipv4Addr::UNSPECIFIED;
         let public = office.public_address();
@@ -117,7 +161,15 @@ impl Town {
             office_advertise: Some((public, FORWARDED_PORT).into()),
             listen: (any, 0).into(),
             printer: [80, 443, 9100].map(|port| (printer.address(), port).into()),
-            map: map([&operator, &node, &colleague, &printer, &user, &plotter], [&office, &home]),
+            map: map(
+                &operator,
+                &[
+                    (&office, [vec![&node, &colleague], vec![&printer]]),
+                    (&home, [vec![&user], vec![&plotter]]),
+                    (&workshop, [vec![&bench], vec![&mill]]),
+                    (&cabin, [vec![&attic], vec![&camera]]),
+                ],
+            )?,
         };
         let place = |name, host| -> Result<Computer> {
             Ok(Computer::simulated(name, program, host, lab.directory(&format!("demo/{name}"))?))
@@ -129,8 +181,26 @@ impl Town {
             user: place("laptop", user)?,
             printer: place("printer", printer)?,
             plotter: Some(place("plotter", plotter)?),
+            branches: vec![
+                Branch {
+                    node: place("bench", bench)?,
+                    device: place("mill", mill)?,
+                    mac: MILL_MAC,
+                    router: "gives ports to those who ask for them",
+                },
+                Branch {
+                    node: place("attic", attic)?,
+                    device: place("camera", camera)?,
+                    mac: CAMERA_MAC,
+                    router: "lets in nothing but answers",
+                },
+            ],
             addresses,
-            ground: Ground::Simulated { lab: Box::new(lab), _sites: Box::new([office, home]) },
+            ground: Ground::Simulated {
+                _router: Box::new(router),
+                lab: Box::new(lab),
+                _sites: Box::new([office, home, workshop, cabin]),
+            },
         })
     }
 
@@ -162,9 +232,33 @@ impl Town {
             user: place("laptop")?,
             printer: place("printer")?,
             plotter: None,
+            branches: Vec::new(),
             addresses,
             ground: Ground::This { _directory: directory },
         })
+    }
+
+    /// Returns a pair of computers for each kind of path that there is.
+    pub(super) fn pairs(&self) -> Vec<Pair<'_>> {
+        let (user, colleague) = (&self.user, &self.colleague);
+        let pair = |user, device, path| Pair { user, device, path: self.is_simulated().then_some(path) };
+        let here = [pair(colleague, "printer", PathKind::Local), pair(user, "printer", PathKind::Direct)];
+        let elsewhere = [
+            pair(user, "mill", PathKind::Mapped),
+            pair(colleague, "camera", PathKind::Punched),
+            pair(colleague, "plotter", PathKind::Relayed),
+        ];
+        here.into_iter().chain(elsewhere.into_iter().filter(|_| self.is_simulated())).collect()
+    }
+
+    /// Returns the name of the node that serves a device.
+    pub(super) fn serving(&self, device: &str) -> &'static str {
+        let branch = self.branches.iter().find(|branch| branch.device.name() == device);
+        match branch {
+            Some(branch) => branch.node.name(),
+            None if device == "plotter" => self.user.name(),
+            None => self.office.name(),
+        }
     }
 
     /// Says whether the networks are simulated, or all runs on this computer's loopback interface.
@@ -199,34 +293,52 @@ pub(super) fn missing_packages() -> Vec<&'static str> {
     packages
 }
 
-fn map(
-    [operator, node, colleague, printer, user, plotter]: [&Host; 6],
-    [office, home]: [&Site; 2],
-) -> String {
-    let lan = |site: &Site| format!("{}/24", site.address(0));
-    format!(
-        "the Internet\n\
-         │   operator     {}\n\
-         │\n\
-         ├── office, {} behind the router {}\n\
-         │   front-desk   {}   node\n\
-         │   back-desk    {}   node\n\
-         │   printer      {}   {PRINTER_MAC}, not a node\n\
-         │\n\
-         └── home, {} behind the router {}\n    \
-         laptop       {}   node\n    \
-         plotter      {}   {PLOTTER_MAC}, not a node\n",
-        operator.address(),
-        lan(office),
-        office.public_address(),
-        node.address(),
-        colleague.address(),
-        printer.address(),
-        lan(home),
-        home.public_address(),
-        user.address(),
-        plotter.address(),
-    )
+/// Adds a node and a device to a site.
+fn branch(site: &Site, [node, device]: [&str; 2], mac: &str) -> Result<(Host, Host)> {
+    let node = site.host(node)?;
+    let device = site.plug(device, Some(mac))?;
+    device.set_address(site.address(PRINTER_HOST))?;
+    Ok((node, device))
+}
+
+/// Has a site's router give ports to computers of its LAN that ask for them.
+fn give_ports(program: &Path, site: &Site) -> Result<Process> {
+    let public = site.public_address().to_string();
+    let command = site.router().command(program).args(["demo", "router", &public, "--json"]);
+    let mut router = command.spawn().context("cannot start the workshop's router")?;
+    router.wait_for_line("the workshop's router gave ports", ROUTER_TIMEOUT, |line| {
+        (line == "\"ready\"").then_some(())
+    })?;
+    Ok(router)
+}
+
+/// Draws the networks: each site with its nodes and its devices.
+fn map(operator: &Host, sites: &[(&Site, [Vec<&Host>; 2])]) -> Result<String> {
+    let mut lines =
+        vec!["the Internet".to_owned(), format!("│   operator     {}", operator.address()), "│".to_owned()];
+    for (index, (site, [nodes, devices])) in sites.iter().enumerate() {
+        let is_last = index + 1 == sites.len();
+        let (corner, edge) = if is_last { ("└", " ") } else { ("├", "│") };
+        let (lan, router) = (site.address(0), site.public_address());
+        lines.push(format!("{corner}── {}, {lan}/24 behind the router {router}", site.name()));
+        for node in nodes {
+            lines.push(format!("{edge}   {:<12} {}   node", short(node, site), node.address()));
+        }
+        for device in devices {
+            let (name, mac) = (short(device, site), device.mac()?);
+            lines.push(format!("{edge}   {name:<12} {}   {mac}, not a node", device.address()));
+        }
+        if !is_last {
+            lines.push("│".to_owned());
+        }
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+/// Returns a host's name without that of its site.
+fn short<'a>(host: &'a Host, site: &Site) -> &'a str {
+    let name = host.name();
+    name.strip_prefix(site.name()).and_then(|rest| rest.strip_prefix('-')).unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::{io::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use peerage_lab::device::{CAMERA_PACKAGES, MappingProtocol, PROXY_PACKAGES};
-use peerage_lab::scenario::{self, Crowd, Extent, Profile, Programs, Reach, Report, Selection, Size};
+use peerage_lab::scenario::{
+    self, Crowd, Extent, Profile, Programs, Reach, Report, Selection, Size, Watched,
+};
 
 use crate::{packages, run::say};
 
@@ -16,7 +18,7 @@ usage: cargo xtask lab print [--relayed | --no-udp | --punched | --pcp | --nat-p
        cargo xtask lab tunnels [--small] [--json] [--release]
        cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
        cargo xtask lab firewalls [NETWORK] [--json] [--release]
-       cargo xtask lab camera [--json] [--release]
+       cargo xtask lab camera [--punched] [--json] [--release]
        cargo xtask lab quotas [--json] [--release]
        cargo xtask lab round-trips [--json] [--release]";
 
@@ -84,7 +86,10 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
             Box::new(move |programs, say| scenario::firewalls(programs, only.as_deref(), say))
         }
         ("quotas", []) => Box::new(scenario::quotas),
-        ("camera", []) => Box::new(scenario::camera),
+        ("camera", []) => Box::new(|programs, say| scenario::camera(programs, Watched::Directly, say)),
+        ("camera", ["--punched"]) => {
+            Box::new(|programs, say| scenario::camera(programs, Watched::Punched, say))
+        }
         ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
         ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),
         ("matrix", options) => {

@@ -16,7 +16,7 @@ mod tunnels;
 mod village;
 
 pub use binary::{Profile, Programs};
-pub use camera::camera;
+pub use camera::{Watched, camera};
 pub use firewalls::{NETWORKS, firewalls};
 pub use matrix::{Selection, matrix};
 pub use print::{Reach, print};

@@ -196,7 +196,7 @@ impl Liar {
             match outcome {
                 Outcome::Request(incoming) => self.answer(*incoming, now),
                 Outcome::Answered { from, reply, .. } => self.look_at(from, &reply),
-                Outcome::Failed { .. } | Outcome::ClockLearned(_) => {}
+                Outcome::Forwarded { .. } | Outcome::Failed { .. } | Outcome::ClockLearned(_) => {}
             }
         }
     }

@@ -128,6 +128,13 @@ pub enum Outcome {
         /// On which stream the answer came, if it came on one.
         stream: Option<StreamId>,
     },
+    /// Somebody through whom an own request goes has answered, whether or not its receiver does.
+    Forwarded {
+        /// Who.
+        by: NodeId,
+        /// On which stream, if not as a datagram.
+        stream: Option<StreamId>,
+    },
     /// An own request was not answered in time.
     Failed {
         /// Which.

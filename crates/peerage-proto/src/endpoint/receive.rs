@@ -322,6 +322,8 @@ impl Endpoint {
             && self.outgoing.is_through(expected.request)
         {
             self.unpark(expected.to, now);
+            let stream = if let Back::Stream(stream) = back { Some(*stream) } else { None };
+            self.outcomes.push_back(Outcome::Forwarded { by: expected.to, stream });
             return self.answered_through(expected.request, (remote, back), inner.as_deref(), trust, now);
         }
         let is_straight = matches!(back, Back::Straight) && self.outgoing.is_straight(expected.request);

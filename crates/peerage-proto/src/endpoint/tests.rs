@@ -345,7 +345,10 @@ fn a_stranger_introduces_itself_on_a_stream_and_is_answered_there() {
     assert_eq!(strayed.map(|all| all.len()), [0, 0]);
     let answered = std::iter::from_fn(|| maker.poll_outcome()).find_map(|outcome| match outcome {
         Outcome::Answered { straight, stream, .. } => Some((straight, stream)),
-        Outcome::Request(_) | Outcome::Failed { .. } | Outcome::ClockLearned(_) => None,
+        Outcome::Request(_)
+        | Outcome::Forwarded { .. }
+        | Outcome::Failed { .. }
+        | Outcome::ClockLearned(_) => None,
     });
     assert_eq!(answered, Some((None, Some(StreamId::Made(1)))));
 }
@@ -391,4 +394,35 @@ fn a_request_that_was_heard_over_udp_is_a_replay_on_a_stream() {
     server.handle_stream_datagram(from, &datagram, &bed.trust, bed.now);
     assert_eq!(server.discards().of(Discard::Replayed), 1);
     assert_eq!(server.carried_on(&maker.id()), None, "nobody moves a member by repeating what it said");
+}
+
+/// Rule 6.108: whoever forwards has answered, although what comes back is the answer of another, or none. Otherwise a node whose requests are all
+/// forwarded would miss its forwarder, and leave UDP for nothing.
+#[test]
+fn a_forwarder_that_passes_something_back_is_heard_itself() {
+    let mut bed = Bed::new();
+    let (mut asker, mut forwarder) = (bed.member(DOMAIN, Roles::default()), bed.member(DOMAIN, SUPER));
+    let peer = bed.member(DOMAIN, Roles::default());
+    bed.acquaint(&mut asker, &forwarder, SUPER);
+    bed.acquaint(&mut asker, &peer, Roles::default());
+    let way = (forwarder.id(), THERE.parse().unwrap());
+    asker.request_through(way, peer.id(), &Request::Ping, bed.now);
+    let mut heard = Vec::new();
+    for _ in 0..5 {
+        while let Some((_, datagram)) = asker.poll_transmit() {
+            forwarder.handle_datagram(HERE.parse().unwrap(), &datagram, &bed.trust, bed.now);
+        }
+        while let Some(outcome) = forwarder.poll_outcome() {
+            if let Outcome::Request(incoming) = outcome {
+                forwarder.reply(&incoming.reply_to, &Reply::ForwardedTunnelOpened(None));
+            }
+        }
+        while let Some((_, datagram)) = forwarder.poll_transmit() {
+            asker.handle_datagram(THERE.parse().unwrap(), &datagram, &bed.trust, bed.now);
+        }
+        heard.extend(std::iter::from_fn(|| asker.poll_outcome()));
+    }
+    let is_forwarder =
+        |outcome: &&Outcome| matches!(outcome, Outcome::Forwarded { by, stream: None } if *by == way.0);
+    assert_eq!(heard.iter().filter(is_forwarder).count(), 1, "{heard:?}");
 }

@@ -404,6 +404,7 @@ impl Node {
                     None => self.pass_back(from, reply, now),
                 }
             }
+            Outcome::Forwarded { by, stream } => self.carriers.heard(by, stream, now.mono),
             Outcome::Failed { request, to } => {
                 let purpose = self.purposes.remove(&request);
                 if !purpose.as_ref().is_some_and(Purpose::says_nothing_by_silence) {

@@ -377,7 +377,7 @@ impl Operator {
                     Outcome::Failed { request, .. } => {
                         let _ = self.pushes.ended(request, false) || self.check_pinged(request, false, now);
                     }
-                    Outcome::ClockLearned(_) => {}
+                    Outcome::Forwarded { .. } | Outcome::ClockLearned(_) => {}
                 }
             }
             self.pump_pushes(now);

@@ -83,7 +83,10 @@ impl Pair {
         let mut outcomes = std::iter::from_fn(|| self.member.poll_outcome());
         outcomes.find_map(|outcome| match outcome {
             Outcome::Answered { reply, .. } => Some(reply),
-            Outcome::Request(_) | Outcome::Failed { .. } | Outcome::ClockLearned(_) => None,
+            Outcome::Request(_)
+            | Outcome::Forwarded { .. }
+            | Outcome::Failed { .. }
+            | Outcome::ClockLearned(_) => None,
         })
     }
 }

@@ -233,7 +233,7 @@ impl Visit {
                     }
                 }
                 // It answers nobody: neither does a member that nobody is attached to.
-                Outcome::Request(_) | Outcome::ClockLearned(_) => {}
+                Outcome::Request(_) | Outcome::Forwarded { .. } | Outcome::ClockLearned(_) => {}
             }
         }
         self.go_on(now);

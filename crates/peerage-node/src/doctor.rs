@@ -20,7 +20,8 @@ use peerage_wire::id::to_hex;
 use serde::Serialize;
 
 use self::probe::{Heard, HttpsFault, Tcp};
-use crate::connect::{self, Connector};
+use crate::carrier::Carrier;
+use crate::connect::Connector;
 use crate::data::DataDir;
 use crate::lan::Lan;
 use crate::mapping;
@@ -120,6 +121,8 @@ pub enum Name {
     Http,
     /// Messages inside TLS.
     Messages,
+    /// Messages in a WebSocket.
+    Websocket,
     /// The proxy.
     Proxy,
     /// IP version 6.
@@ -243,7 +246,7 @@ async fn own_port(server: SocketAddr) -> (Vec<Check>, Option<i64>) {
     let Some(stream) = stream else { return (vec![tcp], None) };
     let (mut checks, offset) = https(server, probe::https(stream, server).await);
     checks.insert(0, tcp);
-    checks.push(messages(server).await);
+    checks.push(carried(&Connector::default(), (Carrier::Tls, server)).await);
     (checks, offset)
 }
 
@@ -297,29 +300,40 @@ fn https(server: SocketAddr, result: Result<(Heard, Duration), HttpsFault>) -> (
     (checks, heard.clock_offset_ms)
 }
 
-/// Asks whether messages can be exchanged inside TLS where they do not pass by UDP.
-async fn messages(server: SocketAddr) -> Check {
-    let check = |outcome, evidence: String| Check::new(Name::Messages, Some(server), outcome, evidence);
-    let result = async {
-        let stream = connect::dial(server).await?;
-        probe::messages(stream, server).await
+/// Asks whether messages can be exchanged inside something where they do not pass by UDP.
+async fn carried(connector: &Connector, (carrier, address): (Carrier, SocketAddr)) -> Check {
+    let (name, inside) = match carrier {
+        Carrier::Udp | Carrier::Tls => (Name::Messages, "inside TLS"),
+        Carrier::Wss => (Name::Websocket, "in a WebSocket inside TLS"),
+        Carrier::Ws => (Name::Websocket, "in a WebSocket without TLS"),
     };
-    match result.await {
-        Ok(Some(took)) => check(Outcome::Passes, "a message inside TLS was answered".to_owned()).after(took),
-        Ok(None) => check(Outcome::Absent, "what answers takes no messages inside TLS".to_owned()),
-        Err(fault) => check(Outcome::Blocked, fault.to_string()),
+    let check = |outcome, evidence: String| Check::new(name, Some(address), outcome, evidence);
+    match probe::carried(connector, (carrier, address)).await {
+        Ok(took) => check(Outcome::Passes, format!("a message {inside} was answered")).after(took),
+        Err(fault) => check(Outcome::Blocked, format!("{inside}: {fault}")),
     }
 }
 
-/// Connects to the port for HTTPS, unless it is the server's own.
-async fn web_port(address: SocketAddr, server: SocketAddr) -> Option<Check> {
-    if address == server { None } else { Some(tcp(address).await.0) }
+/// Connects to the port for HTTPS, unless it is the server's own, and asks for a WebSocket there.
+async fn web_port(address: SocketAddr, server: SocketAddr) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if address != server {
+        let (tcp, stream) = tcp(address).await;
+        checks.push(tcp);
+        if stream.is_none() {
+            return checks;
+        }
+    }
+    checks.push(carried(&Connector::default(), (Carrier::Wss, address)).await);
+    checks
 }
 
-/// Connects to the port for HTTP and asks in the clear, which shows captive portals.
+/// Connects to the port for HTTP and asks in the clear, which shows captive portals; then for a WebSocket.
 async fn plain_http(address: SocketAddr, server: SocketAddr) -> Vec<Check> {
+    let dialler = Connector::default();
+    let websocket = || carried(&dialler, (Carrier::Ws, address));
     if address == server {
-        return Vec::new();
+        return vec![websocket().await];
     }
     let (tcp, stream) = tcp(address).await;
     let Some(stream) = stream else { return vec![tcp] };
@@ -334,7 +348,7 @@ async fn plain_http(address: SocketAddr, server: SocketAddr) -> Vec<Check> {
         Ok((answer, took)) => check(Outcome::Passes, format!("HTTP {} came back", answer.status)).after(took),
         Err(fault) => check(Outcome::Blocked, fault.to_string()),
     };
-    vec![tcp, http]
+    vec![tcp, http, websocket().await]
 }
 
 /// Asks the proxy for the server, and the server through it.
@@ -349,6 +363,9 @@ async fn proxy(server: SocketAddr, connector: &Connector) -> (Vec<Check>, Option
         Ok((stream, took)) => {
             let (mut checks, offset) = https(server, probe::https(stream, server).await);
             checks.insert(0, check(Outcome::Passes, format!("{name} connects")).after(took));
+            for carrier in [Carrier::Tls, Carrier::Wss] {
+                checks.push(carried(connector, (carrier, server)).await);
+            }
             (checks, offset)
         }
         Err(fault) => (vec![check(verdict::of_proxy(&fault), format!("{name}: {fault}"))], None),

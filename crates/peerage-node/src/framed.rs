@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::leg;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time;
 
 /// Reads one datagram and not a byte more.
@@ -19,16 +19,6 @@ pub(crate) async fn read(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<By
     let mut payload = vec![0; length];
     reader.read_exact(&mut payload).await?;
     Ok(payload.into())
-}
-
-/// Writes one datagram.
-///
-/// # Errors
-/// What the stream says, and `InvalidData` if it is none.
-pub(crate) async fn write(writer: &mut (impl AsyncWrite + Unpin), payload: &[u8]) -> io::Result<()> {
-    let framed = leg::frame(payload).ok_or(io::ErrorKind::InvalidData)?;
-    writer.write_all(&framed).await?;
-    writer.flush().await
 }
 
 /// Limits the time that something may take.

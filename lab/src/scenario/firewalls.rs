@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 pub use self::network::NAMES as NETWORKS;
-use self::network::{Expected, Network};
+use self::network::{Expected, NO_UDP, Network};
 use super::Report;
 use super::binary::Programs;
 use super::player::{Player, wait_until};
@@ -191,7 +191,7 @@ impl<'a> Cast<'a> {
             player.peerage.configure(&format!("[network]\nproxy = \"{url}\"\n"))?;
         }
         let mut visit = Visit { cast: self, network, player: &mut player, facts, say };
-        let result = visit.play(&mut proxy, programs);
+        let result = visit.play((&site, &mut proxy), programs);
         facts.insert("dropped_packets".to_owned(), dropped(&site)?.into());
         if result.is_err() {
             say(&player.log());
@@ -219,7 +219,7 @@ struct Visit<'v, 'c, 'p> {
 }
 
 impl Visit<'_, '_, '_> {
-    fn play(&mut self, proxy: &mut Option<Proxy>, programs: &Programs) -> Result<()> {
+    fn play(&mut self, (site, proxy): (&Site, &mut Option<Proxy>), programs: &Programs) -> Result<()> {
         self.ask_the_doctor(self.network.cause)?;
         let joined = self.join();
         self.note("joined", joined.is_ok());
@@ -237,6 +237,11 @@ impl Visit<'_, '_, '_> {
         self.find(began_at)?;
         self.exchange(began_at, programs)?;
         self.print()?;
+        if self.network.expected == Expected::LossOfUdp {
+            (self.say)("  UDP dies");
+            self.lose_udp(site, programs)?;
+            self.ask_the_doctor("udp-blocked")?;
+        }
         if self.network.expected == Expected::Outage {
             (self.say)("  the proxy dies");
             proxy.take().context("there is no proxy")?.kill()?;
@@ -308,6 +313,28 @@ impl Visit<'_, '_, '_> {
         self.note("exchanged_bytes", EXCHANGE_BYTES);
         self.note("exchange_ms", exchange_ms);
         self.note("path", json!({ "kind": kind, "remote": remote }));
+        holder.stop()
+    }
+
+    /// Has UDP dropped while bytes are on their way, and waits until messages travel in another way.
+    fn lose_udp(&mut self, site: &Site, programs: &Programs) -> Result<()> {
+        let (local, holder) = self.player.connect("echo:raw")?;
+        let host = self.player.peerage.host();
+        let bytes = EXCHANGE_BYTES.to_string();
+        let exchange = host.command(&programs.agent).args(["exchange", &local, &bytes]).spawn()?;
+        site.router().load_nft(NO_UDP)?;
+        let lost_at = Instant::now();
+        exchange.finish(STEP_TIMEOUT)?.success("the exchange of bytes while UDP dies")?;
+        self.note("exchange_while_udp_dies_ms", milliseconds(lost_at));
+        let (kind, remote) = self.player.path()?;
+        self.note("path_without_udp", json!({ "kind": kind, "remote": remote }));
+        let player = &self.player;
+        wait_until("messages go in another way", || {
+            let status = player.peerage.call(&["status"])?;
+            let carrier = status.pointer("/carriers/0/carrier").and_then(Value::as_str).unwrap_or_default();
+            Ok(if carrier == "tls" { Ok(()) } else { Err(status) })
+        })?;
+        self.note("messages_in_tls_after_ms", milliseconds(lost_at));
         holder.stop()
     }
 

@@ -183,7 +183,7 @@ async fn join_with_a_bare_leg(carrier: Carrier) {
     let (bare, accepted) = tokio::join!(connecting, listener.accept());
     let (mut bare, (socket, remote)) = (bare.unwrap(), accepted.unwrap());
     legs.accept(socket, remote);
-    framed::write(&mut bare, b"join").await.unwrap();
+    bare.write_all(&leg::frame(b"join").unwrap()).await.unwrap();
     let Some(relay::Input::Datagram { leg: other, .. }) = news.recv().await else { panic!() };
     let joined = Bytes::from_static(b"joined");
     legs.apply(relay::Output::Join([(inside, joined.clone()), (other, joined)]));

@@ -14,10 +14,10 @@ use tokio::time::{self, Instant};
 
 use super::issuer;
 use super::reply::Reply;
-use crate::carrier::Content;
-use crate::connect::{self, ProxyFault};
-use crate::framed;
+use crate::carrier::{self, Carrier, Content};
+use crate::connect::{self, Connector, ProxyFault};
 use crate::http::ALPN_HTTP;
+use crate::socket::Socket;
 use crate::stray::Stray;
 use crate::tls::AnyCertificate;
 
@@ -151,21 +151,21 @@ pub(super) async fn http(
     Ok((reply, began_at.elapsed()))
 }
 
-/// Sends a message inside TLS that the server cannot open (Rules 6.100 and 6.101), and waits for the hint that says so; `None` if what
-/// answers takes no messages.
-pub(super) async fn messages(stream: TcpStream, server: SocketAddr) -> Result<Option<Duration>, HttpsFault> {
-    let (stray, alpn) = (Stray::new()?, Content::Messages.alpn());
+/// Sends a message inside something else that the server cannot open (Rules 6.100 and 6.111), and waits for the hint that says so.
+pub(super) async fn carried(
+    connector: &Connector,
+    way: (Carrier, SocketAddr),
+) -> Result<Duration, HttpsFault> {
     let began_at = Instant::now();
     let exchange = async {
-        let mut stream = AnyCertificate::connect(stream, server, alpn).await?;
-        if stream.get_ref().1.alpn_protocol() != Some(alpn) {
-            return Ok(None);
-        }
-        framed::write(&mut stream, stray.bytes()).await?;
-        while !stray.is_answered_by(&framed::read(&mut stream).await?) {}
-        Ok(Some(began_at.elapsed()))
+        let stray = Stray::new()?;
+        let io = Socket::from(carrier::open(connector, way, Content::Messages).await?);
+        io.say(stray.bytes()).await?;
+        while !stray.is_answered_by(&io.hear().await?) {}
+        Ok(began_at.elapsed())
     };
-    within(exchange).await
+    // On the heap: it is several times as large as the others.
+    within(Box::pin(exchange)).await
 }
 
 fn get(path: &str, server: SocketAddr) -> String {

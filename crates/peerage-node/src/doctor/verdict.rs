@@ -27,7 +27,22 @@ pub(super) fn of_proxy(fault: &ProxyFault) -> Outcome {
 pub(super) fn judge(servers: &[SocketAddr], checks: Vec<Check>) -> Report {
     let cause = cause(servers, &checks);
     let rules = rules(servers, &checks, cause);
-    Report { cause, summary: summary(cause).to_owned(), checks, rules }
+    let summary = format!("{}{}", summary(cause), way(cause, &checks));
+    Report { cause, summary, checks, rules }
+}
+
+/// Says what Peerage makes of a network that is in its way.
+fn way(cause: Cause, checks: &[Check]) -> &'static str {
+    let passes = |name| checks.iter().any(|check| check.name == name && check.outcome == Outcome::Passes);
+    if matches!(cause, Cause::None | Cause::CaptivePortal | Cause::Offline) {
+        ""
+    } else if passes(Name::Messages) {
+        " Messages go inside TLS, and so do tunnels where nothing better is left."
+    } else if passes(Name::Websocket) {
+        " Messages go in WebSockets, and so do tunnels where nothing better is left."
+    } else {
+        " Peerage finds no way out."
+    }
 }
 
 fn cause(servers: &[SocketAddr], checks: &[Check]) -> Cause {
@@ -88,7 +103,7 @@ const fn summary(cause: Cause) -> &'static str {
         Cause::ProxyRefuses => "The proxy does not connect to the servers, and nothing else leads out.",
         Cause::TlsIntercepted => {
             "Somebody between here and the servers opens TLS connections and shows certificates of his own. Peerage \
-             trusts nothing that depends on them; tunnels need a way that is left alone."
+             trusts nothing that depends on them."
         }
         Cause::CaptivePortal => "This network wants a login: open any page in a browser first.",
         Cause::Offline => {
@@ -157,6 +172,18 @@ mod tests {
         ] {
             assert_eq!(judged(&checks).cause, cause, "{checks:?}");
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_network_is_told() {
+        use Outcome::{Blocked, Passes};
+        let (udp, own) = ((Name::Udp, SERVER, Blocked), (Name::Tcp, SERVER, Passes));
+        let summary = |checks: &[_]| judged(checks).summary;
+        let both = [udp, own, (Name::Websocket, SERVER, Passes), (Name::Messages, SERVER, Passes)];
+        assert!(summary(&both).ends_with("inside TLS, and so do tunnels where nothing better is left."));
+        assert!(summary(&both[..3]).contains("in WebSockets"));
+        assert!(summary(&both[..2]).ends_with("Peerage finds no way out."));
+        assert!(!summary(&[(Name::Udp, SERVER, Passes)]).contains("way out"));
     }
 
     #[test]

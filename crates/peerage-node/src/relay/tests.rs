@@ -154,7 +154,7 @@ async fn a_hint_leads_to_another_request_on_the_same_leg() {
     let (leg, mut stream) = world.leg(b"").await;
     world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"a hint") });
     assert_eq!(framed::read(&mut stream).await.unwrap(), "a hint");
-    framed::write(&mut stream, b"once more").await.unwrap();
+    stream.write_all(&leg::frame(b"once more").unwrap()).await.unwrap();
     let again = world.news.recv().await.unwrap();
     assert!(
         matches!(&again, Input::Datagram { leg: of, payload, .. } if *of == leg && *payload == "once more")
@@ -313,7 +313,7 @@ async fn a_leg_that_never_says_the_right_thing_has_few_attempts() {
     for _ in 1..MAX_FRAMES {
         world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"hint") });
         framed::read(&mut stream).await.unwrap();
-        framed::write(&mut stream, HELLO).await.unwrap();
+        stream.write_all(&leg::frame(HELLO).unwrap()).await.unwrap();
         assert!(matches!(world.news.recv().await, Some(Input::Datagram { .. })));
     }
     world.legs.apply(Output::Send { leg, payload: Bytes::from_static(b"hint") });

@@ -62,6 +62,7 @@ const fn name(name: Name) -> &'static str {
         Name::Tls => "TLS",
         Name::Http => "HTTP",
         Name::Messages => "messages",
+        Name::Websocket => "WebSocket",
         Name::Proxy => "proxy",
         Name::Ipv6 => "IPv6",
         Name::Nat => "NAT",

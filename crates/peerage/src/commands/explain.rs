@@ -8,7 +8,9 @@ use crate::{
 };
 use peerage_client::{
     Client,
-    local::{Device, NatMapping, NodeState, Path, PathKind, ProxyState, Status, Tunnel},
+    local::{
+        Carrier, CarrierKind, Device, NatMapping, NodeState, Path, PathKind, ProxyState, Status, Tunnel,
+    },
 };
 use serde::Serialize;
 
@@ -66,6 +68,7 @@ fn describe(explanation: &Explanation) -> String {
 fn decisions(status: &Status, device: &Device, tunnels: &[Tunnel]) -> Vec<Decision> {
     let paths: Vec<&Path> = tunnels.iter().filter_map(|tunnel| tunnel.path.as_ref()).collect();
     let mut decisions = vec![membership(status), revocations(status)];
+    decisions.extend(status.carriers.first().map(messages));
     decisions.extend(proxy(status));
     decisions.push(local(status, device));
     if !device.reachable_via.local {
@@ -104,6 +107,13 @@ fn revocations(status: &Status) -> Decision {
             decision("revocations", true, format!("known as they were {} ago", duration(head.age_ms)))
         }
     }
+}
+
+fn messages(carrier: &Carrier) -> Decision {
+    let why = carrier.why.map_or_else(String::new, |why| format!(", because {why}"));
+    let to = short(&carrier.node);
+    let text = format!("what is said to {to} goes by {} to {}{why}", carrier.carrier, carrier.address);
+    decision("messages", carrier.carrier == CarrierKind::Udp, text)
 }
 
 fn proxy(status: &Status) -> Option<Decision> {
@@ -192,7 +202,7 @@ fn better_path(path: &Path, status: &Status) -> Option<Decision> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peerage_client::local::{Nat, NatPorts, Proxy};
+    use peerage_client::local::{CarrierReason, Nat, NatPorts, Proxy};
     use serde_json::json;
 
     fn status() -> Status {
@@ -239,6 +249,24 @@ mod tests {
         let offline = Status { state: NodeState::Joining, head: None, proxy: Some(proxy), ..status() };
         let marked = unfavourable(&offline, &device(1, false));
         assert_eq!(marked, ["membership", "revocations", "proxy", "local", "path"]);
+    }
+
+    #[test]
+    fn what_carries_messages_is_told_with_the_reason() {
+        let carrier = Carrier {
+            node: "o1".to_owned(),
+            address: "45.0.0.2:80".parse().unwrap(),
+            carrier: CarrierKind::Ws,
+            why: Some(CarrierReason::UdpSilent),
+        };
+        let status = Status { carriers: vec![carrier], ..status() };
+        let all = decisions(&status, &device(1, false), &[]);
+        let found = all.iter().find(|decision| decision.about == "messages").unwrap();
+        assert_eq!(
+            found.why,
+            "what is said to o1 goes by WebSocket to 45.0.0.2:80, because UDP is not answered"
+        );
+        assert!(!found.favourable);
     }
 
     #[test]

@@ -2,13 +2,16 @@
 
 use std::net::Ipv4Addr;
 
+use super::FORWARDED_PORT;
 use crate::device::{PROXY_PORT, ProxyManner};
 
 /// What every network is called.
 pub const NAMES: &[&str] = &[
     "udp-dropped",
+    "udp-dies",
     "web-rejected",
     "web-dropped",
+    "tls-only",
     "http-only",
     "proxy",
     "proxy-password",
@@ -25,6 +28,8 @@ pub(super) enum Expected {
     Everything,
     /// All works until the proxy dies, which is then named.
     Outage,
+    /// All works, also when UDP is dropped from then on while bytes are on their way.
+    LossOfUdp,
     /// Nothing leads out, and joining says why in these words.
     NoJoining(&'static str),
 }
@@ -32,12 +37,16 @@ pub(super) enum Expected {
 /// What may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaves {
+    /// All but TCP to the office's node, so that direct paths are of UDP.
+    NoTcpToOffice,
     /// All but UDP.
     NoUdp,
     /// TCP to the web's ports; the rest is rejected.
     WebOrRejected,
     /// The same; the rest vanishes.
     WebOrDropped,
+    /// TCP to port 443 that begins as TLS does.
+    Tls,
     /// TCP to port 80 that begins as HTTP does.
     Http,
     /// TCP to the proxy.
@@ -78,8 +87,13 @@ pub(super) fn all() -> Vec<Network> {
     let password = ProxyManner::Password("ann", "secret");
     vec![
         direct("udp-dropped", "noudp", Leaves::NoUdp, "udp-blocked"),
+        Network {
+            expected: Expected::LossOfUdp,
+            ..direct("udp-dies", "dying", Leaves::NoTcpToOffice, "none")
+        },
         direct("web-rejected", "webrej", Leaves::WebOrRejected, "only-web-ports"),
         direct("web-dropped", "webdrop", Leaves::WebOrDropped, "only-web-ports"),
+        direct("tls-only", "tls", Leaves::Tls, "only-web-ports"),
         direct("http-only", "http", Leaves::Http, "only-http"),
         proxied("proxy", "proxy", ProxyManner::Open, "only-proxy", Expected::Everything),
         Network {
@@ -124,9 +138,11 @@ impl Network {
     pub(super) fn firewall(&self, proxy: Option<Ipv4Addr>) -> String {
         let web = "tcp dport { 80, 443 } accept";
         let rules = match (self.leaves, proxy) {
+            (Leaves::NoTcpToOffice, _) => format!("tcp dport {FORWARDED_PORT} drop"),
             (Leaves::NoUdp, _) => "meta l4proto udp counter name dropped drop".to_owned(),
             (Leaves::WebOrRejected, _) => format!("{web}\n  counter name dropped reject"),
             (Leaves::WebOrDropped, _) => format!("{web}\n  counter name dropped drop"),
+            (Leaves::Tls, _) => TLS.to_owned(),
             (Leaves::Http, _) => HTTP.to_owned(),
             (Leaves::Proxy, Some(proxy)) => {
                 format!("ip daddr {proxy} tcp dport {PROXY_PORT} accept\n  counter name dropped drop")
@@ -140,6 +156,17 @@ impl Network {
         )
     }
 }
+
+/// What a firewall is told that drops UDP from now on, in both directions.
+pub(super) const NO_UDP: &str =
+    "insert rule inet blocking forward meta l4proto udp counter name dropped drop\n";
+
+/// The first bytes of each connection to port 443 must be those of a TLS record with a handshake; whatever has none yet may pass.
+const TLS: &str = "tcp dport 443 ct mark 1 accept
+  tcp dport 443 @ih,0,16 0x1603 ct mark set 1 accept
+  tcp dport 443 @ih,0,8 0-255 counter name dropped drop
+  tcp dport 443 accept
+  counter name dropped drop";
 
 /// The first bytes of each connection to port 80 must be `GET ` or `POST`; whatever has none yet may pass.
 const HTTP: &str = "tcp dport 80 ct mark 1 accept

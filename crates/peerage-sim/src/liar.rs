@@ -44,6 +44,9 @@ impl Manner {
 /// How many requests a flood has at a time.
 const FLOOD: usize = 200;
 
+/// How long a flood lasts; then it says as little as other liars. In a world of 45 days a longer one is most of what is simulated.
+const FLOODS_FOR: Duration = Duration::from_secs(3_600);
+
 /// Whom it knows of, and can say something to.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -102,6 +105,7 @@ pub struct Liar {
     old: Records,
     new: Records,
     acts_at: Instant,
+    floods_until: Instant,
     /// It wants to be, or is, a super-node.
     offer: Option<Offer>,
     offers_at: Instant,
@@ -144,6 +148,7 @@ impl Liar {
             old,
             new,
             acts_at: now.mono,
+            floods_until: now.mono.after(FLOODS_FOR),
             offer: None,
             offers_at: now.mono,
             assigned: 0,
@@ -166,7 +171,8 @@ impl Liar {
     pub fn handle_timeout(&mut self, now: Now) {
         self.endpoint.handle_timeout(&self.trust, now);
         if self.acts_at <= now.mono {
-            let count = if self.manner == Manner::Flood { FLOOD } else { 3 };
+            let floods = self.manner == Manner::Flood && now.mono <= self.floods_until;
+            let count = if floods { FLOOD } else { 3 };
             for _ in 0..count {
                 self.claim(now);
             }

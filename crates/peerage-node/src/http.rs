@@ -1,9 +1,11 @@
 //! What the HTTP servers of node and operator share: accepting connections within limits, and ending.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -57,6 +59,22 @@ impl Listener for TcpListener {
 
     async fn next(&self) -> io::Result<Self::Connection> {
         self.accept().await
+    }
+}
+
+/// Several ports at which the same is served; those in front are looked at first.
+#[derive(Debug)]
+pub struct Listeners(pub Vec<TcpListener>);
+
+impl Listener for Listeners {
+    type Connection = (TcpStream, SocketAddr);
+
+    async fn next(&self) -> io::Result<Self::Connection> {
+        poll_fn(|cx| {
+            let mut accepted = self.0.iter().map(|listener| listener.poll_accept(cx));
+            accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await
     }
 }
 
@@ -179,6 +197,18 @@ mod tests {
     async fn a_client_that_drips_its_request_is_cut_off_and_one_on_a_slow_line_is_not() {
         assert!(slowly(REQUEST, Duration::from_millis(100)).await.ends_with("here"));
         assert!(!slowly(REQUEST, Duration::from_secs(1)).await.contains("here"));
+    }
+
+    #[tokio::test]
+    async fn several_ports_are_served_at_once() {
+        let listeners = [TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0")];
+        let listeners = futures_util::future::join_all(listeners).await;
+        let listeners = Listeners(listeners.into_iter().map(Result::unwrap).collect());
+        let addresses: Vec<_> = listeners.0.iter().map(|it| it.local_addr().unwrap()).collect();
+        for address in addresses.iter().rev() {
+            let (accepted, connected) = tokio::join!(listeners.next(), TcpStream::connect(address));
+            assert_eq!(accepted.unwrap().1, connected.unwrap().local_addr().unwrap());
+        }
     }
 
     #[tokio::test]

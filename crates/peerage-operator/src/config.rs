@@ -53,6 +53,8 @@ pub struct RunConfig {
     /// Where to listen this time; `None`: as `init` was told. Port 0 is replaced by a free one. If nothing but the
     /// old address was advertised, the new one is from now on.
     pub listen: Option<SocketAddr>,
+    /// Where else to take TCP connections of nodes, such as the web's ports, which firewalls leave open.
+    pub also_listen: Vec<SocketAddr>,
     /// Where nodes reach the operator; empty: as before. A change is signed with the root key, which must be in the
     /// data directory then.
     pub advertise: Vec<SocketAddr>,
@@ -109,6 +111,7 @@ impl RunConfig {
         Self {
             data: data.into(),
             listen: None,
+            also_listen: Vec::new(),
             advertise: Vec::new(),
             admin_listen: None,
             certificate: None,

@@ -24,14 +24,14 @@ use peerage_wire::id::{NetworkId, NodeId, to_hex};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::AgreementKey;
 use peerage_wire::leg::begins_leg;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time;
 use tokio_rustls::TlsAcceptor;
 
 use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
 use peerage_node::carrier::{Content, Intake, begins_http};
-use peerage_node::http::{self, Limits};
+use peerage_node::http::{self, Limits, Listeners};
 
 const LIMITS: Limits = Limits {
     // Each holds some 40 KiB of TLS buffers while it lasts; fewer, and a few slow clients keep others waiting.
@@ -97,7 +97,7 @@ struct Remote(SocketAddr);
 
 /// Serves joining nodes until `ending` says so.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listeners: Listeners,
     tls: TlsAcceptor,
     enroller: Enroller,
     intake: Intake,
@@ -107,7 +107,7 @@ pub(crate) async fn serve(
     let shared = Shared { enroller, requests: Mutex::new(Limiter::new(REQUEST_RATE)) };
     let router = router(Arc::new(shared));
     let connections = Mutex::new(Limiter::new(CONNECTION_RATE));
-    http::accept(listener, LIMITS, ending.clone(), |(stream, remote)| {
+    http::accept(listeners, LIMITS, ending.clone(), |(stream, remote)| {
         let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
         let router = router.clone().layer(Extension(Remote(remote)));
         let first = (stream, remote, intake.clone());

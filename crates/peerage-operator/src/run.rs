@@ -39,7 +39,7 @@ use crate::ledger::{
 };
 use crate::spy_ports::SpyPorts;
 use crate::tls::{self, CertificateError};
-use peerage_node::http::until_true;
+use peerage_node::http::{Listeners, until_true};
 
 /// How often to look for records at half of their life. They live for a month, so once an hour is often enough.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -82,6 +82,14 @@ pub enum RunError {
     /// The port for messages and joining cannot be had.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// Another port for TCP cannot be had.
+    #[error("cannot take connections at {address}, which `also_listen` names: {source}")]
+    AlsoListen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The admin API cannot listen.
     #[error("the admin API cannot listen on {address}: {source}")]
     AdminListen {
@@ -140,18 +148,25 @@ pub async fn run(
     ready: impl FnOnce(Ready) + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), RunError> {
-    let admin_listen = config.admin_listen;
+    let (admin_listen, also_listen) = (config.admin_listen, config.also_listen.clone());
     let prepare = tokio::task::spawn_blocking(move || prepare(&config));
     let prepared = prepare.await.map_err(|_| RunError::Stopped("start"))??;
     let ports = Ports::bind(Some(prepared.settings.listen))?;
     // Only its UDP half is used.
     let probe = Ports::bind(Some(SocketAddr::new(ports.local.ip(), 0)))?.udp;
+    let mut others = Vec::new();
+    for address in also_listen {
+        let bound = TcpListener::bind(address).await;
+        others.push(bound.map_err(|source| RunError::AlsoListen { address, source })?);
+    }
     let admin = bind_admin(admin_listen).await?;
-    serve(prepared, Sockets { ports, probe, admin }, ready, shutdown).await
+    serve(prepared, Sockets { ports, others, probe, admin }, ready, shutdown).await
 }
 
 struct Sockets {
     ports: Ports,
+    /// Further ones for TCP alone.
+    others: Vec<TcpListener>,
     /// From which super-nodes are called back.
     probe: UdpSocket,
     admin: TcpListener,
@@ -399,9 +414,10 @@ async fn serve(
     };
     let intake = Intake::new(driver.streams.clone(), driver.legs.clone());
     tasks.spawn(named("message port", Box::pin(driver.run(ending.clone()))));
+    let listeners = Listeners(std::iter::once(sockets.ports.tcp).chain(sockets.others).collect());
     tasks.spawn(named(
         "enrolment server",
-        Box::pin(enrol::serve(sockets.ports.tcp, tls, enroller, intake, ending.clone())),
+        Box::pin(enrol::serve(listeners, tls, enroller, intake, ending.clone())),
     ));
     tasks.spawn(named("admin API", Box::pin(admin::serve(sockets.admin, admin, ending.clone()))));
     if !spy_interval.is_zero() {

@@ -165,6 +165,8 @@ impl OperatorConfig {
 pub(crate) struct OperatorConfig {
     pub(crate) listen: Option<SocketAddr>,
     #[serde(default)]
+    pub(crate) also_listen: Vec<SocketAddr>,
+    #[serde(default)]
     pub(crate) advertise: Vec<SocketAddr>,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) relay_rate: Option<Rate>,
@@ -284,7 +286,8 @@ mod tests {
         assert!(operator.spies.is_some() && operator.spy_addresses.len() == 2);
         assert!(operator.relay_rate.is_some() && operator.relay_daily.is_some());
         assert_eq!((operator.relay_tunnels, operator.relay()), (Some(2_048), RelayConfig::default()));
-        let OperatorConfig { listen, advertise, admin_listen, certificate, key, .. } = operator;
+        let OperatorConfig { listen, also_listen, advertise, admin_listen, certificate, key, .. } = operator;
+        assert_eq!(also_listen.len(), 2);
         assert!(listen.is_some() && !advertise.is_empty() && admin_listen.is_some());
         assert!(certificate.is_some() && key.is_some());
     }

@@ -242,6 +242,8 @@ pub(crate) struct OperatorOptions {
     pub(crate) data: PathBuf,
     /// The address for UDP and TCP.
     pub(crate) listen: Option<SocketAddr>,
+    /// Further addresses for TCP alone.
+    pub(crate) also_listen: Vec<SocketAddr>,
     /// The addresses under which nodes reach it.
     pub(crate) advertise: Vec<SocketAddr>,
     /// The loopback address of the admin API; absent: any free port of 127.0.0.1.
@@ -276,10 +278,19 @@ pub(crate) async fn run_operator(
     ready: impl FnOnce(OperatorReady) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let OperatorOptions { data, listen, advertise, admin_listen, certificate, relay, spies } = options;
+    let OperatorOptions { data, listen, also_listen, advertise, admin_listen, certificate, relay, spies } =
+        options;
     let certificate = certificate.map(files);
-    let config =
-        RunConfig { listen, advertise, admin_listen, certificate, relay, spies, ..RunConfig::new(data) };
+    let config = RunConfig {
+        listen,
+        also_listen,
+        advertise,
+        admin_listen,
+        certificate,
+        relay,
+        spies,
+        ..RunConfig::new(data)
+    };
     let ready = |told: peerage_operator::Ready| {
         ready(OperatorReady {
             id: told.id.to_string(),

@@ -23,7 +23,7 @@ use crate::device::{self, PROXY_PORT, Printer, Proxy};
 use crate::netns::Process;
 use crate::topology::{Host, Lab, Site, SiteConfig};
 
-/// The port that the operator really listens on, and the web's, which lead to the same.
+/// The operator's own port, and the web's, at which it takes TCP as well.
 const OPERATOR_PORTS: [u16; 3] = [4240, 443, 80];
 
 /// The port that the office's router forwards to its node.
@@ -108,7 +108,7 @@ impl Stage {
         let operator = lab.public_host("operator")?;
         operator.load_nft(&format!(
             "table ip web {{\n chain pre {{\n  type nat hook prerouting priority dstnat;\n  \
-             tcp dport {{ 80, 443 }} redirect to :{own}\n  udp dport {{ 80, 443 }} redirect to :{own}\n }}\n}}\n",
+             udp dport {{ 80, 443 }} redirect to :{own}\n }}\n}}\n",
             own = OPERATOR_PORTS[0],
         ))?;
         let office = lab.site(SiteConfig::new("office"))?;
@@ -143,6 +143,9 @@ impl<'a> Cast<'a> {
         let places = OPERATOR_PORTS.map(|port| format!("{address}:{port}"));
         let init = ["operator", "init", "--listen", &places[0], "--advertise", &places.join(",")];
         operator.peerage.call(&init)?;
+        let [_, https, http] = &places;
+        let also = format!("[operator]\nalso_listen = [\"{https}\", \"{http}\"]\n");
+        operator.peerage.configure(&also)?;
         operator.start()?;
         operator.peerage.call(&["domain", "add", "acme"])?;
         let (listen, outer) = (

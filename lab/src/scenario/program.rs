@@ -53,7 +53,7 @@ impl<'a> Peerage<'a> {
     pub fn configure(&self, text: &str) -> Result<()> {
         let mut builder = std::fs::DirBuilder::new();
         // As the program itself makes it: for its user alone.
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700).create(&self.data_outside)?;
+        std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700).create(&self.data_outside)?;
         std::fs::write(self.data_outside.join("peerage.toml"), text).context("cannot write the configuration")
     }
 

@@ -55,9 +55,11 @@ async fn serve(args: OperatorRun, context: Context) -> Result {
     }
     let Context { data, config, output } = context;
     let (relay, spies) = (relay(&args, &config.operator), spies(&args, &config.operator)?);
-    let OperatorConfig { listen, advertise, admin_listen, certificate, key, .. } = config.operator;
+    let OperatorConfig { listen, also_listen, advertise, admin_listen, certificate, key, .. } =
+        config.operator;
     let options = OperatorOptions {
         data,
+        also_listen,
         listen: args.addresses.listen.or(listen),
         advertise: first(args.addresses.advertise, advertise),
         admin_listen: args.admin_listen.or(admin_listen),

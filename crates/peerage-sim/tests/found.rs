@@ -190,6 +190,21 @@ fn a_revoked_tunnel_node_does_not_hammer_the_super_nodes() {
     check(setup, &[(120, Operation::Revoke { host: 0 })], 130);
 }
 
+/// Rule 6.8: a computer that was revoked before super-nodes were asks those as well, of which it cannot hear, and was held to those that
+/// were left.
+#[test]
+fn a_revoked_computer_asks_those_too_that_were_revoked_after_it() {
+    let lent = |site| HostSetup { domain: 1, lends: true, ..host(site, false) };
+    let mut hosts = vec![host(0, true), host(1, false)];
+    hosts.extend((2..9).map(lent));
+    let mut setup = setup(&[OPEN_SITE; 9], &hosts);
+    setup.domains = 2;
+    setup.eager = true;
+    let mut operations = vec![(120, Operation::Revoke { host: 0 })];
+    operations.extend((2..8).map(|host| (180, Operation::Revoke { host })));
+    check(setup, &operations, 190);
+}
+
 /// A computer that slept when it was no longer to be lent went on to offer itself, and was held to what a user says.
 #[test]
 fn a_computer_that_sleeps_goes_on_to_be_lent() {

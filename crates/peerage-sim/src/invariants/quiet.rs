@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use peerage_wire::id::NodeId;
+
 use super::Invariant;
 use crate::host::{Host, true_time};
 use crate::world::World;
@@ -48,6 +50,8 @@ const PER_SILENT: u64 = 150;
 pub struct Quiet {
     /// Computers that were seen to be attached since counting began: where beacons are lost, a seat changes its owner now and then.
     served: BTreeSet<usize>,
+    /// Super-nodes that there were: who was revoked hears no more of others that are none any longer, and asks them as well.
+    super_nodes: BTreeSet<NodeId>,
 }
 
 impl Quiet {
@@ -59,9 +63,8 @@ impl Quiet {
     }
 
     /// What a node may say that has been revoked: it is not answered, and asks again as one that is cut off does.
-    fn of_revoked(world: &World, lends: bool) -> u64 {
-        let super_nodes = world.ledger.super_nodes(true_time(world.now()).unix).count() as u64;
-        let servers = world.setup().operators as u64 + super_nodes;
+    fn of_revoked(&self, world: &World, lends: bool) -> u64 {
+        let servers = world.setup().operators as u64 + self.super_nodes.len() as u64;
         SILENT + servers * PER_SILENT + if lends { HOLDING } else { 0 }
     }
 }
@@ -72,6 +75,8 @@ impl Invariant for Quiet {
     }
 
     fn sample(&mut self, world: &World) -> Option<String> {
+        let super_nodes = world.ledger.super_nodes(true_time(world.now()).unix);
+        self.super_nodes.extend(super_nodes.map(|(node, _)| node));
         if world.is_counting() {
             let hosts = world.hosts.iter().enumerate().filter(|(_, host)| host.serves);
             let is_attached = |host: &Host| {
@@ -90,7 +95,7 @@ impl Invariant for Quiet {
             let status = node.status(host.now(world.now()));
             let has_served = self.served.contains(&index) || !status.attachments.is_empty();
             let budget = match (has_served, host.serves) {
-                _ if is_revoked => Self::of_revoked(world, host.lends),
+                _ if is_revoked => self.of_revoked(world, host.lends),
                 _ if status.super_role.from.is_some() => Self::of_holder(world),
                 _ if host.lends => SERVING + OFFERING,
                 (true, _) => SERVING,

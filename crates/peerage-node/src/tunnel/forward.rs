@@ -158,8 +158,8 @@ impl Dialer {
             };
             match self.try_way(&route).await {
                 Ok((link, is_verified)) => return Ok(Reached { route, link, is_verified }),
-                // That says nothing against the tunnel-node, and the node has asked at every relay that has room.
-                Err(error @ ForwardError::Dial(DialError::RelayFull)) => return Err(error),
+                // That says nothing against the tunnel-node, and the next request goes through a relay that has room, if there is one.
+                Err(error @ ForwardError::Dial(DialError::RelayFull)) => last = Some(error),
                 Err(error) => {
                     self.report(&route, &error);
                     last = Some(error);

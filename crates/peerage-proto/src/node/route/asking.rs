@@ -88,6 +88,11 @@ impl Asking {
         self.next_at.map_or(self.deadline, |at| at.min(self.deadline))
     }
 
+    /// Whether a tunnel-node was asked to come to a relay that has not refused.
+    fn awaits_at_relay(&self, target: usize) -> bool {
+        self.attempts.iter().any(|attempt| attempt.target == target && attempt.leg.is_some())
+    }
+
     fn attempt_with(&mut self, request: RequestId) -> Option<usize> {
         self.attempts.iter().position(|attempt| attempt.requests.contains(&request))
     }
@@ -256,6 +261,11 @@ impl Node {
         };
         let Some(answered) = asking.attempt_with(request) else { return };
         let attempt = asking.attempts.remove(answered);
+        if attempt.refused.is_some() && asking.awaits_at_relay(attempt.target) {
+            // It comes to another relay as well, where there may be room: what it says there counts.
+            self.forget_requests(&attempt);
+            return self.set_stage(task, super::Stage::Asking(Box::new(asking)));
+        }
         let Some(target) = asking.targets.get(attempt.target).cloned() else { return };
         // Others through whom the same node was asked, and earlier, may have died.
         let passed_over =

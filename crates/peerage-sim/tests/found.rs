@@ -205,6 +205,23 @@ fn a_revoked_computer_asks_those_too_that_were_revoked_after_it() {
     check(setup, &operations, 190);
 }
 
+/// Rule 3.11: a computer that was revoked, and restarted with a wrong date, goes on to ask who was a super-node when it last heard. That one
+/// has restarted too, knows of no revocation in other domains, and tells it the time as often as it asks; it was held to what a user says.
+#[test]
+fn who_was_a_super_node_tells_the_revoked_the_time() {
+    let lent = HostSetup { domain: 1, lends: true, ..host(2, false) };
+    let wrong = HostSetup { error_millis: 4 * 3_600_000, ..host(0, true) };
+    let mut setup = setup(&[OPEN_SITE; 3], &[wrong, host(1, false), lent]);
+    setup.domains = 2;
+    let operations = [
+        (120, Operation::Revoke { host: 0 }),
+        (130, Operation::Crash { host: 0, survivors: 3 }),
+        (140, Operation::Lend { host: 2, on: false }),
+        (150, Operation::Crash { host: 2, survivors: 3 }),
+    ];
+    check(setup, &operations, 160);
+}
+
 /// A computer that slept when it was no longer to be lent went on to offer itself, and was held to what a user says.
 #[test]
 fn a_computer_that_sleeps_goes_on_to_be_lent() {

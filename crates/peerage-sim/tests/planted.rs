@@ -208,6 +208,27 @@ fn a_computer_that_talks_without_need_is_caught() {
     assert_eq!(broken(Some(Bug::Chatters), &[]), Some("quiet within the budget"));
 }
 
+/// What it may answer to somebody who was revoked is no leave to ask of its own accord.
+#[test]
+fn who_was_a_super_node_and_talks_without_need_is_caught() {
+    let operations = [
+        (120, Operation::Revoke { host: 0 }),
+        (130, Operation::Crash { host: 0, survivors: 3 }),
+        (140, Operation::Lend { host: 1, on: false }),
+        (150, Operation::Crash { host: 1, survivors: 3 }),
+    ];
+    let sent = |planted| {
+        let mut plan = office(planted, &operations);
+        plan.setup.hosts.swap(1, 2);
+        plan.setup.hosts[0].error_millis = 4 * 3_600_000;
+        plan.setup.hosts[1].lends = true;
+        run(&plan).unwrap().violation.map(|violation| violation.what)
+    };
+    assert_eq!(sent(None), None);
+    let what = sent(Some(Bug::Chatters));
+    assert!(what.as_ref().is_some_and(|what| what.starts_with("computer 1 sent")), "{what:?}");
+}
+
 #[test]
 fn a_node_that_does_not_come_right_is_caught() {
     assert_eq!(broken(Some(Bug::GoesDeaf), &[]), Some("all comes right in the end"));

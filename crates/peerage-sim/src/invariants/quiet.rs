@@ -50,7 +50,8 @@ const PER_SILENT: u64 = 150;
 pub struct Quiet {
     /// Computers that were seen to be attached since counting began: where beacons are lost, a seat changes its owner now and then.
     served: BTreeSet<usize>,
-    /// Super-nodes that there were: who was revoked hears no more of others that are none any longer, and asks them as well.
+    /// Super-nodes that there were: who was revoked hears no more of others that are none any longer, asks them as well, and is
+    /// answered by some.
     super_nodes: BTreeSet<NodeId>,
 }
 
@@ -67,6 +68,19 @@ impl Quiet {
         let servers = world.setup().operators as u64 + self.super_nodes.len() as u64;
         SILENT + servers * PER_SILENT + if lends { HOLDING } else { 0 }
     }
+
+    /// How many answers a node may give to those who were revoked, and were never told that it is a super-node no longer. Once it has
+    /// restarted it knows of no revocation in other domains, and tells the time to whoever asks with a wrong one, each time (Rule 3.11).
+    /// One of the two attachments of each may be sought there.
+    fn to_revoked(&self, world: &World, host: &Host) -> u64 {
+        let revoked =
+            world.hosts.iter().filter(|other| other.id != host.id && is_revoked(world, other)).count();
+        if self.super_nodes.contains(&host.id) { revoked as u64 * (SILENT / 2 + PER_SILENT) } else { 0 }
+    }
+}
+
+fn is_revoked(world: &World, host: &Host) -> bool {
+    world.ledger.member(&host.id).is_some_and(|member| member.revoked_at.is_some())
 }
 
 impl Invariant for Quiet {
@@ -91,18 +105,20 @@ impl Invariant for Quiet {
     fn conclude(&mut self, world: &World) -> Option<String> {
         for (index, host) in world.hosts.iter().enumerate() {
             let Some(node) = host.node.as_ref().filter(|_| world.was_idle(index)) else { continue };
-            let is_revoked = world.ledger.member(&host.id).is_some_and(|member| member.revoked_at.is_some());
             let status = node.status(host.now(world.now()));
             let has_served = self.served.contains(&index) || !status.attachments.is_empty();
             let budget = match (has_served, host.serves) {
-                _ if is_revoked => self.of_revoked(world, host.lends),
+                _ if is_revoked(world, host) => self.of_revoked(world, host.lends),
                 _ if status.super_role.from.is_some() => Self::of_holder(world),
                 _ if host.lends => SERVING + OFFERING,
                 (true, _) => SERVING,
                 (false, true) => STANDING_BY,
                 (false, false) => USER,
             };
-            let sent = world.counts(index).datagrams;
+            let counts = world.counts(index);
+            // What a super-node answers is in its budget.
+            let excused = if status.super_role.from.is_some() { 0 } else { self.to_revoked(world, host) };
+            let sent = counts.datagrams - counts.answers.min(excused);
             if sent > budget {
                 return Some(format!(
                     "computer {index} sent {sent} datagrams in {COUNTED_MINUTES} idle minutes, {budget} are allowed"
@@ -110,7 +126,7 @@ impl Invariant for Quiet {
             }
             let loses = world.network.sites.get(host.site).is_some_and(|site| site.lan.loss > 0);
             let beacons = if loses { BEACONS * BEACONS_WITH_LOSS } else { BEACONS };
-            let said = world.counts(index).multicasts;
+            let said = counts.multicasts;
             if said > beacons {
                 return Some(format!(
                     "computer {index} said {said} things to its LAN in {COUNTED_MINUTES} idle minutes, {beacons} are allowed"

@@ -15,6 +15,11 @@ const LAN_DELAY: std::time::Duration = std::time::Duration::from_micros(300);
 /// The only interface of every computer.
 const INTERFACE: u32 = 2;
 
+/// Returns whether a datagram is a reply or a hint (Rule 3.1), at most one of which is sent for each datagram that arrives.
+fn is_answer(payload: &[u8]) -> bool {
+    matches!(payload.first(), Some(0x09 | 0x0b))
+}
+
 impl World {
     /// Puts a datagram of a party on its way.
     pub(super) fn send(&mut self, from: Party, inner: SocketAddr, to: SocketAddr, mut payload: Bytes) {
@@ -27,6 +32,7 @@ impl World {
                 if let Some(counts) = self.counts.get_mut(host) {
                     counts.datagrams += 1;
                     counts.bytes += payload.len() as u64;
+                    counts.answers += u64::from(is_answer(&payload));
                 }
                 self.hosts.get(host).map(|host| host.site)
             }
@@ -41,7 +47,8 @@ impl World {
         let (party, from) = (from, outer.unwrap_or(inner));
         self.overhear(from, to, &payload);
         if self.is_counting && self.setup.is_told {
-            self.tell(party, &format!("{} bytes to {to}", payload.len()));
+            let form = payload.first().copied().unwrap_or_default();
+            self.tell(party, &format!("{} bytes of form {form:02x} to {to}", payload.len()));
         }
         self.carry(site, (from, to), lan, &payload);
     }

@@ -51,6 +51,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(4);
 pub struct Counts {
     /// Datagrams.
     pub datagrams: u64,
+    /// Those of them that answer what somebody else asked.
+    pub answers: u64,
     /// Their bytes.
     pub bytes: u64,
     /// Datagrams to the group of its LAN.

@@ -39,6 +39,8 @@ pub enum Discard {
     RateLimited,
     /// Its time is outside the window.
     StaleTime,
+    /// An operator gave another time than one by whose time this node goes.
+    OperatorsDisagree,
     /// It has arrived before.
     Replayed,
     /// What is inside is malformed.
@@ -67,7 +69,7 @@ pub enum Discard {
 
 impl Discard {
     /// All reasons with their names in metrics and status.
-    pub const ALL: [(Self, &'static str); 28] = [
+    pub const ALL: [(Self, &'static str); 29] = [
         (Self::TooShort, "too_short"),
         (Self::TooLong, "too_long"),
         (Self::UnknownForm, "unknown_form"),
@@ -84,6 +86,7 @@ impl Discard {
         (Self::BadCookie, "bad_cookie"),
         (Self::RateLimited, "rate_limited"),
         (Self::StaleTime, "stale_time"),
+        (Self::OperatorsDisagree, "operators_disagree"),
         (Self::Replayed, "replayed"),
         (Self::Malformed, "malformed"),
         (Self::UnknownCommand, "unknown_command"),

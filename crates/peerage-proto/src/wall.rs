@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use peerage_wire::id::Domain;
-use peerage_wire::time::{Now, UnixTime};
+use peerage_wire::id::{Domain, NodeId};
+use peerage_wire::time::{Instant, Now, UnixTime};
 
 /// How many super-nodes of different domains must agree before they are believed.
 pub const AGREEING_SUPER_NODES: usize = 3;
@@ -22,12 +22,19 @@ const MAX_OPINIONS: usize = 16;
 /// monotonic clock slept through, a snapshot that was restored, or a date that was set.
 pub const MAX_DRIFT: Duration = Duration::from_secs(1);
 
+/// How long an operator that gave or accepted the time stands by it: a different time of another operator is not taken meanwhile. Shorter,
+/// and a node that seldom asks the one goes to and fro between two that disagree; longer, and one that is left with the other
+/// alone, because the one has failed, cannot ask it for that long. A node asks for a Head every minute.
+pub const OPERATOR_STANDS: Duration = Duration::from_secs(300);
+
 /// The corrected clock.
 #[derive(Clone, Debug, Default)]
 pub struct WallClock {
     offset_millis: i64,
     learned: bool,
     opinions: BTreeMap<Domain, i64>,
+    /// When which operators gave or accepted this time. As many as there are operators, of whom the table has a limit.
+    standing: BTreeMap<NodeId, Instant>,
     last: Option<Now>,
 }
 
@@ -61,7 +68,21 @@ impl WallClock {
         }
         self.learned = true;
         self.opinions.clear();
+        if changed {
+            self.standing.clear();
+        }
         changed
+    }
+
+    /// Notes that an operator gave or accepted our time as it is.
+    pub fn stands(&mut self, operator: NodeId, now: Instant) {
+        self.standing.retain(|_, at| now - *at < OPERATOR_STANDS);
+        self.standing.insert(operator, now);
+    }
+
+    /// Returns the operators that gave or accepted our time within [`OPERATOR_STANDS`].
+    pub fn standing(&self, now: Instant) -> impl Iterator<Item = &NodeId> {
+        self.standing.iter().filter(move |(_, at)| now - **at < OPERATOR_STANDS).map(|(operator, _)| operator)
     }
 
     /// Notes that a trustworthy node accepted our time as it is.
@@ -101,6 +122,7 @@ impl WallClock {
         if stepped {
             self.learned = false;
             self.opinions.clear();
+            self.standing.clear();
         }
         stepped
     }
@@ -113,8 +135,6 @@ fn offset(theirs: UnixTime, now: Now) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use peerage_wire::time::Instant;
-
     use super::*;
 
     fn at(mono_secs: u64, unix_secs: u64) -> Now {

@@ -152,7 +152,7 @@ pub struct Endpoint {
     config: Config,
     rng: ChaCha20Rng,
     clock: WallClock,
-    /// When one of the computer's clocks was seen to step last.
+    /// When one of the computer's clocks was seen to step last, or the offset was changed.
     stepped_at: Instant,
     /// The computer's clock at start, uncorrected like what it is compared with after correction.
     started: Now,
@@ -383,6 +383,7 @@ impl Endpoint {
     /// Corrects the clock by an operator's time, and all that was made with the wrong one.
     fn learn_clock(&mut self, theirs: UnixTime, now: Now) {
         if self.clock.learn(theirs, now) {
+            self.stepped_at = now.mono;
             self.peers.drop_contexts();
             self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
         }

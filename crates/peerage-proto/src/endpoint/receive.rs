@@ -309,6 +309,9 @@ impl Endpoint {
         }
         // An answer confirms the time that its request was stamped with, not one that was set since (Rule 6.1).
         let is_recent = expected.rtt <= now.mono - self.stepped_at;
+        if is_recent && trust.is_operator(&expected.to) {
+            self.clock.stands(expected.to, now.mono);
+        }
         if is_recent && !self.clock.is_learned() && self.confirms_time(&expected.to, trust) {
             self.clock.confirm();
             self.outcomes.push_back(Outcome::ClockLearned(self.clock.offset_millis()));
@@ -350,9 +353,23 @@ impl Endpoint {
         if !believed {
             return Err(Discard::StaleTime);
         }
+        if self.is_contradicted(by, theirs, trust, now) {
+            return Err(Discard::OperatorsDisagree);
+        }
         self.learn_clock(theirs, now);
+        if trust.is_operator(by) {
+            self.clock.stands(*by, now.mono);
+        }
         self.resend(request, now);
         Ok(())
+    }
+
+    /// Returns whether another operator stands by a time that differs from this one. Two whose dates differ would otherwise take the clock to
+    /// and fro, and what is judged by it: a super-node would drop by the later time what is valid by the earlier (Rule 6.1).
+    fn is_contradicted(&self, by: &NodeId, theirs: UnixTime, trust: &Trust, now: Now) -> bool {
+        // A request that was long on its way is told about the time that the clock shows anyway.
+        let differs = theirs.distance(self.clock.time(now)) > TIME_WINDOW / 2;
+        differs && self.clock.standing(now.mono).any(|other| other != by && trust.is_operator(other))
     }
 
     /// Returns whether an answer of this node, together with those before it, shows that the own time is right.

@@ -7,6 +7,7 @@ use peerage_wire::record::{Draft, Header, NodeBody, OperatorBody, OperatorState,
 use peerage_wire::seal::{Ends, SendContext};
 
 use super::*;
+use crate::wall::OPERATOR_STANDS;
 
 /// A network of message layers, without anything above them.
 pub(crate) struct Bed {
@@ -42,6 +43,16 @@ impl Bed {
         let mut trust = Trust::new(network, root.public());
         trust.learn(&operator_record);
         Self { rng, root, operator, operator_record, network, trust, now }
+    }
+
+    /// Lets the root say what an operator is from now on.
+    fn state(&mut self, operator: &IdentityKey, state: OperatorState) {
+        let addresses = vec![THERE.parse().unwrap()];
+        let body = OperatorBody { identity: operator.public(), enrolment: [1; 32], addresses, state };
+        let root = self.root.node_id(Domain::OPERATORS);
+        let header = header(Table::OperatorNode, operator.node_id(Domain::OPERATORS), root, self.now);
+        let draft = Draft { header, public: body.write(), private: None };
+        self.trust.learn(&draft.sign(&self.root, &self.network, &Real).unwrap());
     }
 
     pub(crate) fn node_record(&self, identity: &IdentityKey, domain: Domain, roles: Roles) -> Record {
@@ -143,6 +154,91 @@ fn the_time_of_three_super_nodes_is_believed_and_that_of_other_nodes_is_not() {
             assert_eq!(asker.clock().is_learned(), believed && domain == 3, "{roles:?} {domain}");
         }
     }
+}
+
+/// Two operators, the second ahead by more than the window, and a member that asks them in turn.
+struct TwoDates {
+    bed: Bed,
+    start: Now,
+    asker: Endpoint,
+    operators: [Endpoint; 2],
+}
+
+/// How far the second operator's date is ahead.
+const AHEAD: Duration = Duration::from_secs(103);
+
+impl TwoDates {
+    fn new() -> Self {
+        let mut bed = Bed::new();
+        let start = bed.now;
+        let first = bed.operator.clone();
+        let second = IdentityKey::generate(&mut bed.rng);
+        bed.state(&second, OperatorState::Active);
+        let identity = IdentityKey::generate(&mut bed.rng);
+        let mut asker = bed.endpoint(&identity, DOMAIN, Roles::default(), start);
+        let dates = [(first, start), (second, Now { unix: start.unix.after(AHEAD), ..start })];
+        let operators = dates.map(|(identity, date)| {
+            let mut operator = bed.endpoint(&identity, Domain::OPERATORS, Roles::default(), date);
+            operator.trust_own_clock();
+            bed.acquaint(&mut asker, &operator, Roles::default());
+            operator
+        });
+        Self { bed, start, asker, operators }
+    }
+
+    /// Asks an operator some seconds after the start. Returns whether it answered, and by how much the asker corrects its clock then.
+    fn ask(&mut self, operator: usize, secs: u64) -> (bool, i64) {
+        let now = self.start.after(Duration::from_secs(secs));
+        let ahead = if operator == 1 { AHEAD } else { Duration::ZERO };
+        self.bed.now = Now { unix: now.unix.after(ahead), ..now };
+        let answered = self.bed.ping(&mut self.asker, now, &mut self.operators[operator]);
+        (answered, self.asker.clock().offset_millis())
+    }
+
+    fn disagreements(&self) -> u64 {
+        self.asker.discards().of(Discard::OperatorsDisagree)
+    }
+}
+
+/// Rule 6.1: whoever asks two operators whose dates differ goes by the time of one, and not to and fro.
+#[test]
+fn of_two_operators_that_disagree_a_node_follows_one_for_as_long_as_that_is_heard() {
+    let mut world = TwoDates::new();
+    for turn in 0..60 {
+        assert_eq!(world.ask(0, turn * 20), (true, 0), "{turn}");
+        assert_eq!(world.ask(1, turn * 20 + 10), (false, 0), "{turn}");
+        assert_eq!(world.disagreements(), turn + 1);
+    }
+    // The first is heard no more.
+    let silent = 59 * 20;
+    let stands = OPERATOR_STANDS.as_secs();
+    assert_eq!(world.ask(1, silent + stands - 1), (false, 0));
+    assert_eq!(world.ask(1, silent + stands), (true, 103_000));
+    // Now it is the second that the node goes by.
+    assert_eq!(world.ask(0, silent + stands + 1), (false, 103_000));
+    assert_eq!(world.ask(1, silent + stands + 2), (true, 103_000));
+}
+
+/// Rule 6.1: the time of an operator that is none any more stands in nobody's way, and one that is alone is followed wherever it goes.
+#[test]
+fn the_other_operator_is_followed_at_once_when_the_first_is_retired() {
+    let mut world = TwoDates::new();
+    assert_eq!(world.ask(0, 0), (true, 0));
+    assert_eq!(world.ask(1, 10), (false, 0));
+    world.bed.now = world.start.after(Duration::from_secs(11));
+    let first = world.bed.operator.clone();
+    world.bed.state(&first, OperatorState::Retired);
+    assert_eq!(world.ask(1, 12), (true, 103_000));
+    assert_eq!(world.disagreements(), 1);
+    // Somebody mends its date.
+    world.bed.now = world.start.after(Duration::from_secs(20));
+    let identity = world.operators[1].identity().clone();
+    let mut again = world.bed.endpoint(&identity, Domain::OPERATORS, Roles::default(), world.bed.now);
+    again.trust_own_clock();
+    world.bed.acquaint(&mut world.asker, &again, Roles::default());
+    let now = world.bed.now;
+    assert!(world.bed.ping(&mut world.asker, now, &mut again));
+    assert_eq!(world.asker.clock().offset_millis(), 0);
 }
 
 /// Rule 3.5: a key that was made after the clock was set back has an earlier date than the one before, and counts.

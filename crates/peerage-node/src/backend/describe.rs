@@ -9,6 +9,7 @@ use peerage_client::local::{
 };
 use peerage_client::{Protocol, Role, Service};
 use peerage_proto::carrier;
+use peerage_proto::discard::Discard;
 use peerage_proto::lan;
 use peerage_proto::mapping::{Mapping, RouterMapping};
 use peerage_proto::node::{
@@ -265,6 +266,10 @@ fn warnings(status: &NodeStatus) -> Vec<String> {
         (
             status.expires_soon,
             "the membership ends within a week; it is renewed when an operator can be reached",
+        ),
+        (
+            status.discards.of(Discard::OperatorsDisagree) > 0,
+            "two operators have told different times since the start; the clock of one of them is wrong",
         ),
     ];
     let texts = conditions.into_iter().filter(|(holds, _)| *holds).map(|(_, text)| text.to_owned());

@@ -293,7 +293,7 @@ impl Link {
     pub fn handle_read(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Closed(_)) {
             self.input = BytesMut::new();
-        } else if self.liveness.on_received(now) {
+        } else if self.liveness.on_received(!frame::are_probes(&self.input), now) {
             self.events.push_back(Event::Trusted);
         }
     }

@@ -358,6 +358,14 @@ impl StreamFrame {
     }
 }
 
+/// Returns whether bytes are whole PROBE frames and nothing else; so are none at all.
+pub fn are_probes(bytes: &[u8]) -> bool {
+    const PAYLOAD: u8 = 8;
+    const SIZE: usize = HEADER_LEN + PAYLOAD as usize;
+    let begins = [Kind::Probe as u8, 0, 0, PAYLOAD];
+    bytes.chunks(SIZE).all(|frame| frame.len() == SIZE && frame.starts_with(&begins))
+}
+
 fn encode(kind: Kind, stream: u32, offset: u64, payload: Bytes) -> Encoded {
     let shape = kind.shape();
     assert!(

@@ -5,6 +5,8 @@
 //! more may be under way to where nothing arrives any more, and the receiver is the one who can dial. While it
 //! is either, silence means something: after one second it is probed, each second; after three it is suspect;
 //! suspect for thirty, it is dead. Any other link is asked only now and then, so that NATs keep its mapping.
+//!
+//! A PROBE ends no silence: whoever hears nothing sends them, so they do not show that anything arrives there.
 
 use std::time::Duration;
 
@@ -32,6 +34,8 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Liveness {
     consent_interval: Duration,
     last_received_at: Instant,
+    /// The same, PROBE left out.
+    last_word_at: Instant,
     /// When bytes of a session came last; none if no session would get more.
     last_data_at: Option<Instant>,
     /// Since when an answer is wanted.
@@ -67,6 +71,7 @@ impl Liveness {
         Self {
             consent_interval,
             last_received_at: now,
+            last_word_at: now,
             last_data_at: None,
             unconfirmed_at: None,
             suspect_at: None,
@@ -96,10 +101,13 @@ impl Liveness {
         now - self.last_received_at < PROBE_INTERVAL
     }
 
-    /// Takes note of received bytes; returns whether that ends a suspicion.
-    pub(super) const fn on_received(&mut self, now: Instant) -> bool {
+    /// Takes note of received bytes, and whether they are more than PROBE; returns whether that ends a suspicion.
+    pub(super) const fn on_received(&mut self, is_word: bool, now: Instant) -> bool {
         self.last_received_at = now;
-        self.suspect_at.take().is_some()
+        if is_word {
+            self.last_word_at = now;
+        }
+        is_word && self.suspect_at.take().is_some()
     }
 
     /// Takes note that bytes of a session have come: there may be more.
@@ -166,10 +174,10 @@ impl Liveness {
 
     /// Since when silence means something.
     fn silent_since(&self) -> Option<Instant> {
-        if self.last_data_at.is_some_and(|at| self.last_received_at < at.after(ACTIVE_FOR)) {
-            return Some(self.last_received_at);
+        if self.last_data_at.is_some_and(|at| self.last_word_at < at.after(ACTIVE_FOR)) {
+            return Some(self.last_word_at);
         }
-        self.unconfirmed_at.map(|at| at.max(self.last_received_at))
+        self.unconfirmed_at.map(|at| at.max(self.last_word_at))
     }
 
     fn probe_at(&self) -> Instant {

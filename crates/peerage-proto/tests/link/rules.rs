@@ -11,6 +11,7 @@ use peerage_wire::frame::{
     self, CarrierNumber, Code, Frame, Hello, LinkFrame, Malformed, Resume, StreamFrame,
 };
 use peerage_wire::id::SessionId;
+use peerage_wire::time::Instant;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -232,6 +233,14 @@ fn run(link: &mut Link, until: Duration) -> Vec<(Duration, Result<Frame, Event>)
     log
 }
 
+/// Serves what is due, and returns the events that come of it.
+fn run_to(link: &mut Link, now: Instant) -> Vec<Event> {
+    while link.poll_timeout().is_some_and(|at| at <= now) {
+        link.handle_timeout(now);
+    }
+    std::iter::from_fn(|| link.poll_event(now)).collect()
+}
+
 #[test]
 fn an_active_link_that_falls_silent_is_probed_then_suspect_then_dead() {
     let mut link = link_up(Side::Client);
@@ -328,14 +337,35 @@ fn bytes_sent_after_a_probe_need_another_one() {
 }
 
 #[test]
-fn any_byte_ends_a_suspicion() {
+fn any_byte_ends_a_suspicion_but_those_of_a_probe() {
     let mut link = link_up(Side::Client);
     link.doubt(START);
     assert_eq!(link.poll_event(START), Some(Event::Suspect));
     assert!(link.is_suspect());
     assert_eq!(probes(&output(&mut link, START)), 1);
-    assert_eq!(input(&mut link, &[Frame::Link(LinkFrame::Probe([0; 8]))], START), [Event::Trusted]);
+    let probe = Frame::Link(LinkFrame::Probe([0; 8]));
+    assert_eq!(input(&mut link, &[probe.clone(), probe.clone()], START), []);
+    assert!(link.is_suspect(), "it may ask because it hears nothing");
+    let probed = Frame::Link(LinkFrame::Probed([0; 8]));
+    assert_eq!(input(&mut link, &[probe, probed], START), [Event::Trusted]);
     assert!(!link.is_suspect());
+}
+
+/// Rule 7.11: the path from here to the peer is dead, and only that. The peer hears nothing, and asks each second.
+#[test]
+fn a_path_that_is_dead_in_one_direction_is_suspect_although_the_peer_asks_on() {
+    let mut link = link_up(Side::Client);
+    let opened = link.open_stream().unwrap();
+    link.mark_ready(opened);
+    let mut frames = vec![open()];
+    link.poll_output(1 << 20, START, |_, _| frames.pop(), &mut Vec::new());
+    let mut said = Vec::new();
+    for second in 1..=4 {
+        let now = START.after(second * SECOND);
+        said.extend(input(&mut link, &[Frame::Link(LinkFrame::Probe([0; 8]))], now));
+        said.extend(run_to(&mut link, now));
+    }
+    assert_eq!(said, [Event::Suspect]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod convey;
 mod http;
 mod kept;
 mod open;
+mod poll;
 mod serve;
 mod websocket;
 

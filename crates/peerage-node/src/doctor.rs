@@ -123,6 +123,8 @@ pub enum Name {
     Messages,
     /// Messages in a WebSocket.
     Websocket,
+    /// Messages in requests of HTTP and their answers.
+    Requests,
     /// The proxy.
     Proxy,
     /// IP version 6.
@@ -306,6 +308,8 @@ async fn carried(connector: &Connector, (carrier, address): (Carrier, SocketAddr
         Carrier::Udp | Carrier::Tls => (Name::Messages, "inside TLS"),
         Carrier::Wss => (Name::Websocket, "in a WebSocket inside TLS"),
         Carrier::Ws => (Name::Websocket, "in a WebSocket without TLS"),
+        Carrier::Https => (Name::Requests, "in requests of HTTP inside TLS"),
+        Carrier::Http => (Name::Requests, "in requests of HTTP without TLS"),
     };
     let check = |outcome, evidence: String| Check::new(name, Some(address), outcome, evidence);
     match probe::carried(connector, (carrier, address)).await {
@@ -314,7 +318,16 @@ async fn carried(connector: &Connector, (carrier, address): (Carrier, SocketAddr
     }
 }
 
-/// Connects to the port for HTTPS, unless it is the server's own, and asks for a WebSocket there.
+/// Tries the first of two carriers, and the second where the first does not pass.
+async fn either(connector: &Connector, [first, second]: [Carrier; 2], address: SocketAddr) -> Vec<Check> {
+    let check = carried(connector, (first, address)).await;
+    if check.outcome == Outcome::Passes {
+        return vec![check];
+    }
+    vec![check, carried(connector, (second, address)).await]
+}
+
+/// Connects to the port for HTTPS, unless it is the server's own, and asks for a WebSocket there, or else makes requests.
 async fn web_port(address: SocketAddr, server: SocketAddr) -> Vec<Check> {
     let mut checks = Vec::new();
     if address != server {
@@ -324,16 +337,16 @@ async fn web_port(address: SocketAddr, server: SocketAddr) -> Vec<Check> {
             return checks;
         }
     }
-    checks.push(carried(&Connector::default(), (Carrier::Wss, address)).await);
+    checks.extend(either(&Connector::default(), [Carrier::Wss, Carrier::Https], address).await);
     checks
 }
 
-/// Connects to the port for HTTP and asks in the clear, which shows captive portals; then for a WebSocket.
+/// Connects to the port for HTTP and asks in the clear, which shows captive portals; then for a WebSocket, or else makes requests.
 async fn plain_http(address: SocketAddr, server: SocketAddr) -> Vec<Check> {
     let dialler = Connector::default();
-    let websocket = || carried(&dialler, (Carrier::Ws, address));
+    let carriers = || either(&dialler, [Carrier::Ws, Carrier::Http], address);
     if address == server {
-        return vec![websocket().await];
+        return carriers().await;
     }
     let (tcp, stream) = tcp(address).await;
     let Some(stream) = stream else { return vec![tcp] };
@@ -348,7 +361,7 @@ async fn plain_http(address: SocketAddr, server: SocketAddr) -> Vec<Check> {
         Ok((answer, took)) => check(Outcome::Passes, format!("HTTP {} came back", answer.status)).after(took),
         Err(fault) => check(Outcome::Blocked, fault.to_string()),
     };
-    vec![tcp, http, websocket().await]
+    [vec![tcp, http], carriers().await].concat()
 }
 
 /// Asks the proxy for the server, and the server through it.
@@ -363,9 +376,8 @@ async fn proxy(server: SocketAddr, connector: &Connector) -> (Vec<Check>, Option
         Ok((stream, took)) => {
             let (mut checks, offset) = https(server, probe::https(stream, server).await);
             checks.insert(0, check(Outcome::Passes, format!("{name} connects")).after(took));
-            for carrier in [Carrier::Tls, Carrier::Wss] {
-                checks.push(carried(connector, (carrier, server)).await);
-            }
+            checks.push(carried(connector, (Carrier::Tls, server)).await);
+            checks.extend(either(connector, [Carrier::Wss, Carrier::Https], server).await);
             (checks, offset)
         }
         Err(fault) => (vec![check(verdict::of_proxy(&fault), format!("{name}: {fault}"))], None),

@@ -1,10 +1,12 @@
 //! What the HTTP servers of node and operator share: accepting connections within limits, and ending.
 
+use std::fmt::Debug;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time;
+
+use crate::sync::lock;
 
 /// What HTTP is called in TLS (RFC 7301).
 pub(crate) const ALPN_HTTP: &[u8] = b"http/1.1";
@@ -38,7 +42,7 @@ pub struct Limits {
     pub connections: usize,
     /// For the head of a request, and for silence between two.
     pub head_timeout: Duration,
-    /// For one connection, whatever it does; `None` where streams of events may stay open.
+    /// For one connection, unless what it does lets it [stay](Stay::extend); `None` where streams of events may stay open.
     pub lifetime: Option<Duration>,
 }
 
@@ -83,7 +87,7 @@ pub async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
     listener: L,
     limits: Limits,
     mut ending: watch::Receiver<bool>,
-    serve: impl Fn(L::Connection) -> Option<F>,
+    serve: impl Fn(L::Connection, Stay) -> Option<F>,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -97,11 +101,9 @@ pub async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
             Some(_ended) = connections.join_next() => {}
             (permit, accepted) = accepted => match accepted {
                 Ok(accepted) => {
-                    let Some(connection) = serve(accepted) else { continue };
-                    connections.spawn(async move {
-                        within(limits.lifetime, connection).await;
-                        drop(permit);
-                    });
+                    let stay = Stay::new(permit);
+                    let Some(connection) = serve(accepted, stay.clone()) else { continue };
+                    connections.spawn(async move { stay.within(limits.lifetime, connection).await });
                 }
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection");
@@ -117,10 +119,48 @@ pub async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Cuts a connection off that takes too long.
-pub(crate) async fn within(lifetime: Option<Duration>, connection: impl Future<Output = ()>) {
-    let Some(lifetime) = lifetime else { return connection.await };
-    if time::timeout(lifetime, connection).await.is_err() {
+/// By what right a connection is there, and for how long. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Stay {
+    inner: Arc<Right>,
+}
+
+#[derive(Debug)]
+struct Right {
+    /// Its place among all connections; given back with the value.
+    held: Mutex<Box<dyn Debug + Send>>,
+    is_extended: AtomicBool,
+}
+
+impl Stay {
+    /// Lets a connection be there because of what it holds, and within its ordinary lifetime.
+    pub(crate) fn new(held: impl Debug + Send + 'static) -> Self {
+        Self {
+            inner: Arc::new(Right { held: Mutex::new(Box::new(held)), is_extended: AtomicBool::new(false) }),
+        }
+    }
+
+    /// Lets it stay because of something else, for as long as it likes: its place is free for others from now on.
+    pub(crate) fn extend(&self, held: impl Debug + Send + 'static) {
+        *lock(&self.inner.held) = Box::new(held);
+        self.inner.is_extended.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether it may stay as long as it likes.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.inner.is_extended.load(Ordering::Relaxed)
+    }
+
+    /// Cuts the connection off if it takes too long.
+    pub(crate) async fn within(&self, lifetime: Option<Duration>, connection: impl Future<Output = ()>) {
+        let Some(lifetime) = lifetime else { return connection.await };
+        let mut connection = pin!(connection);
+        if time::timeout(lifetime, connection.as_mut()).await.is_ok() {
+            return;
+        }
+        if self.is_extended() {
+            return connection.await;
+        }
         tracing::debug!("a connection took too long");
     }
 }
@@ -216,7 +256,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ending) = watch::channel(false);
-        let serving = tokio::spawn(accept(listener, LIMITS, ending.clone(), move |(stream, _)| {
+        let serving = tokio::spawn(accept(listener, LIMITS, ending.clone(), move |(stream, _), _stay| {
             Some(serve_stream(stream, Router::new(), LIMITS, ending.clone()))
         }));
         let mut client = TcpStream::connect(address).await.unwrap();

@@ -14,7 +14,7 @@ use peerage_wire::leg;
 use tokio::net::TcpStream;
 
 pub use pipe::Pipe;
-pub(crate) use pipe::pipe;
+pub(crate) use pipe::{ROOM_BYTES, pipe};
 
 /// A connection. Of those who wait until it is readable only the last is woken, and so for writable.
 #[derive(Debug)]

@@ -107,11 +107,12 @@ pub(crate) async fn serve(
     let shared = Shared { enroller, requests: Mutex::new(Limiter::new(REQUEST_RATE)) };
     let router = router(Arc::new(shared));
     let connections = Mutex::new(Limiter::new(CONNECTION_RATE));
-    http::accept(listeners, LIMITS, ending.clone(), |(stream, remote)| {
+    http::accept(listeners, LIMITS, ending.clone(), |(stream, remote), stay| {
         let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
         let router = router.clone().layer(Extension(Remote(remote)));
+        let routes = router.merge(intake.routes(remote, &stay));
         let first = (stream, remote, intake.clone());
-        welcome.then(|| serve_connection(first, tls.clone(), router, ending.clone()))
+        welcome.then(|| serve_connection(first, tls.clone(), routes, ending.clone()))
     })
     .await;
 }
@@ -132,7 +133,7 @@ async fn serve_connection(
         }
         // What is asked and answered is sealed, so it needs no TLS (Rule 6.112).
         Ok(Ok(1)) if begins_http(first[0]) => {
-            return http::serve_stream(stream, router.merge(intake.routes(remote)), LIMITS, ending).await;
+            return http::serve_stream(stream, router, LIMITS, ending).await;
         }
         Ok(Ok(1)) => {}
         Ok(Ok(_) | Err(_)) | Err(_) => return,
@@ -141,7 +142,7 @@ async fn serve_connection(
         // Those whom UDP does not reach send their messages so (Rule 6.100); they have limits of their own, too.
         Ok(Ok(stream)) => match Content::of(&stream) {
             Some(content) => drop(tokio::spawn(async move { intake.serve(content, stream, remote).await })),
-            None => http::serve_stream(stream, router.merge(intake.routes(remote)), LIMITS, ending).await,
+            None => http::serve_stream(stream, router, LIMITS, ending).await,
         },
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),

@@ -148,6 +148,10 @@ pub enum CarrierKind {
     Wss,
     /// A WebSocket.
     Ws,
+    /// Requests of HTTP inside TLS.
+    Https,
+    /// Requests of HTTP.
+    Http,
     /// A carrier that this version of the client does not know.
     #[serde(other)]
     Unknown,
@@ -160,6 +164,8 @@ impl fmt::Display for CarrierKind {
             Self::Tls => "TLS",
             Self::Wss => "WebSocket in TLS",
             Self::Ws => "WebSocket",
+            Self::Https => "HTTPS",
+            Self::Http => "HTTP",
             Self::Unknown => "a carrier unknown to this version",
         })
     }

@@ -118,6 +118,8 @@ fn carrier(server: &ServerStatus) -> Option<Carrier> {
             carrier::Carrier::Tls => CarrierKind::Tls,
             carrier::Carrier::Wss => CarrierKind::Wss,
             carrier::Carrier::Ws => CarrierKind::Ws,
+            carrier::Carrier::Https => CarrierKind::Https,
+            carrier::Carrier::Http => CarrierKind::Http,
         },
         why: server.why.map(|why| match why {
             carrier::Why::Silent => CarrierReason::UdpSilent,

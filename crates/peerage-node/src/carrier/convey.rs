@@ -30,7 +30,7 @@ pub(super) async fn convey(mut io: impl AsyncRead + AsyncWrite + Unpin, mut pipe
 }
 
 /// Goes on until the work is done, or for a while after it was abandoned.
-async fn until(
+pub(super) async fn until(
     work: impl Future<Output = io::Result<()>>,
     abandoned: impl Future<Output = ()>,
 ) -> io::Result<()> {

@@ -10,12 +10,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::convey::convey;
-use super::{Content, websocket};
+use super::{Content, poll, websocket};
 use crate::connect::Connector;
 use crate::framed::within;
 use crate::http::ALPN_HTTP;
 use crate::relay;
-use crate::socket::{Pipe, pipe};
+use crate::socket::{Pipe, ROOM_BYTES, pipe};
 use crate::tls::AnyCertificate;
 
 /// How long it may take until a connection stands. The machine gives attempts up earlier.
@@ -36,6 +36,10 @@ pub(crate) async fn open(
         Carrier::Tls => within(OPEN_TIMEOUT, in_tls(connector, address, content)).await,
         Carrier::Wss => within(OPEN_TIMEOUT, in_tls_and_websocket(connector, address, content)).await,
         Carrier::Ws => within(OPEN_TIMEOUT, in_websocket(connector, address, content)).await,
+        Carrier::Https | Carrier::Http => {
+            let way = (carrier == Carrier::Https, address);
+            within(OPEN_TIMEOUT, poll::ask(connector, way, content)).await
+        }
     }
 }
 
@@ -61,7 +65,7 @@ async fn in_websocket(connector: &Connector, address: SocketAddr, content: Conte
     Ok(piped(websocket::ask(stream, address, content).await?, local))
 }
 
-async fn tcp(connector: &Connector, address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+pub(super) async fn tcp(connector: &Connector, address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
     let stream = connector.connect(address).await?;
     relay::prepare(&stream)?;
     let local = stream.local_addr()?;
@@ -69,7 +73,7 @@ async fn tcp(connector: &Connector, address: SocketAddr) -> io::Result<(TcpStrea
 }
 
 /// Speaks TLS with whoever answers; what the server says proves itself.
-async fn tls(
+pub(super) async fn tls(
     connector: &Connector,
     address: SocketAddr,
     alpn: &[u8],
@@ -80,7 +84,7 @@ async fn tls(
 
 /// Has a task move the bytes.
 fn piped(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, local: SocketAddr) -> Pipe {
-    let (near, far) = pipe(local);
+    let (near, far) = pipe(local, ROOM_BYTES);
     tokio::spawn(convey(io, far));
     near
 }

@@ -15,13 +15,14 @@ use tokio::sync::watch;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::convey::convey;
+use super::poll::Polled;
 use super::{Content, Streams};
-use crate::http::{self, ALPN_HTTP, Limits};
+use crate::http::{self, ALPN_HTTP, Limits, Stay};
 use crate::places::Places;
 use crate::relay::{self, Legs};
-use crate::socket::{Socket, pipe};
+use crate::socket::{ROOM_BYTES, Socket, pipe};
 
-/// What one connection on which HTTP is spoken may take at a super-node: nothing is asked there but to become a WebSocket.
+/// What one connection on which HTTP is spoken may take at a super-node, until it carries something: in a WebSocket or in requests.
 const HTTP_LIMITS: Limits = Limits {
     connections: MAX_HTTP,
     head_timeout: Duration::from_secs(10),
@@ -56,12 +57,13 @@ pub fn server_config((chain, key): Certificate) -> Result<Arc<ServerConfig>, Err
 pub struct Intake {
     streams: Streams,
     legs: Legs,
+    pub(super) polled: Polled,
 }
 
 impl Intake {
     /// Makes it of those who are handed what comes.
-    pub const fn new(streams: Streams, legs: Legs) -> Self {
-        Self { streams, legs }
+    pub fn new(streams: Streams, legs: Legs) -> Self {
+        Self { streams, legs, polled: Polled::default() }
     }
 
     /// Takes a connection that begins as a leg; returns at once.
@@ -79,7 +81,7 @@ impl Intake {
             Content::Messages => self.streams.serve(io, remote).await,
             Content::Leg => {
                 // Nobody asks a leg at its relay for the address of this end.
-                let (near, far) = pipe(remote);
+                let (near, far) = pipe(remote, ROOM_BYTES);
                 self.take_leg(near, remote);
                 convey(io, far).await;
             }
@@ -147,13 +149,14 @@ impl TlsIntake {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Some(_counted) = self.http.take(remote.ip()) else {
+        let Some(counted) = self.http.take(remote.ip()) else {
             tracing::debug!(%remote, "a connection for HTTP beyond the limits was closed");
             return;
         };
         // It ends with the task that serves it.
         let (_end, ending) = watch::channel(false);
-        let router = self.intake.routes(remote);
-        http::within(HTTP_LIMITS.lifetime, http::serve_stream(io, router, HTTP_LIMITS, ending)).await;
+        let stay = Stay::new(counted);
+        let router = self.intake.routes(remote, &stay);
+        stay.within(HTTP_LIMITS.lifetime, http::serve_stream(io, router, HTTP_LIMITS, ending)).await;
     }
 }

@@ -35,13 +35,23 @@ fn send(stream: StreamId, payload: &'static [u8]) -> StreamOrder {
 
 /// Takes one connection for messages as a super-node's port does.
 async fn server(streams: Streams) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    server_of(streams, 1).await
+}
+
+/// The same with so many connections, until all have ended.
+async fn server_of(streams: Streams, connections: usize) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (legs, _news) = Legs::new(Caps::default(), Clock::new());
     let messages = TlsIntake::new(Intake::new(streams, legs)).unwrap();
     let serving = tokio::spawn(async move {
-        let (socket, remote) = listener.accept().await.unwrap();
-        take(&messages, socket, remote).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..connections {
+            let (socket, remote) = listener.accept().await.unwrap();
+            let messages = messages.clone();
+            tasks.spawn(async move { take(&messages, socket, remote).await });
+        }
+        tasks.join_all().await;
     });
     (address, serving)
 }
@@ -57,18 +67,21 @@ async fn take(intake: &TlsIntake, socket: TcpStream, remote: SocketAddr) {
     intake.serve(intake.handshake(start).await.unwrap(), remote).await;
 }
 
-/// Rules 6.100, 6.101 and 6.111.
+/// Rules 6.100, 6.101, 6.111 and 6.113.
 #[tokio::test]
 async fn messages_pass_in_both_directions_in_every_carrier_and_the_end_is_told() {
     for carrier in [Carrier::Tls, Carrier::Wss, Carrier::Ws] {
-        pass_messages(carrier).await;
+        pass_messages(carrier, 1).await;
+    }
+    for carrier in [Carrier::Https, Carrier::Http] {
+        pass_messages(carrier, 2).await;
     }
 }
 
-async fn pass_messages(carrier: Carrier) {
+async fn pass_messages(carrier: Carrier, connections: usize) {
     let ((here, mut news_here), (there, mut news_there)) =
         (Streams::new(Connector::default()), Streams::new(Connector::default()));
-    let (address, serving) = server(there.clone()).await;
+    let (address, serving) = server_of(there.clone(), connections).await;
     here.apply(open(FIRST, carrier, address));
     assert_eq!(news_here.recv().await, Some(StreamNews::Opened(FIRST)));
     here.apply(send(FIRST, b"one"));
@@ -153,11 +166,11 @@ fn hint_about(payload: &[u8]) -> Bytes {
     Hint { echo: tag_of(payload).unwrap(), reason: HintReason::NeedLong }.to_bytes().into()
 }
 
-/// Rules 6.110 and 6.111: a connection counts once the relay has answered on it, whatever stands; and what is inside something is joined
+/// Rules 6.110, 6.111 and 6.113: a connection counts once the relay has answered on it, whatever stands; and what is inside something is joined
 /// with what is bare.
 #[tokio::test]
 async fn a_leg_that_is_swallowed_bare_goes_inside_what_passes_and_is_joined_with_a_bare_one() {
-    for carrier in [Carrier::Tls, Carrier::Wss, Carrier::Ws] {
+    for carrier in Carrier::ALL.into_iter().filter(|carrier| *carrier != Carrier::Udp) {
         join_with_a_bare_leg(carrier).await;
     }
 }

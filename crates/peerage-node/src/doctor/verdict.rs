@@ -40,6 +40,8 @@ fn way(cause: Cause, checks: &[Check]) -> &'static str {
         " Messages go inside TLS, and so do tunnels where nothing better is left."
     } else if passes(Name::Websocket) {
         " Messages go in WebSockets, and so do tunnels where nothing better is left."
+    } else if passes(Name::Requests) {
+        " Messages go in requests of HTTP, one after the other, and so do tunnels, slowly, where nothing better is left."
     } else {
         " Peerage finds no way out."
     }
@@ -179,10 +181,12 @@ mod tests {
         use Outcome::{Blocked, Passes};
         let (udp, own) = ((Name::Udp, SERVER, Blocked), (Name::Tcp, SERVER, Passes));
         let summary = |checks: &[_]| judged(checks).summary;
-        let both = [udp, own, (Name::Websocket, SERVER, Passes), (Name::Messages, SERVER, Passes)];
-        assert!(summary(&both).ends_with("inside TLS, and so do tunnels where nothing better is left."));
-        assert!(summary(&both[..3]).contains("in WebSockets"));
-        assert!(summary(&both[..2]).ends_with("Peerage finds no way out."));
+        let others = [Name::Requests, Name::Websocket, Name::Messages].map(|name| (name, SERVER, Passes));
+        let all = [&[udp, own][..], &others].concat();
+        assert!(summary(&all).ends_with("inside TLS, and so do tunnels where nothing better is left."));
+        assert!(summary(&all[..4]).contains("in WebSockets"));
+        assert!(summary(&all[..3]).contains("in requests of HTTP"));
+        assert!(summary(&all[..2]).ends_with("Peerage finds no way out."));
         assert!(!summary(&[(Name::Udp, SERVER, Passes)]).contains("way out"));
     }
 

@@ -23,7 +23,7 @@ impl Listener for Socket {
 pub async fn serve<B: Backend>(socket: Socket, backend: Arc<B>, shutdown: impl Future<Output = ()> + Send) {
     let (end, ending) = watch::channel(false);
     let router = routes::router(backend, ending.clone());
-    let connection = |stream| Some(http::serve_stream(stream, router.clone(), LIMITS, ending.clone()));
+    let connection = |stream, _stay| Some(http::serve_stream(stream, router.clone(), LIMITS, ending.clone()));
     let mut serving = pin!(http::accept(socket, LIMITS, ending.clone(), connection));
     tokio::select! {
         () = serving.as_mut() => return,

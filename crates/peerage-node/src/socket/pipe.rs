@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use crate::sync::lock;
 
-/// Bytes under way in one direction. More keeps what slow readers leave in memory; less makes more portions of it.
-const ROOM_BYTES: usize = 64 * 1_024;
+/// Bytes under way in one direction, ordinarily. More keeps what slow readers leave in memory; less makes more portions of it.
+pub(crate) const ROOM_BYTES: usize = 64 * 1_024;
 
 /// One end of a connection within this process. What is written here is read at the other end, and the reverse.
 #[derive(Debug)]
@@ -23,8 +23,9 @@ pub struct Pipe {
     local: SocketAddr,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Direction {
+    room_bytes: usize,
     state: Mutex<State>,
     /// Told when the reader goes.
     deafened: Notify,
@@ -46,14 +47,18 @@ enum End {
     Broken,
 }
 
-/// Makes both ends of a connection, whose address is that of what it goes inside of.
-pub(crate) fn pipe(local: SocketAddr) -> (Pipe, Pipe) {
-    let (there, back) = (Arc::<Direction>::default(), Arc::<Direction>::default());
+/// Makes both ends of a connection, whose address is that of what it goes inside of, with room for so many bytes in each direction.
+pub(crate) fn pipe(local: SocketAddr, room_bytes: usize) -> (Pipe, Pipe) {
+    let [there, back] = [(); 2].map(|()| Arc::new(Direction::new(room_bytes)));
     let one = Pipe { incoming: Arc::clone(&back), outgoing: Arc::clone(&there), local };
     (one, Pipe { incoming: there, outgoing: back, local })
 }
 
 impl Direction {
+    fn new(room_bytes: usize) -> Self {
+        Self { room_bytes, state: Mutex::default(), deafened: Notify::new() }
+    }
+
     fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = lock(&self.state);
         if !state.bytes.is_empty() || state.end.is_some() {
@@ -65,7 +70,7 @@ impl Direction {
 
     fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = lock(&self.state);
-        if state.bytes.len() < ROOM_BYTES || state.is_deaf {
+        if state.bytes.len() < self.room_bytes || state.is_deaf {
             return Poll::Ready(());
         }
         state.writer = Some(cx.waker().clone());
@@ -101,7 +106,7 @@ impl Direction {
         if state.is_deaf || state.end.is_some() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let room = ROOM_BYTES.saturating_sub(state.bytes.len());
+        let room = self.room_bytes.saturating_sub(state.bytes.len());
         if room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -244,7 +249,7 @@ mod tests {
     use super::*;
 
     fn both() -> (Pipe, Pipe) {
-        pipe(([127, 0, 0, 1], 1).into())
+        pipe(([127, 0, 0, 1], 1).into(), ROOM_BYTES)
     }
 
     #[tokio::test]

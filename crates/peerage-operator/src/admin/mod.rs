@@ -68,7 +68,7 @@ impl Admin {
 /// Serves the admin API until `ending` says so.
 pub(crate) async fn serve(listener: TcpListener, admin: Admin, ending: watch::Receiver<bool>) {
     let router = router(Arc::new(admin));
-    http::accept(listener, LIMITS, ending.clone(), |(stream, _remote)| {
+    http::accept(listener, LIMITS, ending.clone(), |(stream, _remote), _stay| {
         Some(http::serve_stream(stream, router.clone(), LIMITS, ending.clone()))
     })
     .await;

@@ -25,11 +25,15 @@ pub enum Carrier {
     Wss,
     /// The same in a WebSocket.
     Ws,
+    /// The same in requests and answers of HTTP, inside TLS.
+    Https,
+    /// The same in requests and answers of HTTP.
+    Http,
 }
 
 impl Carrier {
     /// All of them, the best first.
-    pub const ALL: [Self; 4] = [Self::Udp, Self::Tls, Self::Wss, Self::Ws];
+    pub const ALL: [Self; 6] = [Self::Udp, Self::Tls, Self::Wss, Self::Ws, Self::Https, Self::Http];
 
     /// Returns its name, as in configuration and output.
     pub const fn name(self) -> &'static str {
@@ -38,6 +42,8 @@ impl Carrier {
             Self::Tls => "tls",
             Self::Wss => "wss",
             Self::Ws => "ws",
+            Self::Https => "https",
+            Self::Http => "http",
         }
     }
 }

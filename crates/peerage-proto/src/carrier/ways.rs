@@ -11,7 +11,7 @@ const HTTPS_PORT: u16 = 443;
 const HTTP_PORT: u16 = 80;
 
 /// Returns all pairs of a carrier other than UDP and an address: first each carrier where it passes most likely, with TLS at two
-/// addresses, so that a network of any kind is found out about in four attempts; then the others.
+/// addresses, so that a network of any kind is found out about in six attempts; then the others.
 pub(super) fn ways(carriers: &[Carrier], addresses: &[SocketAddr]) -> Vec<(Carrier, SocketAddr)> {
     let mut ways: Vec<_> = carriers.iter().flat_map(|carrier| of(*carrier, addresses)).collect();
     ways.sort_by_key(|(is_unlikely, carrier, _)| (*is_unlikely, *carrier));
@@ -29,11 +29,11 @@ fn of(carrier: Carrier, addresses: &[SocketAddr]) -> Vec<(bool, Carrier, SocketA
             }
             2
         }
-        Carrier::Wss => {
+        Carrier::Wss | Carrier::Https => {
             addresses.sort_by_key(|address| address.port() != HTTPS_PORT);
             1
         }
-        Carrier::Ws => {
+        Carrier::Ws | Carrier::Http => {
             addresses.sort_by_key(|address| address.port() != HTTP_PORT);
             1
         }
@@ -52,9 +52,11 @@ mod tests {
         let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
         let ways = ways(&Carrier::ALL, &[4240, 80, 443].map(address));
         let ports: Vec<_> = ways.into_iter().map(|(carrier, address)| (carrier, address.port())).collect();
-        use Carrier::{Tls, Ws, Wss};
-        let likely = [(Tls, 4240), (Tls, 443), (Wss, 443), (Ws, 80)];
-        assert_eq!(ports[..4], likely);
-        assert_eq!(ports[4..], [(Tls, 80), (Wss, 4240), (Wss, 80), (Ws, 4240), (Ws, 443)]);
+        use Carrier::{Http, Https, Tls, Ws, Wss};
+        let likely = [(Tls, 4240), (Tls, 443), (Wss, 443), (Ws, 80), (Https, 443), (Http, 80)];
+        assert_eq!(ports[..6], likely);
+        let web = [(Tls, 80), (Wss, 4240), (Wss, 80), (Ws, 4240), (Ws, 443)];
+        assert_eq!(ports[6..11], web);
+        assert_eq!(ports[11..], [(Https, 4240), (Https, 80), (Http, 4240), (Http, 443)]);
     }
 }

@@ -63,6 +63,7 @@ const fn name(name: Name) -> &'static str {
         Name::Http => "HTTP",
         Name::Messages => "messages",
         Name::Websocket => "WebSocket",
+        Name::Requests => "requests",
         Name::Proxy => "proxy",
         Name::Ipv6 => "IPv6",
         Name::Nat => "NAT",

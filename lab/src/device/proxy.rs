@@ -1,6 +1,8 @@
-//! HTTP proxies as companies have them: tinyproxy, which passes bytes, and mitmproxy, which opens TLS.
+//! HTTP proxies as companies have them: tinyproxy, which passes bytes, and mitmproxy, which opens TLS, or passes on whole requests and answers
+//! alone.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -33,7 +35,36 @@ pub enum Manner {
     OtherPort,
     /// Opens TLS, and shows certificates of an authority of its own.
     Intercepting,
+    /// The same, and refuses WebSockets.
+    InterceptingBodies,
+    /// Stands in for the web server at this address without anybody asking it to, and refuses WebSockets.
+    InPlaceOf(Ipv4Addr),
+    /// Answers in the place of every web server, and sends browsers to a page that wants a login.
+    Portal,
 }
+
+impl Manner {
+    /// Returns whether whoever uses it has to know of it.
+    #[must_use]
+    pub const fn is_asked(self) -> bool {
+        !matches!(self, Self::InPlaceOf(_) | Self::Portal)
+    }
+}
+
+/// What mitmproxy is told that refuses WebSockets.
+const NO_UPGRADE: &str = "from mitmproxy import http
+
+def request(flow):
+    if 'upgrade' in flow.request.headers:
+        flow.response = http.Response.make(403, b'not here')
+";
+
+/// What it is told that sends everybody to the page with the login.
+const LOGIN: &str = "from mitmproxy import http
+
+def request(flow):
+    flow.response = http.Response.make(302, b'', {'Location': 'http://login.example/'})
+";
 
 /// A proxy; it ends when this value is dropped.
 #[derive(Debug)]
@@ -49,16 +80,9 @@ impl Proxy {
     pub fn start(lab: &Lab, host: &Host, manner: Manner) -> Result<Self> {
         let (inside, outside) = lab.directory(&format!("proxy-{}", host.name()))?;
         let mut process = match manner {
-            Manner::Intercepting => host
-                .command(mitmdump()?)
-                .args(["--listen-host", "0.0.0.0", "--listen-port", &PORT.to_string(), "--ssl-insecure"])
-                // Its own authority's keys are made anew and kept there. What is no HTTP within TLS does not pass.
-                .arg("--set")
-                .arg(format!("confdir={}", inside.display()))
-                // Addresses of the lab look global, from which it takes nobody unless it is told.
-                .args(["--set", "rawtcp=false", "--set", "block_global=false"])
-                .env("HOME", &inside)
-                .spawn()?,
+            Manner::Intercepting | Manner::InterceptingBodies | Manner::InPlaceOf(_) | Manner::Portal => {
+                mitmproxy(host, (&inside, &outside), manner)?
+            }
             Manner::Open | Manner::Password(..) | Manner::OtherPort => {
                 fs::write(outside.join("settings"), settings(manner)).context("cannot write the settings")?;
                 host.command("tinyproxy").arg("-d").arg("-c").arg(inside.join("settings")).spawn()?
@@ -88,11 +112,51 @@ impl Proxy {
     }
 }
 
+/// Starts mitmproxy; its files are in a directory with one name inside and another one outside.
+fn mitmproxy(host: &Host, (inside, outside): (&Path, &Path), manner: Manner) -> Result<Process> {
+    let mut more = Vec::new();
+    let server = match manner {
+        Manner::InPlaceOf(server) => Some(server),
+        // It is never asked.
+        Manner::Portal => Some(Ipv4Addr::LOCALHOST),
+        Manner::Intercepting | Manner::InterceptingBodies | Manner::Open => None,
+        Manner::Password(..) | Manner::OtherPort => None,
+    };
+    if let Some(server) = server {
+        more.extend(["--mode".to_owned(), format!("reverse:http://{server}:80")]);
+        // Nothing is at that address where nobody is let through.
+        more.extend(["--set", "connection_strategy=lazy"].map(str::to_owned));
+    }
+    let script = match manner {
+        Manner::InterceptingBodies | Manner::InPlaceOf(_) => Some(NO_UPGRADE),
+        Manner::Portal => Some(LOGIN),
+        Manner::Intercepting | Manner::Open | Manner::Password(..) | Manner::OtherPort => None,
+    };
+    if let Some(script) = script {
+        fs::write(outside.join("script.py"), script).context("cannot write the script")?;
+        more.extend(["--scripts".to_owned(), inside.join("script.py").display().to_string()]);
+    }
+    host.command(mitmdump()?)
+        .args(["--listen-host", "0.0.0.0", "--listen-port", &PORT.to_string(), "--ssl-insecure"])
+        // Its own authority's keys are made anew and kept there. What is no HTTP within TLS does not pass.
+        .arg("--set")
+        .arg(format!("confdir={}", inside.display()))
+        // Addresses of the lab look global, from which it takes nobody unless it is told.
+        .args(["--set", "rawtcp=false", "--set", "block_global=false"])
+        .args(more)
+        .env("HOME", inside)
+        .spawn()
+}
+
 fn settings(manner: Manner) -> String {
     let more = match manner {
         Manner::Password(user, password) => format!("BasicAuth {user} {password}\nConnectPort 443\n"),
         Manner::OtherPort => "ConnectPort 563\n".to_owned(),
-        Manner::Open | Manner::Intercepting => "ConnectPort 443\n".to_owned(),
+        Manner::Open
+        | Manner::Intercepting
+        | Manner::InterceptingBodies
+        | Manner::InPlaceOf(_)
+        | Manner::Portal => "ConnectPort 443\n".to_owned(),
     };
     format!("Port {PORT}\nListen 0.0.0.0\nTimeout 600\nMaxClients 100\nLogLevel Connect\n{more}")
 }

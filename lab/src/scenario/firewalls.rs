@@ -14,12 +14,12 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 pub use self::network::NAMES as NETWORKS;
-use self::network::{Expected, NO_UDP, Network};
+use self::network::{Expected, LITTLE_UDP, NO_UDP, Network, OPEN};
 use super::Report;
 use super::binary::Programs;
 use super::player::{Player, wait_until};
 use super::program::Daemon;
-use crate::device::{self, PROXY_PORT, Printer, Proxy};
+use crate::device::{self, PROXY_PORT, Printer, Proxy, ProxyManner};
 use crate::netns::Process;
 use crate::topology::{Host, Lab, Site, SiteConfig};
 
@@ -72,7 +72,8 @@ fn play(
     let stage = Stage::build()?;
     let mut cast = Cast::start(&stage, programs)?;
     let (mut networks, mut failed) = (Map::new(), Vec::new());
-    for network in network::all().into_iter().filter(|it| only.is_none_or(|only| only == it.name)) {
+    let all = network::all(stage.operator.address()).into_iter();
+    for network in all.filter(|it| only.is_none_or(|only| only == it.name)) {
         say(&format!("network {}", network.name));
         let mut facts = Map::new();
         let result = cast.visit(&network, programs, &mut facts, say);
@@ -189,7 +190,7 @@ impl<'a> Cast<'a> {
         };
         let mut proxy = outside.as_ref().map(start).transpose()?;
         let mut player = Player::new(&self.stage.lab, programs, &user, &["up", "--listen", "0.0.0.0:0"])?;
-        if let Some(host) = &outside {
+        if let Some(host) = outside.as_ref().filter(|_| network.proxy.is_some_and(ProxyManner::is_asked)) {
             let url = network.url(&format!("{}:{PROXY_PORT}", host.address()));
             player.peerage.configure(&format!("[network]\nproxy = \"{url}\"\n"))?;
         }
@@ -224,16 +225,17 @@ struct Visit<'v, 'c, 'p> {
 impl Visit<'_, '_, '_> {
     fn play(&mut self, (site, proxy): (&Site, &mut Option<Proxy>), programs: &Programs) -> Result<()> {
         self.ask_the_doctor(self.network.cause)?;
-        let joined = self.join();
-        self.note("joined", joined.is_ok());
-        if let Expected::NoJoining(why) = self.network.expected {
-            let Err(error) = joined else { bail!("it joined, although nothing should lead out") };
-            let error = format!("{error:#}");
-            ensure!(error.contains(why), "the reason is not named, but: {error}");
-            self.note("refusal_named", why);
-            return Ok(());
+        match self.network.expected {
+            Expected::NoJoining(why) => return self.be_refused(why),
+            Expected::Login(why) => {
+                self.be_refused(why)?;
+                (self.say)("  it was refused; logging in");
+                site.router().load_nft(OPEN)?;
+            }
+            Expected::Everything | Expected::Outage | Expected::LossOfUdp | Expected::LimitOfUdp => {}
         }
-        joined?;
+        self.join()?;
+        self.note("joined", true);
         (self.say)("  it joined; starting the node");
         let began_at = Instant::now();
         self.player.start()?;
@@ -242,8 +244,13 @@ impl Visit<'_, '_, '_> {
         self.print()?;
         if self.network.expected == Expected::LossOfUdp {
             (self.say)("  UDP dies");
-            self.lose_udp(site, programs)?;
+            let lost_at = self.lose_udp(site, NO_UDP, programs)?;
+            self.wait_for_tls(lost_at)?;
             self.ask_the_doctor("udp-blocked")?;
+        }
+        if self.network.expected == Expected::LimitOfUdp {
+            (self.say)("  UDP is limited");
+            self.lose_udp(site, LITTLE_UDP, programs)?;
         }
         if self.network.expected == Expected::Outage {
             (self.say)("  the proxy dies");
@@ -278,6 +285,16 @@ impl Visit<'_, '_, '_> {
         Ok(())
     }
 
+    /// Tries to join where nothing leads out, and expects to be told why.
+    fn be_refused(&mut self, why: &str) -> Result<()> {
+        let Err(error) = self.join() else { bail!("it joined, although nothing should lead out") };
+        let error = format!("{error:#}");
+        ensure!(error.contains(why), "the reason is not named, but: {error}");
+        self.note("joined", false);
+        self.note("refusal_named", why);
+        Ok(())
+    }
+
     /// Waits until the node knows a way to both devices.
     fn find(&mut self, began_at: Instant) -> Result<()> {
         loop {
@@ -295,6 +312,10 @@ impl Visit<'_, '_, '_> {
             thread::sleep(FIND_INTERVAL);
         }
         self.note("found_ms", milliseconds(began_at));
+        let status = self.player.peerage.call(&["status"])?;
+        let carrier = status.pointer("/carriers/0/carrier").and_then(Value::as_str).unwrap_or("udp");
+        self.note("carrier", carrier);
+        ensure!(carrier == self.network.carrier, "messages go by {carrier}: {status}");
         Ok(())
     }
 
@@ -319,18 +340,24 @@ impl Visit<'_, '_, '_> {
         holder.stop()
     }
 
-    /// Has UDP dropped while bytes are on their way, and waits until messages travel in another way.
-    fn lose_udp(&mut self, site: &Site, programs: &Programs) -> Result<()> {
+    /// Has UDP dropped by this rule while bytes are on their way. Returns since when.
+    fn lose_udp(&mut self, site: &Site, rule: &str, programs: &Programs) -> Result<Instant> {
         let (local, holder) = self.player.connect("echo:raw")?;
         let host = self.player.peerage.host();
         let bytes = EXCHANGE_BYTES.to_string();
         let exchange = host.command(&programs.agent).args(["exchange", &local, &bytes]).spawn()?;
-        site.router().load_nft(NO_UDP)?;
+        site.router().load_nft(rule)?;
         let lost_at = Instant::now();
         exchange.finish(STEP_TIMEOUT)?.success("the exchange of bytes while UDP dies")?;
         self.note("exchange_while_udp_dies_ms", milliseconds(lost_at));
         let (kind, remote) = self.player.path()?;
         self.note("path_without_udp", json!({ "kind": kind, "remote": remote }));
+        holder.stop()?;
+        Ok(lost_at)
+    }
+
+    /// Waits until messages travel in another way than by UDP.
+    fn wait_for_tls(&mut self, lost_at: Instant) -> Result<()> {
         let player = &self.player;
         wait_until("messages go in another way", || {
             let status = player.peerage.call(&["status"])?;
@@ -338,7 +365,7 @@ impl Visit<'_, '_, '_> {
             Ok(if carrier == "tls" { Ok(()) } else { Err(status) })
         })?;
         self.note("messages_in_tls_after_ms", milliseconds(lost_at));
-        holder.stop()
+        Ok(())
     }
 
     fn print(&mut self) -> Result<()> {

@@ -9,16 +9,20 @@ use crate::device::{PROXY_PORT, ProxyManner};
 pub const NAMES: &[&str] = &[
     "udp-dropped",
     "udp-dies",
+    "udp-limited",
     "web-rejected",
     "web-dropped",
     "tls-only",
     "http-only",
+    "http-bodies",
     "proxy",
     "proxy-password",
     "proxy-no-password",
     "proxy-other-port",
     "proxy-intercepting",
+    "proxy-bodies",
     "proxy-dies",
+    "portal",
 ];
 
 /// What should come of a visit.
@@ -30,6 +34,10 @@ pub(super) enum Expected {
     Outage,
     /// All works, also when UDP is dropped from then on while bytes are on their way.
     LossOfUdp,
+    /// All works, also when UDP is limited to next to nothing from then on while bytes are on their way.
+    LimitOfUdp,
+    /// Joining says in these words what is in the way, and all works once it is away.
+    Login(&'static str),
     /// Nothing leads out, and joining says why in these words.
     NoJoining(&'static str),
 }
@@ -49,6 +57,8 @@ enum Leaves {
     Tls,
     /// TCP to port 80 that begins as HTTP does.
     Http,
+    /// TCP to port 80, which ends at the proxy.
+    HttpToProxy,
     /// TCP to the proxy.
     Proxy,
 }
@@ -66,63 +76,92 @@ pub(super) struct Network {
     /// What the doctor should call it.
     pub(super) cause: &'static str,
     pub(super) expected: Expected,
+    /// What should carry messages, once they are exchanged.
+    pub(super) carrier: &'static str,
 }
 
-/// Returns all networks.
-pub(super) fn all() -> Vec<Network> {
-    let direct = |name, short, leaves, cause| Network {
-        name,
-        short,
-        leaves,
-        proxy: None,
-        credentials: None,
-        cause,
-        expected: Expected::Everything,
-    };
-    let proxied = |name, short, manner, cause, expected| Network {
-        proxy: Some(manner),
+/// Returns all networks; `operator` is where the operator is.
+pub(super) fn all(operator: Ipv4Addr) -> Vec<Network> {
+    let udp_ends = |name, short, expected| Network {
         expected,
-        ..direct(name, short, Leaves::Proxy, cause)
+        ..open(name, short, Leaves::NoTcpToOffice, ("none", "udp"))
     };
-    let password = ProxyManner::Password("ann", "secret");
-    vec![
-        direct("udp-dropped", "noudp", Leaves::NoUdp, "udp-blocked"),
+    let filters = [
+        open("udp-dropped", "noudp", Leaves::NoUdp, ("udp-blocked", "tls")),
+        udp_ends("udp-dies", "dying", Expected::LossOfUdp),
+        udp_ends("udp-limited", "limited", Expected::LimitOfUdp),
+        open("web-rejected", "webrej", Leaves::WebOrRejected, ("only-web-ports", "tls")),
+        open("web-dropped", "webdrop", Leaves::WebOrDropped, ("only-web-ports", "tls")),
+        open("tls-only", "tls", Leaves::Tls, ("only-web-ports", "tls")),
+        open("http-only", "http", Leaves::Http, ("only-http", "ws")),
         Network {
-            expected: Expected::LossOfUdp,
-            ..direct("udp-dies", "dying", Leaves::NoTcpToOffice, "none")
+            proxy: Some(ProxyManner::InPlaceOf(operator)),
+            ..open("http-bodies", "bodies", Leaves::HttpToProxy, ("only-http", "http"))
         },
-        direct("web-rejected", "webrej", Leaves::WebOrRejected, "only-web-ports"),
-        direct("web-dropped", "webdrop", Leaves::WebOrDropped, "only-web-ports"),
-        direct("tls-only", "tls", Leaves::Tls, "only-web-ports"),
-        direct("http-only", "http", Leaves::Http, "only-http"),
-        proxied("proxy", "proxy", ProxyManner::Open, "only-proxy", Expected::Everything),
+    ];
+    let portal = Network {
+        proxy: Some(ProxyManner::Portal),
+        expected: Expected::Login(
+            "a captive portal or a proxy answers in the operator's place (HTTP status 302)",
+        ),
+        ..open("portal", "portal", Leaves::HttpToProxy, ("captive-portal", "udp"))
+    };
+    filters.into_iter().chain(proxies()).chain([portal]).collect()
+}
+
+/// Returns those of which only a proxy leads out that is asked.
+fn proxies() -> [Network; 7] {
+    let password = ProxyManner::Password("ann", "secret");
+    let intercepting = |name, short, manner, carrier| Network {
+        carrier,
+        ..proxied(name, short, manner, ("tls-intercepted", Expected::Everything))
+    };
+    [
+        proxied("proxy", "proxy", ProxyManner::Open, ("only-proxy", Expected::Everything)),
         Network {
             credentials: Some("ann:secret"),
-            ..proxied("proxy-password", "pass", password, "only-proxy", Expected::Everything)
+            ..proxied("proxy-password", "pass", password, ("only-proxy", Expected::Everything))
         },
         proxied(
             "proxy-no-password",
             "nopass",
             password,
-            "proxy-credentials",
-            Expected::NoJoining("wants a user name and password (407)"),
+            ("proxy-credentials", Expected::NoJoining("wants a user name and password (407)")),
         ),
         proxied(
             "proxy-other-port",
             "port",
             ProxyManner::OtherPort,
-            "proxy-refuses",
-            Expected::NoJoining("does not allow connections to this address or port (403)"),
+            (
+                "proxy-refuses",
+                Expected::NoJoining("does not allow connections to this address or port (403)"),
+            ),
         ),
-        proxied(
-            "proxy-intercepting",
-            "mitm",
-            ProxyManner::Intercepting,
-            "tls-intercepted",
-            Expected::Everything,
-        ),
-        proxied("proxy-dies", "dies", ProxyManner::Open, "only-proxy", Expected::Outage),
+        intercepting("proxy-intercepting", "mitm", ProxyManner::Intercepting, "wss"),
+        intercepting("proxy-bodies", "mitmbody", ProxyManner::InterceptingBodies, "https"),
+        proxied("proxy-dies", "dies", ProxyManner::Open, ("only-proxy", Expected::Outage)),
     ]
+}
+
+/// Returns one without a proxy, where all works.
+const fn open(
+    name: &'static str,
+    short: &'static str,
+    leaves: Leaves,
+    (cause, carrier): (&'static str, &'static str),
+) -> Network {
+    let (proxy, credentials, expected) = (None, None, Expected::Everything);
+    Network { name, short, leaves, proxy, credentials, cause, expected, carrier }
+}
+
+/// Returns one of which only this proxy leads out.
+const fn proxied(
+    name: &'static str,
+    short: &'static str,
+    manner: ProxyManner,
+    (cause, expected): (&'static str, Expected),
+) -> Network {
+    Network { proxy: Some(manner), expected, ..open(name, short, Leaves::Proxy, (cause, "tls")) }
 }
 
 impl Network {
@@ -144,14 +183,21 @@ impl Network {
             (Leaves::WebOrDropped, _) => format!("{web}\n  counter name dropped drop"),
             (Leaves::Tls, _) => TLS.to_owned(),
             (Leaves::Http, _) => HTTP.to_owned(),
-            (Leaves::Proxy, Some(proxy)) => {
+            (Leaves::Proxy | Leaves::HttpToProxy, Some(proxy)) => {
                 format!("ip daddr {proxy} tcp dport {PROXY_PORT} accept\n  counter name dropped drop")
             }
-            (Leaves::Proxy, None) => "counter name dropped drop".to_owned(),
+            (Leaves::Proxy | Leaves::HttpToProxy, None) => "counter name dropped drop".to_owned(),
+        };
+        let led = match (self.leaves, proxy) {
+            (Leaves::HttpToProxy, Some(proxy)) => {
+                format!("iifname \"lan\" tcp dport 80 dnat to {proxy}:{PROXY_PORT}")
+            }
+            (_, _) => String::new(),
         };
         // Before the router's own rules, which let all of a connection pass once its first packet has.
         format!(
-            "table inet blocking {{\n counter dropped {{ }}\n chain forward {{\n  \
+            "table ip leading {{\n chain pre {{\n  type nat hook prerouting priority dstnat - 5;\n  {led}\n }}\n}}\n\
+             table inet blocking {{\n counter dropped {{ }}\n chain forward {{\n  \
              type filter hook forward priority filter - 5;\n  iifname != \"lan\" accept\n  {rules}\n }}\n}}\n"
         )
     }
@@ -160,6 +206,12 @@ impl Network {
 /// What a firewall is told that drops UDP from now on, in both directions.
 pub(super) const NO_UDP: &str =
     "insert rule inet blocking forward meta l4proto udp counter name dropped drop\n";
+
+/// What a firewall is told that lets three datagrams a second pass from now on, those of both directions together.
+pub(super) const LITTLE_UDP: &str = "insert rule inet blocking forward meta l4proto udp limit rate over 3/second burst 3 packets counter name dropped drop\n";
+
+/// What a router is told once somebody has logged in.
+pub(super) const OPEN: &str = "flush chain ip leading pre\nflush chain inet blocking forward\n";
 
 /// The first bytes of each connection to port 443 must be those of a TLS record with a handshake; whatever has none yet may pass.
 const TLS: &str = "tcp dport 443 ct mark 1 accept
@@ -182,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_names_are_those_of_the_networks_and_short_ones_fit_interfaces() {
-        let all = all();
+        let all = all(Ipv4Addr::LOCALHOST);
         assert_eq!(all.iter().map(|network| network.name).collect::<Vec<_>>(), NAMES);
         assert!(all.iter().all(|network| network.short.len() <= 8));
     }

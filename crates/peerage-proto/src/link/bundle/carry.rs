@@ -212,11 +212,9 @@ impl Bundle {
                 break;
             }
         }
+        // Also before the peer has said HELLO: its key is proven, and what leads nowhere is suspect a second later (Rule 7.30).
         let is_usable = self.links.values().any(|carrier| {
-            carrier.up_at.is_some()
-                && carrier.is_shared()
-                && carrier.standing.side == Side::Client
-                && carrier.is_healthy()
+            carrier.is_shared() && carrier.standing.side == Side::Client && carrier.is_healthy()
         });
         if std::mem::replace(&mut self.is_usable, is_usable) != is_usable {
             self.events.push_back(if is_usable { Event::Usable } else { Event::Unusable });

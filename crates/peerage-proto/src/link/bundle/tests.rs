@@ -29,6 +29,21 @@ fn a_session_goes_to_the_best_link_and_back_again_and_no_byte_is_lost() {
     assert_eq!((stats.written_bytes, stats.acked_bytes), (180_000, 180_000));
 }
 
+/// Rule 7.30: tunnels need not wait for the peer's first word, and go elsewhere once it is doubted that there will be one.
+#[test]
+fn a_link_is_of_use_before_the_peer_has_said_anything_on_it() {
+    let mut world = World::new();
+    let (purpose, path, side) = (Purpose::Shared, PathKind::Direct, Side::Client);
+    let standing = Standing { side, purpose, path, consent_interval: CONSENT_TCP };
+    let end = &mut world.ends[0];
+    let link = end.add_link(standing, world.now);
+    assert_eq!((end.poll_event(), end.is_up(link)), (Some(Event::Usable), false));
+    assert_eq!(end.best_link(), Some(link));
+    end.doubt(link, world.now);
+    let events: Vec<_> = std::iter::from_fn(|| end.poll_event()).collect();
+    assert_eq!((events, end.best_link()), (vec![Event::Silent(link), Event::Unusable], None));
+}
+
 #[test]
 fn a_planned_move_sends_nothing_twice() {
     let mut world = World::new();

@@ -87,6 +87,8 @@ impl Node {
             return self.endpoint.discard(Discard::Forbidden);
         }
         self.meet_at_relay(from, &request, now);
+        // The link is on its way, and whoever opens a tunnel on it has to be a member (Rule 6.14): what that takes is asked meanwhile.
+        self.membership(from.id, now.mono, now);
         let candidates = self.opened_candidates((from.id, request.id), now);
         match request.hello.take() {
             Some(hello) if self.handshakes.answering.len() < MAX_ANSWERING => {

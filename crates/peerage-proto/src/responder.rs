@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use peerage_wire::id::{Domain, LookupTag, NodeId, PlacementKey, RecordKey, Segment};
 use peerage_wire::message::{Page, Reply, Request};
-use peerage_wire::record::{HeadBody, Record, Table};
+use peerage_wire::record::{HeadBody, Record, Table, UnverifiedRecord};
 use peerage_wire::time::UnixTime;
 
 use crate::discard::Discard;
@@ -219,7 +219,8 @@ fn super_nodes(key: Option<&[u8]>, after: Option<RecordKey>, asked: Asked<'_>, v
     filled(found.filter(|record| after.is_none_or(|after| record.header().key > after)), asked)
 }
 
-/// Finds the nodes of the asker's domain under those of the tags whose places are held here; others hold the others.
+/// Finds the nodes of the asker's domain under those of the tags whose places are held here; others hold the others. Behind them come the
+/// nodes' own records, which the asker would look up next, as far as there is room for them.
 fn tunnel_nodes(
     tags: &[LookupTag],
     after: Option<RecordKey>,
@@ -232,7 +233,15 @@ fn tunnel_nodes(
     if here.is_empty() {
         return Err(Discard::OutOfRange);
     }
-    Ok(filled(view.records.tagged(own, &here, after), asked))
+    let mut page = filled(view.records.tagged(own, &here, after), asked);
+    if !page.more {
+        let found = page.records.iter().filter_map(|info| UnverifiedRecord::parse(info).ok());
+        let keys: Vec<_> = found.map(|info| info.header().key).collect();
+        let is_here = |key: &&RecordKey| held(view.signed, PlacementKey::new(own, &key.0)).is_ok();
+        let nodes = keys.iter().filter(is_here).map(|key| view.records.get(Table::Node, own, *key));
+        page.accompany(nodes.filter_map(|node| bytes_of(node, asked.time)), asked.room);
+    }
+    Ok(page)
 }
 
 /// Lists the devices of the asker's domain whose places lie in a range, all of which must be held here.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerage_proto::node::{self, Answer, Begun, Command, Way};
 use peerage_wire::limits::MAX_FLIGHT;
-use support::{FLIGHT_SIZE, Faults, World, flight_of, office};
+use support::{FLIGHT_SIZE, Faults, PRINTER, SITE, USER, World, flight_of, found, lan, office, printer};
 
 fn way(answer: Answer) -> Way {
     let Answer::Route(route) = answer else { panic!("{answer:?}") };
@@ -96,6 +96,81 @@ fn the_next_tunnel_on_a_cold_link_needs_no_look_up() {
     // What goes to the operator is passed on to the tunnel-node, and asks it to relay.
     assert!(look_ups.count() <= 2, "{:?}", &world.log[before..]);
     assert!(world.now.mono - began_at < Duration::from_millis(500));
+}
+
+/// Rule 6.4: whoever has listed the devices opens a tunnel to one of them next.
+#[test]
+fn a_device_that_was_listed_needs_no_look_up() {
+    let (mut world, _site, user) = office(7);
+    let task = world.command(user, Command::RefreshDevices);
+    assert_eq!(world.await_answer(user, task), Answer::Refreshed);
+    let before = sent_to_operator(&world, user);
+    assert!(begun(world.route(user, "hp", None)).is_some_and(|begun| begun.flight.is_some()));
+    // The operator is asked how it sees this node, and passes on what the tunnel-node is asked.
+    assert_eq!(sent_to_operator(&world, user), before + 2);
+}
+
+/// Rule 6.4: what was listed a while ago may be elsewhere by now.
+#[test]
+fn a_tunnel_node_that_was_known_and_is_silent_is_looked_up_before_the_wish_fails() {
+    let mut world = World::new(8);
+    let site = world.join_with(SITE, lan("192.168.7.10", 1), 0, |config| config.advertise.clear());
+    let user = world.join(USER, lan("192.168.1.20", 2));
+    world.host(site).lan.insert(PRINTER, found("192.168.7.77"));
+    world.run(Duration::from_secs(1));
+    let via = world.host(site).id;
+    world.put_device(printer(via));
+    world.run(Duration::from_secs(2));
+    world.route(user, "hp", None);
+    world.legs.refuse = true;
+    world.cut.insert(site);
+    let before = sent_to_operator(&world, user);
+    let began_at = world.now.mono;
+    let task = world.command(user, Command::Route { device: "hp".to_owned(), service: None });
+    world.run(Duration::from_millis(900));
+    assert!(world.host(user).answers.is_empty());
+    world.cut.clear();
+    assert!(matches!(world.await_answer(user, task), Answer::Route(_)));
+    assert!(sent_to_operator(&world, user) > before + 2, "nobody was looked up");
+    assert!(world.now.mono - began_at < Duration::from_secs(3));
+}
+
+/// Rule 6.4: a Head that is too old is fetched at the same time as those who serve the device.
+#[test]
+fn who_serves_a_device_is_looked_up_while_the_head_is_awaited() {
+    let (mut world, _site, user) = office(9);
+    world.run(Duration::from_secs(120));
+    world.faults.delay_millis = 40;
+    let before = sent_to_operator(&world, user);
+    world.command(user, Command::Route { device: "hp".to_owned(), service: None });
+    // Nothing of what was asked for is answered before all of it is on its way.
+    assert_eq!(sent_to_operator(&world, user), before + 2);
+}
+
+/// Rule 4.4: the Node records of those who serve a device come with their announcements.
+#[test]
+fn no_tunnel_node_s_own_record_is_looked_up() {
+    let (mut world, _site, user) = office(10);
+    let before = sent_to_operator(&world, user);
+    world.route(user, "hp", None);
+    let first = sent_to_operator(&world, user) - before;
+    let before = sent_to_operator(&world, user);
+    world.route(user, "hp", None);
+    let second = sent_to_operator(&world, user) - before;
+    // How the operator sees this node, and the announcements.
+    assert_eq!((first, second), (3, 1));
+}
+
+/// Rule 6.14: whether the asker is a member is found out while its link is on its way.
+#[test]
+fn an_opening_that_follows_a_request_for_a_path_waits_for_no_look_up() {
+    let (mut world, site, user) = office(11);
+    world.route(user, "hp", None);
+    let user_id = world.host(user).id;
+    let before = sent_to_operator(&world, site);
+    let decision = world.open(site, 1, user_id, support::device(), "ipp");
+    assert!(matches!(decision, support::Decision::Served(_)), "{decision:?}");
+    assert_eq!(sent_to_operator(&world, site), before);
 }
 
 /// Rule 6.4: when using what is known fails, the network is asked.

@@ -114,6 +114,21 @@ impl Page {
         }
         page
     }
+
+    /// Adds records that nobody asked for after those that were, as many as still fit; of the others the page says nothing
+    /// (Rule 4.4).
+    pub fn accompany(&mut self, records: impl IntoIterator<Item = Bytes>, size: usize) {
+        let used = self.records.iter().map(|record| record.len().saturating_add(Self::PER_RECORD));
+        let used = used.fold(Self::OVERHEAD, usize::saturating_add);
+        let mut room = size.saturating_sub((REPLY_OVERHEAD + PLAINTEXT_HEADER).saturating_add(used));
+        for record in records {
+            let needed = record.len().saturating_add(Self::PER_RECORD);
+            if needed <= room && self.records.len() < MAX_LIST {
+                room = room.saturating_sub(needed);
+                self.records.push(record);
+            }
+        }
+    }
 }
 
 /// Why an opened message cannot be read.

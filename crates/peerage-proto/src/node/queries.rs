@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use peerage_wire::id::{LookupTag, NodeId, PlacementKey, RecordKey, Segment};
 use peerage_wire::message::{Page, Reply, Request};
-use peerage_wire::record::{DomainKeyBody, Record, SetSummary, Table, UnverifiedRecord, subject};
+use peerage_wire::record::{DomainKeyBody, Header, Record, SetSummary, Table, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
 
 use super::lookup::{Lookup, Step, Verdict};
@@ -389,7 +389,7 @@ impl Node {
             }
             Query::TunnelNodes(_) => {
                 answer.usable |= take_node_info(&mut running.found, by, bytes);
-                return;
+                return self.take_beside(&running.found, by, answer, bytes, now);
             }
             Query::Operators
             | Query::SuperNodes
@@ -414,6 +414,34 @@ impl Node {
         let is_old = matches!(self.keep(record), Inserted::Older(_));
         answer.usable |= suffices && !is_old;
         answer.is_bad |= !suffices || is_old;
+    }
+
+    /// Takes the own record of a node whose NodeInfo came before it (Rule 4.4): then it need not be looked up.
+    fn take_beside(
+        &mut self,
+        found: &BTreeMap<(RecordKey, NodeId), Bytes>,
+        by: NodeId,
+        answer: &mut Answering,
+        bytes: &Bytes,
+        now: Now,
+    ) {
+        let record = UnverifiedRecord::parse(bytes);
+        let is_beside =
+            |header: &Header| header.table == Table::Node && found.contains_key(&(header.key, by));
+        if !record.is_ok_and(|record| is_beside(record.header())) {
+            return;
+        }
+        let time = self.endpoint.judging_time(now);
+        let verified = self.trust.verify(bytes, time, self.endpoint.crypto()).ok();
+        match verified.filter(|record| record.header().domain == self.me.id.domain) {
+            Some(record) => {
+                self.keep(record);
+            }
+            None => {
+                answer.is_bad = true;
+                self.endpoint.discard(Discard::BadRecord);
+            }
+        }
     }
 
     /// Returns whether a verified record answers a query: somebody might hand out another domain's, or another node's.
@@ -469,6 +497,7 @@ impl Node {
             Query::TunnelNodes(ref tags) => {
                 let found = self.believable(&running, now);
                 self.note_tunnel_nodes(&found, now);
+                self.found_ahead(tags, &found, now);
                 for task in running.waiting {
                     if self.routing.is_route(task) {
                         self.tunnel_nodes_found(task, &found, verdict);
@@ -476,7 +505,7 @@ impl Node {
                         self.location_looked_up(task, &found, verdict, now);
                     } else {
                         let answered = verdict != Verdict::Silence;
-                        self.site_looked_up(task, tags, answered.then_some(found.len()));
+                        self.site_looked_up(task, tags, answered.then_some(&found[..]), now);
                     }
                 }
                 return;

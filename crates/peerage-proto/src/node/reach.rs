@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use peerage_wire::id::{DeviceId, LookupTag};
 use peerage_wire::time::Now;
 
@@ -62,18 +63,26 @@ impl Node {
         self.reach.refreshes.insert(task, refresh);
         for tags in sites {
             if !self.look_up(Query::TunnelNodes(tags.clone()), Some(task)) {
-                self.site_looked_up(task, &tags, None);
+                self.site_looked_up(task, &tags, None, now);
             }
         }
         self.end_refresh(task);
     }
 
     /// One site was looked up: so many nodes announce it, or nobody answered.
-    pub(super) fn site_looked_up(&mut self, task: TaskId, tags: &[LookupTag], found: Option<usize>) {
+    pub(super) fn site_looked_up(
+        &mut self,
+        task: TaskId,
+        tags: &[LookupTag],
+        found: Option<&[Bytes]>,
+        now: Now,
+    ) {
         let Some(refresh) = self.reach.refreshes.get_mut(&task) else { return };
         let devices = refresh.sites.remove(tags).unwrap_or_default();
         for (device, found) in devices.into_iter().filter_map(|device| Some((device, found?))) {
-            self.reach.announced.insert(device, found);
+            self.reach.announced.insert(device, found.len());
+            // Most likely one of them is used next.
+            self.note_found(device, found, now);
         }
         self.end_refresh(task);
     }

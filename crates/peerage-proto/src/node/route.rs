@@ -1,6 +1,7 @@
 //! The user-node: from a name that a person typed to a way to the device (Rules 6.15 to 6.19).
 
 mod asking;
+mod found;
 mod here;
 
 use std::collections::BTreeMap;
@@ -9,11 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::codec::{Candidate, CandidateKind, Service};
-use peerage_wire::id::{DeviceId, LinkId, NodeId};
+use peerage_wire::id::{DeviceId, LinkId, LookupTag, NodeId};
 use peerage_wire::record::{EndDevice, NodeInfoPrivate, NodeInfoPublic, Table, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
 
 use self::asking::Asking;
+use self::found::FoundNodes;
 use self::here::Meeting;
 use super::lookup::Verdict;
 use super::places::{is_private, may_dial, tags};
@@ -35,10 +37,6 @@ const MAX_ROUTES: usize = 1_024;
 /// Most tunnel-nodes of a site that are looked at.
 const MAX_TUNNEL_NODES: usize = 8;
 
-/// How long those who were found for a device are asked again without a look-up, unless they fail. Longer misses who comes in
-/// the meantime; shorter makes a tunnel on a cold link wait for a look-up. They announce themselves as often (Rule 6.7).
-const FOUND_FOR: Duration = Duration::from_secs(300);
-
 /// Most failures and preferences that are remembered.
 const MAX_REMEMBERED: usize = 1_024;
 
@@ -51,6 +49,10 @@ struct Search {
     since: Instant,
     deadline: Instant,
     refreshed: bool,
+    /// Under which tags tunnel-nodes were looked up while the Head was awaited.
+    ahead: Option<Vec<LookupTag>>,
+    /// Whether those who are asked were known before, so that they may be elsewhere by now.
+    from_known: bool,
     /// Whether it was tried to meet a tunnel-node on this LAN.
     has_met: bool,
     /// The search of the own LAN that goes on while tunnel-nodes are asked.
@@ -84,13 +86,6 @@ struct Target {
     announced: Vec<Candidate>,
     /// Those through whom it can be asked, and who relay.
     attached_to: Vec<NodeId>,
-}
-
-/// Tunnel-nodes that were found for a device, as they have announced themselves.
-#[derive(Clone, Debug)]
-struct FoundNodes {
-    infos: Vec<Bytes>,
-    found_at: Instant,
 }
 
 /// What a user-node remembers.
@@ -165,6 +160,8 @@ impl Node {
             since,
             deadline,
             refreshed: false,
+            ahead: None,
+            from_known: false,
             has_met: false,
             beside: None,
             stage: Stage::Resolving,
@@ -257,7 +254,7 @@ impl Node {
 
     fn resolve(&mut self, task: TaskId, search: &Search, now: Now) {
         match self.gate(search.since, now) {
-            Gate::Wait => return,
+            Gate::Wait => return self.look_ahead(task, search, now),
             Gate::Stale if self.freshness.record().is_none() => {
                 return self.route_failed_with(task, Failure::Offline);
             }
@@ -313,6 +310,9 @@ impl Node {
         }
         self.look_from_outside(now);
         if let Some(infos) = self.known_nodes(task, device, now) {
+            if let Some(search) = self.routing.searches.get_mut(&task) {
+                search.from_known = true;
+            }
             self.set_stage(task, Stage::CheckingNodes(infos.clone()));
             return self.check_nodes(task, &device.device.to_string(), &infos, now);
         }
@@ -321,30 +321,6 @@ impl Node {
         let tags = tags(&device.site, &self.keys, self.epoch_began, time);
         if !self.look_up(Query::TunnelNodes(tags), Some(task)) {
             self.route_failed_with(task, Failure::Busy);
-        }
-    }
-
-    /// Returns who was found for the device lately, as long as nobody of them has failed. Where the other end of an open tunnel is
-    /// now is asked anew: it may have moved.
-    fn known_nodes(&mut self, task: TaskId, device: &EndDevice, now: Now) -> Option<Vec<Bytes>> {
-        let is_lost = self.routing.searches.get(&task).is_some_and(|search| search.peer.is_some());
-        let known = self.routing.found.get(&device.device)?;
-        if now.mono - known.found_at >= FOUND_FOR {
-            self.routing.found.remove(&device.device);
-            return None;
-        }
-        (!is_lost).then(|| known.infos.clone())
-    }
-
-    /// Remembers who was found for a device, if one of them will do.
-    fn note_known(&mut self, device: DeviceId, infos: &[Bytes], now: Now) {
-        let found = &mut self.routing.found;
-        if found.len() >= MAX_REMEMBERED {
-            found.retain(|_, known| now.mono - known.found_at < FOUND_FOR);
-        }
-        if found.len() < MAX_REMEMBERED {
-            // What is known already is not younger for being used.
-            found.entry(device).or_insert_with(|| FoundNodes { infos: infos.to_vec(), found_at: now.mono });
         }
     }
 
@@ -405,10 +381,12 @@ impl Node {
         }
         if targets.is_empty() && self.routing.found.remove(&device.device).is_some() {
             // Those who were known have gone, or may not serve any more.
-            return self.find_nodes(task, &device, now);
+            return self.find_anew(task, &device, now);
         }
-        if !targets.is_empty() {
-            self.note_known(device.device, infos, now);
+        let search = self.routing.searches.get(&task);
+        // What was known before is not younger for being used.
+        if !targets.is_empty() && search.is_some_and(|search| !search.from_known) {
+            self.note_found(device.device, infos, now);
         }
         if !self.meet_neighbours(task, &device, &targets, now) {
             self.choose(task, &device, targets, now);

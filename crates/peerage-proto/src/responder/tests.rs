@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use peerage_wire::id::PlaceKey;
 use peerage_wire::limits::MAX_DATAGRAM;
-use peerage_wire::record::{Roles, SetSummary, UnverifiedRecord};
+use peerage_wire::record::{Header, Roles, SetSummary, UnverifiedRecord};
 
 use super::*;
 use crate::table::position;
@@ -259,7 +259,13 @@ fn tunnel_nodes_are_found_under_the_tags_that_are_held() {
     let find = |tags: &[LookupTag], view| {
         let asked =
             |last: Option<&Record>| Request::GetTunnelNodes { tags: tags.to_vec(), after: key_of(last) };
-        all(&from, view, asked).map(|found| found.len())
+        let found = all(&from, view, asked)?;
+        // Each page ends with Node records, as many as there is room for, of those whose places are held.
+        let (infos, nodes): (Vec<&Header>, Vec<&Header>) =
+            found.iter().map(Record::header).partition(|header| header.table == Table::NodeInfo);
+        let keys: BTreeSet<_> = infos.iter().map(|info| info.key).collect();
+        assert!(nodes.iter().all(|node| node.table == Table::Node && keys.contains(&node.key)));
+        Ok(infos.len())
     };
     let view = View::holder(&records, &segments);
     assert_eq!(find(&low, view), Ok(low.len()));
@@ -272,6 +278,21 @@ fn tunnel_nodes_are_found_under_the_tags_that_are_held() {
     assert_eq!(all(&from, behind, devices_in(Segment::ALL)).unwrap().len(), 40);
     let node = NodeId { domain: Domain(OURS), hash: member(OURS).id.hash };
     assert_eq!(ask(&Request::GetNodeInfo(node), &from, behind), Err(Discard::OutOfRange));
+}
+
+/// Rule 4.4: what the asker would look up next comes with what it has asked for, if there is room for it.
+#[test]
+fn announcements_come_with_the_records_of_those_who_made_them() {
+    let records = records();
+    let tables = |request: &Request, view| {
+        let Ok(Reply::TunnelNodes(page)) = ask(request, &member(OURS), view) else { panic!("no page") };
+        assert!(!page.more);
+        page.records.iter().map(|bytes| read(bytes).header().table).collect::<Vec<_>>()
+    };
+    let request = Request::GetTunnelNodes { tags: vec![LookupTag([8; 16])], after: None };
+    assert_eq!(tables(&request, View::everywhere(&records)), [Table::NodeInfo, Table::Node]);
+    let apart = View { signed: &[], ..View::everywhere(&records) };
+    assert_eq!(tables(&request, apart), [Table::NodeInfo]);
 }
 
 /// Rule 4.5: a foreign domain's Head is for operators and those who hold a place of it.

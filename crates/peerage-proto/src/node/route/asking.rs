@@ -354,7 +354,11 @@ impl Node {
             for target in asking.targets {
                 self.route_failed(asking.device, target.member.id, now);
             }
-            return self.route_failed_with(task, Failure::TunnelNodesSilent);
+            let was_known = self.routing.searches.get(&task).is_some_and(|search| search.from_known);
+            return match self.devices.get(&asking.device).cloned().filter(|_| was_known) {
+                Some((_, device)) => self.find_anew(task, &device, now),
+                None => self.route_failed_with(task, Failure::TunnelNodesSilent),
+            };
         };
         let leg = leg_to(index);
         let begun = asking.attempts.iter().find(|attempt| attempt.target == index);

@@ -1,0 +1,98 @@
+//! Who was found for a device lately, so that a tunnel waits for no look-up (Rule 6.4): for another tunnel, while the devices were
+//! listed, or while the Head was awaited.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerage_wire::id::{DeviceId, LookupTag};
+use peerage_wire::record::{EndDevice, Table, UnverifiedRecord, subject};
+use peerage_wire::time::{Instant, Now};
+
+use super::{MAX_REMEMBERED, MAX_TUNNEL_NODES, Search, Stage, chosen_service};
+use crate::node::places::tags;
+use crate::node::queries::Query;
+use crate::node::{Node, TaskId};
+
+/// How long those who were found for a device are asked again without a look-up, unless they fail. Longer misses who comes in
+/// the meantime; shorter makes a tunnel on a cold link wait for a look-up. They announce themselves as often (Rule 6.7).
+const FOUND_FOR: Duration = Duration::from_secs(300);
+
+/// Tunnel-nodes that were found for a device, as they have announced themselves.
+#[derive(Clone, Debug)]
+pub(super) struct FoundNodes {
+    infos: Vec<Bytes>,
+    found_at: Instant,
+}
+
+impl Node {
+    /// Looks up who serves a device although somebody was known.
+    pub(super) fn find_anew(&mut self, task: TaskId, device: &EndDevice, now: Now) {
+        self.routing.found.remove(&device.device);
+        if let Some(search) = self.routing.searches.get_mut(&task) {
+            search.from_known = false;
+        }
+        self.find_nodes(task, device, now);
+    }
+
+    /// Looks for tunnel-nodes while it is still being found out whether a tunnel may be opened; that saves a round trip.
+    pub(super) fn look_ahead(&mut self, task: TaskId, search: &Search, now: Now) {
+        let Some(device) = self.named_device(&search.device).cloned() else { return };
+        let Some(service) = chosen_service(&device, search.service.as_deref()) else { return };
+        let is_local = self.may_be_local(&device, service);
+        let is_known = self.routing.found.contains_key(&device.device);
+        if search.peer.is_some() || search.ahead.is_some() || is_local || is_known || device.site.is_empty() {
+            return;
+        }
+        let time = self.endpoint.time(now);
+        let tags = tags(&device.site, &self.keys, self.epoch_began, time);
+        if let Some(search) = self.routing.searches.get_mut(&task) {
+            search.ahead = Some(tags.clone());
+        }
+        // If there are too many look-ups already, this one is made when it is due.
+        self.look_up(Query::TunnelNodes(tags), None);
+    }
+
+    /// Takes what was found before anybody could ask for a path.
+    pub(in crate::node) fn found_ahead(&mut self, tags: &[LookupTag], found: &[Bytes], now: Now) {
+        let is_waiting = |search: &&Search| {
+            matches!(search.stage, Stage::Resolving) && search.ahead.as_deref() == Some(tags)
+        };
+        let names: Vec<_> =
+            self.routing.searches.values().filter(is_waiting).map(|search| search.device.clone()).collect();
+        for name in names {
+            if let Some(device) = self.named_device(&name).map(|device| device.device) {
+                self.note_found(device, found, now);
+            }
+        }
+    }
+
+    /// Returns who was found for the device lately, as long as nobody of them has failed. Where the other end of an open tunnel is
+    /// now is asked anew: it may have moved.
+    pub(super) fn known_nodes(&mut self, task: TaskId, device: &EndDevice, now: Now) -> Option<Vec<Bytes>> {
+        let is_lost = self.routing.searches.get(&task).is_some_and(|search| search.peer.is_some());
+        let known = self.routing.found.get(&device.device)?;
+        if now.mono - known.found_at >= FOUND_FOR {
+            self.routing.found.remove(&device.device);
+            return None;
+        }
+        (!is_lost).then(|| known.infos.clone())
+    }
+
+    /// Remembers who was found for a device, so that the next tunnel needs no look-up. Those whose own records are not held are left
+    /// out: whoever invents nodes would have them looked up each time.
+    pub(in crate::node) fn note_found(&mut self, device: DeviceId, found: &[Bytes], now: Now) {
+        let domain = self.me.id.domain;
+        let is_held = |info: &&Bytes| {
+            let node = UnverifiedRecord::parse(info).map(|info| subject(info.header()));
+            node.is_ok_and(|node| self.records.get(Table::Node, domain, node.record_key()).is_some())
+        };
+        let infos: Vec<_> = found.iter().filter(is_held).take(MAX_TUNNEL_NODES).cloned().collect();
+        let all = &mut self.routing.found;
+        if all.len() >= MAX_REMEMBERED {
+            all.retain(|_, known| now.mono - known.found_at < FOUND_FOR);
+        }
+        if !infos.is_empty() && (all.len() < MAX_REMEMBERED || all.contains_key(&device)) {
+            all.insert(device, FoundNodes { infos, found_at: now.mono });
+        }
+    }
+}

@@ -120,6 +120,8 @@ struct Passed {
     path: (String, String),
     /// From the wish for a tunnel until a byte came back from the device.
     first_byte_ms: f64,
+    /// The part of that until the way was found.
+    found_ms: f64,
     /// From the wish for a tunnel until the path was direct.
     direct_ms: Option<f64>,
 }
@@ -148,9 +150,9 @@ impl Outcome {
         let possible = self.pair.is_direct_possible();
         let (user, node) = (self.pair.user.name, self.pair.node.name);
         match &self.result {
-            Ok(Passed { path: (kind, remote), first_byte_ms, direct_ms }) => json!({
+            Ok(Passed { path: (kind, remote), first_byte_ms, found_ms, direct_ms }) => json!({
                 "user": user, "node": node, "possible": possible, "path": kind, "remote": remote,
-                "first_byte_ms": first_byte_ms, "direct_ms": direct_ms,
+                "first_byte_ms": first_byte_ms, "found_ms": found_ms, "direct_ms": direct_ms,
             }),
             Err(error) => {
                 json!({ "user": user, "node": node, "possible": possible, "error": format!("{error:#}") })
@@ -213,7 +215,8 @@ fn play_pair(
     compare(&mut flow, device)?;
     user.peerage.close_tunnel(&tunnel)?;
     // Between the tunnel and the application's connection a program had to be started, which counts for nothing.
-    Ok(Passed { path, first_byte_ms: tenths(opened_ms + first_ms), direct_ms: direct_ms.map(tenths) })
+    let (first_byte_ms, found_ms) = (tenths(opened_ms + first_ms), tenths(opened_ms));
+    Ok(Passed { path, first_byte_ms, found_ms, direct_ms: direct_ms.map(tenths) })
 }
 
 /// Begins to send numbered bytes both ways; returns how long the first one took.

@@ -396,6 +396,7 @@ impl Session {
         self.next_carrier = number.0.checked_add(1).ok_or(AttachError::TooMany)?;
         let mut carrier = Carrier::new(number, greeting);
         carrier.round_trip = round_trip;
+        carrier.is_early = self.phase == Phase::Opening;
         self.carriers.push(carrier);
         self.carrierless_at = None;
         Ok(())

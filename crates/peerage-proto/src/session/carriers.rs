@@ -29,6 +29,8 @@ pub(super) struct Carrier {
     pub(super) is_replaced: bool,
     /// It makes room for a newer one: left as soon as it takes frames again.
     pub(super) is_given_up: bool,
+    /// Opener: it was attached before the peer was known to have heard of the session, so that RESUME may overtake OPEN.
+    pub(super) is_early: bool,
 }
 
 /// What a carrier begins with.
@@ -65,6 +67,7 @@ impl Carrier {
             has_received_last: false,
             is_replaced: false,
             is_given_up: false,
+            is_early: false,
         }
     }
 

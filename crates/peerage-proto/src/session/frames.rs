@@ -200,15 +200,12 @@ impl Session {
     /// Whether a RESET answers RESUME and concerns its carrier alone; any other RESET ends the session.
     fn is_refusal_of_carrier(&self, number: CarrierNumber, code: Code) -> bool {
         let carrier = self.carriers.iter().find(|carrier| carrier.number == number);
-        let was_asked =
-            carrier.is_some_and(|carrier| matches!(carrier.greeting, Greeting::AwaitResumed { .. }));
-        // RESUME may have overtaken OPEN, which has arrived since.
-        let has_overtaken = || {
-            let is_left = |carrier: &Carrier| carrier.number < number && carrier.is_usable();
-            self.phase == Phase::Open && self.carriers.iter().any(is_left)
-        };
+        let asked = carrier.filter(|carrier| matches!(carrier.greeting, Greeting::AwaitResumed { .. }));
+        // RESUME had overtaken OPEN, and the peer has heard of the session since. However late the refusal comes: another carrier
+        // serves or, if none is left, the next RESUME is answered for good.
+        let has_overtaken = |carrier: &Carrier| carrier.is_early && self.phase == Phase::Open;
         let is_of_carrier = matches!(code, Code::StaleCarrier | Code::Limit);
-        was_asked && (is_of_carrier || (code == Code::UnknownSession && has_overtaken()))
+        asked.is_some_and(|carrier| is_of_carrier || (code == Code::UnknownSession && has_overtaken(carrier)))
     }
 
     /// The peer sends nothing more here, so nothing could be answered either: this side leaves as well.

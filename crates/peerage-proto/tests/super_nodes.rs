@@ -555,6 +555,21 @@ fn for_a_day_without_an_operator_members_find_and_use_devices() {
     assert!(matches!(world.open(site, 2, user_id, device(), "ipp"), Decision::Served(_)));
 }
 
+/// Rule 5.6: operators that are down are silent as well as to the revoked, and an outage is not to bring them more than a request an
+/// hour from each node.
+#[test]
+fn while_operators_alone_are_silent_a_node_asks_once_an_hour_whether_it_was_revoked() {
+    let (mut world, _, site) = office_of(53, 4);
+    world.run(Duration::from_secs(600));
+    world.operator_up = false;
+    let before = world.host(site).renewals;
+    world.run(Duration::from_secs(8 * 60));
+    assert_eq!(world.host(site).renewals, before, "an operator may be started anew");
+    world.run(Duration::from_secs(6 * 3_600));
+    let asked = world.host(site).renewals - before;
+    assert!((3..=8).contains(&asked), "{asked} times in six hours");
+}
+
 /// Rule 6.9: the last Head is on disk, so that a node which is restarted while nobody answers goes on.
 #[test]
 fn a_node_that_is_restarted_while_nobody_answers_goes_on_with_the_last_head() {

@@ -355,6 +355,30 @@ fn a_super_node_that_was_revoked_while_it_was_off_hears_of_it_when_it_is_started
     assert!(sent <= 60, "{sent} datagrams");
 }
 
+/// Found by the swarm, Rule 5.6: the operator could not be reached when they asked it why nobody answers, and then they answered each
+/// other.
+#[test]
+fn super_nodes_that_were_revoked_while_they_were_off_hear_of_it_although_they_answer_each_other() {
+    let mut world = world_of(network(1, 5));
+    world.run(3 * MINUTE);
+    let revoked = [0, 1, 2].map(|number| first_lent(1) + number);
+    for host in revoked {
+        do_now(&mut world, Operation::Crash { host, survivors: 0 });
+        do_now(&mut world, Operation::Revoke { host });
+    }
+    world.run(MINUTE);
+    do_now(&mut world, Operation::StopOperator { operator: 0 });
+    for host in revoked {
+        do_now(&mut world, Operation::Start { host });
+    }
+    world.run(2 * MINUTE);
+    do_now(&mut world, Operation::StartOperator { operator: 0 });
+    world.run(15 * MINUTE);
+    for host in revoked.map(|host| &world.hosts[host]) {
+        assert!(host.node.as_ref().unwrap().status(host.now(world.now())).revoked);
+    }
+}
+
 /// Found by the swarm, Rule 6.54: it tried every ten seconds, with some thirty datagrams each time.
 #[test]
 fn a_super_node_that_can_catch_up_with_nobody_tries_ever_more_rarely_until_somebody_answers() {

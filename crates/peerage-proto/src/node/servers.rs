@@ -41,6 +41,13 @@ const LAST_RESORT_INTERVAL: Duration = Duration::from_secs(5);
 /// that may be down.
 const TIME_SOURCES: usize = AGREEING_SUPER_NODES + 1;
 
+/// How long operators are silent, although others answer, before a node asks over HTTPS whether it was revoked. Shorter asks for losses
+/// and restarts; longer leaves the revoked in doubt.
+const WONDER_AFTER: Duration = Duration::from_secs(600);
+
+/// How soon it asks that again. Sooner has every node of a network ask more often while operators are down.
+const WONDER_INTERVAL: Duration = Duration::from_secs(3_600);
+
 /// How soon they are asked again while something depends on the time.
 const TIME_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -110,6 +117,8 @@ pub(super) struct Servers {
     is_alone: bool,
     /// How often they were asked in vain since one has answered anything.
     time_silences: u32,
+    /// From when on the next silence of an operator is asked about over HTTPS; none if one has answered since the last silence.
+    wonders_at: Option<Instant>,
 }
 
 impl Servers {
@@ -448,6 +457,9 @@ impl Node {
         self.servers.silent.clear();
         self.servers.is_alone = false;
         self.servers.time_silences = 0;
+        if self.trust.is_operator(&node) {
+            self.servers.wonders_at = None;
+        }
         if !std::mem::replace(&mut self.servers.online, true) {
             self.event(Event::Online);
             self.freshness.forget_silence();
@@ -479,6 +491,21 @@ impl Node {
             // Servers are silent towards the revoked as well, also if that came about while this computer was off; over HTTPS an
             // operator says so.
             self.outputs.push_back(Output::Renew);
+        } else if self.trust.is_operator(&node) {
+            self.wonder(now);
+        }
+    }
+
+    /// Asks over HTTPS why operators are silent although others answer: super-nodes that were revoked while they were off answer each
+    /// other, and whoever else was.
+    fn wonder(&mut self, now: Now) {
+        let is_due = self.servers.wonders_at.is_some_and(|at| at <= now.mono);
+        if is_due {
+            self.outputs.push_back(Output::Renew);
+        }
+        if is_due || self.servers.wonders_at.is_none() {
+            let pause = self.jittered(if is_due { WONDER_INTERVAL } else { WONDER_AFTER });
+            self.servers.wonders_at = Some(now.mono.after(pause));
         }
     }
 }

@@ -320,12 +320,12 @@ pub(crate) fn prepare(socket: &TcpStream) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 const OTHER_DESCRIPTORS: u64 = 256;
 
-/// Returns the limits that this computer's descriptors allow: each tunnel takes two, and half of a pipe's.
+/// Returns the limits that this computer's descriptors allow: each tunnel takes two, and half of a pipe's, and as many legs may wait.
 pub fn limits() -> Limits {
     let limits = Limits::default();
     #[cfg(target_os = "linux")]
     if let Ok((soft, _hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
-        let tunnels = soft.saturating_sub(OTHER_DESCRIPTORS) / 3;
+        let tunnels = soft.saturating_sub(OTHER_DESCRIPTORS) / 4;
         let tunnels = usize::try_from(tunnels).unwrap_or(usize::MAX).clamp(1, limits.tunnels);
         return Limits { tunnels, ..limits };
     }

@@ -24,6 +24,10 @@ pub use desk::{Desk, Input, Load, Output};
 /// whose request travels over a bad mobile network.
 pub const PAIRING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many legs may wait at a relay that gives less than as many tunnels. A node tries several ways to a device at once, and uses one:
+/// if those that come to nothing took the place of a tunnel, a small relay would refuse for 10 s what it has room for.
+const MIN_WAITING: usize = 16;
+
 /// Most domains whose refusals are counted between two reports.
 const MAX_REFUSING_DOMAINS: usize = 4_096;
 
@@ -34,7 +38,7 @@ pub struct LegId(pub u64);
 /// How many legs a relay takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tunnels in all, each of two descriptors. Those that wait for their second leg count.
+    /// Tunnels in all, each of two descriptors. As many legs may wait besides, and 16 at least.
     pub tunnels: usize,
     /// Legs of one node: 64 links carry some sixteen thousand sessions.
     pub per_node: u32,
@@ -215,7 +219,8 @@ impl<T> Relay<T> {
         if of(self.per_domain.get(&from.domain)) >= self.limits.per_domain {
             return self.refuse(leg, from, ticket, RelayRefusal::DomainQuota);
         }
-        if self.tunnels.len() >= self.limits.tunnels {
+        let waiting = self.tunnels.len().saturating_sub(self.joined);
+        if self.is_full() || waiting >= self.limits.tunnels.max(MIN_WAITING) {
             return self.refuse(leg, from, ticket, RelayRefusal::Full);
         }
         *self.per_domain.entry(from.domain).or_default() += 1;
@@ -228,12 +233,22 @@ impl<T> Relay<T> {
         if self.per_node.get(&from).is_some_and(|count| *count >= self.limits.per_node) {
             return self.refuse(leg, from, ticket, RelayRefusal::NodeQuota);
         }
+        if self.is_full() {
+            if let Some(Tunnel::Waiting { leg: first, from: other, .. }) = self.tunnels.get(&key) {
+                self.give_up(*first, key, *other, RelayRefusal::Full);
+            }
+            return self.refuse(leg, from, ticket, RelayRefusal::Full);
+        }
         let first = self.tunnels.remove(&key);
         let Some(Tunnel::Waiting { leg: other, ticket: others, .. }) = first else { return };
         self.take_in(leg, key, from);
         self.tunnels.insert(key, Tunnel::Joined([other, leg]));
         self.joined += 1;
         self.actions.push_back(Action::Join([(other, others), (leg, ticket)]));
+    }
+
+    const fn is_full(&self) -> bool {
+        self.joined >= self.limits.tunnels
     }
 
     fn take_in(&mut self, leg: LegId, key: Key, from: NodeId) {

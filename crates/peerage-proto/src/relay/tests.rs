@@ -202,6 +202,37 @@ fn one_domain_has_its_quota_of_tunnels_and_leaves_room_for_others() {
     assert_eq!(world.relay.take_refusals(), BTreeMap::from([(DOMAIN, 1)]));
 }
 
+/// Of the ways that a node tries at once one is used; the legs of the others wait for nobody.
+#[test]
+fn legs_that_wait_in_vain_take_no_place_of_a_tunnel() {
+    let mut world = World { relay: Relay::new(Limits { tunnels: 1, ..LIMITS }), next: 0 };
+    let vain = world.join(node(2), node(1), link(1), 0);
+    let late = [world.join(node(1), node(3), link(2), 0), world.join(node(3), node(4), link(3), 0)];
+    assert_eq!(world.actions(), []);
+    world.pair(node(1), node(4), 4);
+    // What comes when the place is taken is refused, and whoever waited for that is told.
+    let first = world.join(node(3), node(1), link(2), 1);
+    let full = |leg| refused(leg, RelayRefusal::Full);
+    assert_eq!(world.actions(), [full(late[0]), full(first)]);
+    let second = world.join(node(5), node(4), link(5), 1);
+    assert_eq!(world.actions(), [full(second)]);
+    world.relay.handle_timeout(at(10_000));
+    assert_eq!(world.actions(), [vain, late[1]].map(|leg| refused(leg, RelayRefusal::NoPeer)));
+    assert_eq!((world.relay.tunnels(), world.relay.legs()), (1, 2));
+}
+
+#[test]
+fn the_legs_that_wait_at_a_relay_are_bounded() {
+    let limits = Limits { tunnels: 1, per_node: 64, per_domain: 64 };
+    let mut world = World { relay: Relay::new(limits), next: 0 };
+    for n in 0..u8::try_from(MIN_WAITING).unwrap() {
+        world.join(node(1), node(2), link(n), 0);
+    }
+    assert_eq!(world.actions(), []);
+    let beyond = world.join(node(3), node(4), link(1), 0);
+    assert_eq!(world.actions(), [refused(beyond, RelayRefusal::Full)]);
+}
+
 #[test]
 fn legs_of_the_revoked_are_ended_with_their_partners() {
     let mut world = World::new();
@@ -271,7 +302,8 @@ fn the_counts_hold_after_any_sequence() {
             assert_eq!(legs.sum::<usize>(), relay.legs.len());
             assert_eq!(relay.per_node.values().sum::<u32>() as usize, relay.legs.len());
             assert_eq!(relay.per_domain.values().sum::<u32>() as usize, relay.tunnels.len());
-            assert!(relay.tunnels.len() <= LIMITS.tunnels);
+            assert!(relay.joined <= LIMITS.tunnels);
+            assert!(relay.tunnels.len() - relay.joined <= MIN_WAITING);
             assert!(relay.per_node.values().all(|count| *count <= LIMITS.per_node));
         }
     }

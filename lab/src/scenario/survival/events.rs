@@ -76,10 +76,11 @@ const EVENTS_AMONG_SUPER_NODES: [Event; 2] = [
 ];
 
 /// The events where a path is punched through translators that forget a mapping after 20 s.
-const EVENTS_OF_PUNCHED_PATHS: [Event; 3] = [
+const EVENTS_OF_PUNCHED_PATHS: [Event; 4] = [
     Event { name: "mappings live for 20 s, and nothing flows for 30 s", is_quick: false, play: idle },
     Event { name: "another network, the path being punched", is_quick: false, play: punched_moves },
     Event { name: "NAT restarts, the path being punched", is_quick: false, play: punched_nat_restarts },
+    Event { name: "the punched path is cut for 30 s", is_quick: false, play: punched_is_cut },
 ];
 
 /// The user carries the computer to another LAN with other addresses, and home again afterwards.
@@ -221,6 +222,20 @@ fn punched_moves(cast: &mut Cast<'_>) -> Result<Passed> {
 
 fn punched_nat_restarts(cast: &mut Cast<'_>) -> Result<Passed> {
     punched(cast, nat_restarts)
+}
+
+/// Both ends go on by a relay for longer than a mapping lives, and find the path again when there is one.
+fn punched_is_cut(cast: &mut Cast<'_>) -> Result<Passed> {
+    punched(cast, |cast| {
+        while_flowing(cast, 1, |cast| {
+            cast.stage.let_pass(false)?;
+            let since = now()? + NOTICED_MS;
+            cast.wait_for_path("relayed")?;
+            thread::sleep(OUTAGE);
+            cast.stage.let_pass(true)?;
+            Ok(since)
+        })
+    })
 }
 
 /// Lets something happen to a punched path, which has to be there again afterwards.

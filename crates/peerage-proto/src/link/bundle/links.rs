@@ -6,7 +6,7 @@ use std::time::Duration;
 use peerage_wire::frame::Code;
 use peerage_wire::time::Instant;
 
-use super::{Bundle, Carrier, Dial, LINGER, LinkId, MAX_SHARED, PathKind, Purpose, Standing};
+use super::{Bundle, Carrier, Dial, LINGER, LOOK_PAUSE, LinkId, MAX_SHARED, PathKind, Purpose, Standing};
 use crate::link::{self, Closed, Link, Side};
 
 impl Bundle {
@@ -147,6 +147,11 @@ impl Bundle {
     /// and what has failed is tried again at once.
     pub fn retry(&mut self, now: Instant) {
         self.redial.retry_now();
+        // A better path, too, may have come with it. What a peer says decides here, so not more often than it would be looked for at first.
+        self.look = self.look.map(|(at, pause)| {
+            let since = pause.saturating_sub(at - now);
+            (at.min(now.after(LOOK_PAUSE.saturating_sub(since))), LOOK_PAUSE / 2)
+        });
         self.settle(now);
     }
 

@@ -381,6 +381,37 @@ fn while_quic_serves_only_what_is_better_is_looked_for_and_while_nothing_does_ev
     assert_eq!((dial.is_awaited, dial.serving), (true, None));
 }
 
+/// Rule 7.26
+#[test]
+fn a_better_path_is_looked_for_at_once_when_the_networks_or_the_peer_s_places_have_changed() {
+    let mut world = World::new();
+    world.link(Purpose::Shared, PathKind::Relayed);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    let looks = |world: &mut World, span: Duration, has_news: bool| {
+        let (mut looks, until) = (0, world.now.after(span));
+        while world.now < until {
+            if has_news {
+                world.ends[0].retry(world.now);
+                world.ends[0].handle_timeout(world.now);
+            }
+            if let Some(dial) = world.ends[0].poll_dial(world.now) {
+                looks += 1;
+                world.ends[0].dial_failed(dial, world.now);
+            }
+            world.step();
+        }
+        looks
+    };
+    assert_eq!(looks(&mut world, Duration::from_secs(33), false), 4, "after 2, 6, 14 and 30 s");
+    assert_eq!(looks(&mut world, Duration::from_secs(20), false), 0);
+    world.ends[0].retry(world.now);
+    assert!(world.ends[0].poll_timeout().is_some_and(|at| at <= world.now));
+    assert_eq!(looks(&mut world, Duration::from_secs(7), false), 3, "at once, and after 2 and 6 s");
+    // A peer that is somewhere else all the time is not dialled all the time.
+    assert_eq!(looks(&mut world, Duration::from_secs(20), true), 10);
+}
+
 /// Rule 7.25
 #[test]
 fn what_moves_much_stays_on_quic_and_leaves_its_own_link_for_a_better_path() {

@@ -45,15 +45,16 @@ impl MappingProtocol {
 }
 
 /// The tables in which the daemon works. Its mappings come before the router's own translation, and what it has let in leaves
-/// under the mapped port.
+/// under the mapped port. For IPv6 it opens the router's firewall, so there it has a chain in the router's own table.
 const CHAINS: &str = "\
 table inet mapping {
  chain pre { type nat hook prerouting priority dstnat - 20; jump prerouting_miniupnpd; }
  chain post { type nat hook postrouting priority srcnat - 20; jump postrouting_miniupnpd; }
  chain prerouting_miniupnpd { }
  chain postrouting_miniupnpd { }
- chain miniupnpd { }
 }
+add chain inet filter miniupnpd
+insert rule inet filter forward jump miniupnpd
 ";
 
 /// The daemon on a site's router; it stops when this value is dropped.
@@ -73,9 +74,9 @@ impl MappingDaemon {
         let lan = site.address(0);
         let yes_no = |is: bool| if is { "yes" } else { "no" };
         let settings = format!(
-            "ext_ifname=wan\nlistening_ip=lan\nhttp_port=5000\nenable_upnp={}\nenable_natpmp={}\n\
+            "ext_ifname=wan\next_ifname6=wan\nlistening_ip=lan\nhttp_port=5000\nenable_upnp={}\nenable_natpmp={}\n\
              min_lifetime=2\nmax_lifetime=86400\nsecure_mode=yes\nlease_file={}\n\
-             uuid=3505f326-b53f-40cf-a3d4-2118853aa001\nupnp_table_name=mapping\nupnp_nat_table_name=mapping\n\
+             uuid=3505f326-b53f-40cf-a3d4-2118853aa001\nupnp_table_name=filter\nupnp_nat_table_name=mapping\n\
              upnp_forward_chain=miniupnpd\nupnp_nat_chain=prerouting_miniupnpd\n\
              upnp_nat_postrouting_chain=postrouting_miniupnpd\n\
              allow 1024-65535 {lan}/24 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n",

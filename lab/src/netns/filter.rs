@@ -18,6 +18,8 @@ pub enum Egress {
     WebOnly,
     /// IPv6 alone; of IPv4 it is told that there is no way.
     Ipv6Only,
+    /// The same without UDP, which vanishes.
+    Ipv6NoUdp,
     /// None.
     Closed,
 }
@@ -29,6 +31,7 @@ impl Egress {
             Self::NoUdp => "meta l4proto udp drop\n  accept",
             Self::WebOnly => "tcp dport { 80, 443 } accept\n  reject",
             Self::Ipv6Only => "meta nfproto ipv4 reject\n  accept",
+            Self::Ipv6NoUdp => "meta nfproto ipv4 reject\n  meta l4proto udp drop\n  accept",
             Self::Closed => "drop",
         }
     }

@@ -47,12 +47,17 @@ impl Side {
     }
 
     fn has_ipv4(&self) -> bool {
-        self.egress != Egress::Ipv6Only
+        !matches!(self.egress, Egress::Ipv6Only | Egress::Ipv6NoUdp)
     }
 
     /// Returns whether everybody can connect from outside, without a word from inside to him.
     fn is_open(&self) -> bool {
         self.has_ipv4() && self.carrier.is_none() && (self.nat == Nat::None || self.mapping.is_some())
+    }
+
+    /// Returns whether the firewall of IPv6 lets in whoever connects, having been asked to (RFC 6887).
+    fn is_open_to_ipv6(&self) -> bool {
+        self.has_ipv6 && self.mapping == Some(MappingProtocol::Pcp)
     }
 
     /// Returns whether a peer can know in advance at which port it has to aim, and whether only the exact endpoint that was
@@ -145,7 +150,8 @@ impl Pair {
 
     fn is_possible_by_tcp(&self) -> bool {
         let connects = |from: &Side, to: &Side| {
-            to.is_open() && from.has_ipv4() && matches!(from.egress, Egress::Open | Egress::NoUdp)
+            let is_let_in = (to.is_open() && from.has_ipv4()) || (to.is_open_to_ipv6() && from.has_ipv6);
+            is_let_in && !matches!(from.egress, Egress::WebOnly | Egress::Closed)
         };
         connects(&self.user, &self.node) || connects(&self.node, &self.user)
     }
@@ -197,6 +203,8 @@ fn special_pairs() -> Vec<Pair> {
     let upnp = Side::new("upnp", Nat::SYMMETRIC).with_mapping(MappingProtocol::Upnp);
     let nat_pmp = Side::new("nat-pmp", Nat::SYMMETRIC).with_mapping(MappingProtocol::NatPmp);
     let pcp = Side::new("pcp", Nat::SYMMETRIC).with_mapping(MappingProtocol::Pcp);
+    let ipv6_no_udp = Side { name: "ipv6-no-udp", ..ipv6_only }.with_egress(Egress::Ipv6NoUdp);
+    let pcp_ipv6 = Side { name: "pcp-ipv6", mapping: Some(MappingProtocol::Pcp), ..ipv6_only };
     let apart = [
         (carrier, NONE),
         (carrier, MASQUERADE),
@@ -217,6 +225,8 @@ fn special_pairs() -> Vec<Pair> {
         (dual, ipv6_only),
         (ipv6_only, ipv6_only),
         (ipv6_only, MASQUERADE),
+        (ipv6_no_udp, ipv6_only),
+        (ipv6_no_udp, pcp_ipv6),
         (SYMMETRIC, upnp),
         (SYMMETRIC, nat_pmp),
         (SYMMETRIC, pcp),
@@ -309,6 +319,11 @@ mod tests {
         for protocol in ["upnp", "nat-pmp", "pcp"] {
             assert!(is_possible("symmetric", protocol) && is_possible(protocol, "symmetric"));
         }
+    }
+
+    #[test]
+    fn a_firewall_of_ipv6_that_was_asked_lets_connections_in() {
+        assert!(is_possible("ipv6-no-udp", "pcp-ipv6") && !is_possible("ipv6-no-udp", "ipv6-only"));
     }
 
     #[test]

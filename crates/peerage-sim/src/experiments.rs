@@ -69,6 +69,8 @@ pub struct Terms {
     pub scale: Scale,
     /// All chance comes from it.
     pub seed: u64,
+    /// Leaves out of a series of networks those that have more computers.
+    pub most: usize,
     /// A clock with which to measure how long operators work, if that is wanted; no other number depends on it.
     pub stopwatch: Option<fn() -> Duration>,
 }

@@ -35,8 +35,8 @@ struct Plan {
 /// One in fifty computers is lent.
 const FULL: Plan = Plan {
     users: 98,
-    with: &[10, 30, 100, 300],
-    without: &[10, 30, 100],
+    with: &[2, 4, 8, 10, 30, 100, 300, 1_000],
+    without: &[2, 4, 8, 10, 30],
     settling: Duration::from_secs(3_600),
     counted: Duration::from_secs(3_600),
 };
@@ -91,7 +91,8 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
         Scale::Full => FULL,
     };
     let all = |domains: &[usize], lent| -> Result<Vec<_>, DraftError> {
-        domains.iter().map(|domains| measure(&plan, (*domains, lent), terms)).collect()
+        let wanted = domains.iter().filter(|domains| **domains * (plan.users + lent) <= terms.most);
+        wanted.map(|domains| measure(&plan, (*domains, lent), terms)).collect()
     };
     let (with, without) = (all(plan.with, 2)?, all(plan.without, 0)?);
     let points = |of: fn(&Measured) -> f64, all: &[Measured]| -> Vec<(f64, f64)> {

@@ -273,6 +273,7 @@ impl Driver {
             }
             Request::Status(answer) => {
                 self.count_relayed();
+                self.handle(Input::Watched);
                 let status = self.node.status(self.clock.now());
                 // Whoever asked may be gone.
                 let _ = answer.send(Snapshot { status, socket_errors: self.datagrams.errors() });

@@ -225,6 +225,8 @@ fn learned(class: Class) -> NatBehaviour {
     let mut world = world(1, class, CLASSES[0], 2);
     world.run_until(seconds(ASKED_AT));
     world.begin_errand(1, 0, Script::PROBE, 1);
+    world.run(Duration::from_secs(1));
+    world.look_at(1);
     // Some 5 s later it asks, and an answer that never comes is waited for.
     world.run(Duration::from_secs(15));
     let user = world.hosts.get(1).unwrap();
@@ -246,6 +248,24 @@ fn a_node_learns_whom_its_router_lets_in_and_whether_it_turns_packets_round() {
     }
     let turning = NatConfig { hairpinning: true, ..CLASSES[1].nat.unwrap() };
     assert_eq!(learned(Class { name: "hairpinning", nat: Some(turning) }).hairpinning, Some(true));
+}
+
+/// Rule 6.98: operators are not asked what nobody reads.
+#[test]
+fn a_node_whose_status_nobody_looks_at_asks_no_operator_whom_its_router_lets_in() {
+    let home = CLASSES.iter().copied().find(|class| class.name == "EIM APDF").unwrap();
+    let mut world = world(1, home, home, 2);
+    world.run_until(seconds(ASKED_AT));
+    world.begin_errand(1, 0, Script::PROBE, 1);
+    world.run(Duration::from_secs(60));
+    let known = |world: &World| {
+        let user = world.hosts.get(1).unwrap();
+        user.node.as_ref().unwrap().status(user.now(world.now())).nat.filtering
+    };
+    assert_eq!(known(&world), None);
+    world.look_at(1);
+    world.run(Duration::from_secs(15));
+    assert_eq!(known(&world), Some(Filtering::AddressAndPortDependent));
 }
 
 /// Rule 6.97: a path that nobody uses is given up at both ends.

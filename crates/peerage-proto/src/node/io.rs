@@ -55,6 +55,8 @@ pub enum Input {
     },
     /// The program stops, or the computer is about to sleep: other nodes of the LAN are told. [`Input::Networks`] ends this.
     Stopping,
+    /// Somebody looks at the status: what is found out for people alone is found out in the next seconds (Rule 6.98).
+    Watched,
     /// The computer's networks are these now; also the first input after start.
     Networks(Vec<Interface>),
     /// What came of asking routers to forward ports to this computer, as [`Output::MapPorts`] wants; in place of what was told before.

@@ -253,6 +253,7 @@ impl Node {
             }
             Input::MulticastFailed { interface } => self.multicast_failed(interface, now),
             Input::Stopping => self.stop_standing(now),
+            Input::Watched => self.watched_by_people(now),
             Input::Networks(interfaces) => self.networks_changed(interfaces, now),
             Input::Mapped(mappings) => self.mapped(mappings, now),
             Input::Stored { task, ok } => self.stored(task, ok, now),

@@ -29,7 +29,8 @@ const OBSERVERS: usize = 3;
 /// For how long they are not asked again when a way is looked for: shorter than most routers keep a mapping.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// After how long whoever has not shown how its routers filter is asked to again.
+/// After how long whoever has not shown how its routers filter is asked to again; and for how long after somebody has looked at the
+/// status that is worth asking. Four requests to an operator are too much for what nobody reads.
 const PROBE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// How long after a node was first seen from outside it asks how its routers filter: nobody waits for that, and somebody may be waiting
@@ -55,12 +56,14 @@ pub(super) struct Finding {
     probed_at: Option<Instant>,
     /// When that is due.
     probe_at: Option<Instant>,
+    /// When somebody looked at the status last.
+    watched_at: Option<Instant>,
 }
 
 impl Finding {
     pub(super) fn new(port: u16) -> Self {
-        let (observed_at, probed_at, probe_at) = (None, None, None);
-        Self { paths: Paths::default(), nat: Nat::new(port), observed_at, probed_at, probe_at }
+        let (observed_at, probed_at, probe_at, watched_at) = (None, None, None, None);
+        Self { paths: Paths::default(), nat: Nat::new(port), observed_at, probed_at, probe_at, watched_at }
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
@@ -104,8 +107,19 @@ impl Node {
     }
 
     fn wants_probe(&self, now: Now) -> bool {
-        let is_lately = |at: Instant| now.mono - at < PROBE_INTERVAL;
-        self.nat_behaviour(now).filtering.is_none() && !self.finding.probed_at.is_some_and(is_lately)
+        let is_lately = |at: Option<Instant>| at.is_some_and(|at| now.mono - at < PROBE_INTERVAL);
+        let finding = &self.finding;
+        is_lately(finding.watched_at) && finding.nat.filtering().is_none() && !is_lately(finding.probed_at)
+    }
+
+    /// Somebody looks: what is not known yet is found out from now on.
+    pub(super) fn watched_by_people(&mut self, now: Now) {
+        self.finding.watched_at = Some(now.mono);
+        if self.wants_probe(now) {
+            self.look_from_outside(now);
+            // Also if servers have told a moment ago.
+            self.finding.probe_at.get_or_insert(now.mono.after(PROBE_DELAY));
+        }
     }
 
     /// Finds out, once on the same networks, whom the routers let in and whether they turn packets round (Rule 6.98).

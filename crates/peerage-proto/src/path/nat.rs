@@ -254,6 +254,11 @@ impl Nat {
         seen
     }
 
+    /// Returns whom the routers let in, if that is known.
+    pub(crate) const fn filtering(&self) -> Option<Filtering> {
+        self.filtering
+    }
+
     /// Returns what is known; `own` says whether an address is one of this computer's.
     pub(crate) fn behaviour(&self, own: &dyn Fn(IpAddr) -> bool, now: Instant) -> NatBehaviour {
         let all = self.in_order(now);

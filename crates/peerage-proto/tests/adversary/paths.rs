@@ -73,7 +73,6 @@ fn a_member_cannot_aim_a_tunnel_node_at_a_victim() {
 fn nothing_goes_to_places_that_may_not_be_dialled() {
     let (mut world, _, _) = office(91);
     let mut actor = Actor::admitted(&mut world, HERE, DOMAIN, USER_ONLY);
-    settle(&mut world);
     let since = world.log.len();
     let places = ["127.0.0.1:22", "10.0.0.1:53", "192.168.1.1:80", "192.168.1.255:7", "169.254.169.254:80"];
     ask_through(&mut world, &mut actor, &request(1, &places.map(|place| place.parse().unwrap())));
@@ -90,17 +89,11 @@ fn nothing_goes_to_places_that_may_not_be_dialled() {
     assert_eq!(sent_elsewhere(&world, since).iter().map(|flight| flight.to).collect::<Vec<_>>(), []);
 }
 
-/// Lets nodes find out what their routers do, for which each sends itself a Ping (Rule 6.98).
-fn settle(world: &mut World) {
-    world.run(Duration::from_secs(10));
-}
-
 /// Rule 6.93: whom a tunnel-node does not serve it does not check.
 #[test]
 fn nobody_else_starts_checks() {
     let (mut world, site, _) = office(92);
     let mut foreign = Actor::admitted(&mut world, HERE, OTHER, TUNNEL);
-    settle(&mut world);
     let since = world.log.len();
     let asked = request(1, &["45.99.0.1:9".parse().unwrap()]);
     ask_through(&mut world, &mut foreign, &asked);

@@ -142,6 +142,11 @@ impl World {
 
     // ---- inputs -----------------------------------------------------------------------------
 
+    /// Lets somebody look at the status of a computer.
+    pub fn look_at(&mut self, index: usize) {
+        self.host_input(index, Input::Watched);
+    }
+
     pub(super) fn host_input(&mut self, index: usize, input: Input) {
         let now = self.now;
         let is_deaf = self.setup.planted == Some(Bug::GoesDeaf) && now > Instant::from_micros(60_000_000);

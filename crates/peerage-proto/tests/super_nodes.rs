@@ -415,23 +415,43 @@ fn a_tunnel_node_attaches_to_its_own_organisation_first_and_then_to_the_nearest(
     assert!(!attached_to(&world, site).contains(&nearer));
 }
 
+/// A tunnel-node at a site of its own with a printer.
+fn tunnel_node(world: &mut World, n: u8) -> SocketAddr {
+    let site = world.join(&format!("45.10.{n}.1:7400"), lan("192.168.1.10", n));
+    let mut device = printer(world.host(site).id);
+    device.device = peerage_wire::id::DeviceId([n; 32]);
+    device.name = format!("printer {n}");
+    world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+    world.put_device(device);
+    site
+}
+
+/// Rule 6.10: so that few super-nodes have to know the newest Head of a domain.
+#[test]
+fn the_tunnel_nodes_of_a_domain_attach_to_the_same_of_those_that_are_about_equally_near() {
+    let (mut world, holders) = world_of(49, 8);
+    let mut chosen = BTreeSet::new();
+    for n in 1..=6 {
+        // Each is nearer to another one; two are far from all.
+        for (m, holder) in holders.iter().enumerate() {
+            let millis = if m < 6 { 5 + (m as u64 + u64::from(n)) % 6 } else { 30 };
+            world.holder(*holder).delay = Duration::from_millis(millis);
+        }
+        let site = tunnel_node(&mut world, n);
+        world.run(UNTIL_NOTICED);
+        chosen.extend(attached_to(&world, site));
+    }
+    assert_eq!(chosen.len(), 2, "{chosen:?}");
+    assert!(chosen.iter().all(|chosen| holders[..6].contains(chosen)), "{chosen:?}");
+}
+
 #[test]
 fn a_dead_super_node_is_replaced_and_not_by_all_at_once() {
-    let (mut world, holders) = world_of(41, 4);
-    let sites: Vec<_> = (1..=12_u8)
-        .map(|n| {
-            let site = world.join(&format!("45.10.{n}.1:7400"), lan("192.168.1.10", n));
-            let mut device = printer(world.host(site).id);
-            device.device = peerage_wire::id::DeviceId([n; 32]);
-            device.name = format!("printer {n}");
-            world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
-            world.put_device(device);
-            site
-        })
-        .collect();
+    let (mut world, _) = world_of(41, 4);
+    let sites: Vec<_> = (1..=12).map(|n| tunnel_node(&mut world, n)).collect();
     world.run(UNTIL_NOTICED);
     assert!(sites.iter().all(|site| attached_to(&world, *site).len() == 2));
-    let victim = holders[0];
+    let victim = *attached_to(&world, sites[0]).first().unwrap();
     world.cut.insert(victim);
     let died = world.now.mono;
     world.run(Duration::from_secs(100));

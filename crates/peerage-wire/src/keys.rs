@@ -29,6 +29,7 @@ pub const LABEL_DOMAIN_KEY: &[u8] = b"peerage domain key 1";
 /// Begins the info under which the key of a private body is derived.
 pub const LABEL_PRIVATE: &[u8] = b"peerage private body 1";
 const LABEL_LOCATION: &[u8] = b"peerage location 1";
+const LABEL_SERVER_RANK: &[u8] = b"peerage server rank 1";
 const LABEL_NAMED_LOCATION: &[u8] = b"peerage named location 1";
 const LABEL_RECORD_KEY: &[u8] = b"peerage device record 1";
 const LABEL_TAG: &[u8] = b"peerage look-up tag 1";
@@ -207,6 +208,12 @@ impl DomainKeys {
     /// Returns the key of a device's record (Rule 1.5).
     pub fn device_record_key(&self, device: &DeviceId) -> RecordKey {
         RecordKey(self.location_key.hmac(&[LABEL_RECORD_KEY, &device.0]))
+    }
+
+    /// Returns by what members of the domain order servers that are about equally near, the least first, so that they choose
+    /// the same (Rule 6.10). A stranger cannot tell it, and so cannot draw identities until one is chosen.
+    pub fn server_rank(&self, server: &NodeId) -> [u8; 32] {
+        self.location_key.hmac(&[LABEL_SERVER_RANK, &server.to_bytes()])
     }
 
     /// Returns the tag of a location on a day, in the newest epoch (Rule 1.7).

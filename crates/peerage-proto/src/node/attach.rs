@@ -66,6 +66,11 @@ const MAX_PROBES: usize = 8;
 /// How long a choice waits for the measured ones. Whoever takes longer is further away than anybody wants to be attached to.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// By how much more than that of the nearest the round trip of those may be that count as equally near. Longer takes tunnels on a
+/// detour; shorter tells servers apart that differ by chance, so that the tunnel-nodes of one domain choose many: each of these has to
+/// know the domain's newest Head, and asks an operator for it.
+const NEAR_ENOUGH: Duration = Duration::from_millis(20);
+
 /// For how long a measurement is not repeated.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -189,7 +194,7 @@ impl Node {
     }
 
     /// Returns those to whom this node may attach besides those it is attached to, the best first: who answers, its own
-    /// organisation's, the nearest.
+    /// organisation's, the nearest, and of those that are about equally near whom others of the domain choose too.
     fn attachable(&mut self, now: Now) -> Vec<Server> {
         let mut all = Vec::<Server>::new();
         for range in self.sought_places(now) {
@@ -200,10 +205,14 @@ impl Node {
                 }
             }
         }
-        all.sort_by_key(|server| {
-            let rtt = self.servers.health(&server.node).and_then(|health| health.rtt);
+        let rtt = |server: &Server| self.servers.health(&server.node).and_then(|health| health.rtt);
+        let nearest = all.iter().filter_map(rtt).min().unwrap_or_default();
+        all.sort_by_cached_key(|server| {
+            let rtt = rtt(server).unwrap_or(Duration::MAX);
+            let distance = if rtt <= nearest + NEAR_ENOUGH { nearest } else { rtt };
             let foreign = server.node.domain != self.me.id.domain;
-            (self.servers.penalty(&server.node, now.mono), foreign, rtt.unwrap_or(Duration::MAX))
+            let rank = self.keys.server_rank(&server.node);
+            (self.servers.penalty(&server.node, now.mono), foreign, distance, rank)
         });
         all
     }

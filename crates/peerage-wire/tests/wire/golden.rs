@@ -124,6 +124,7 @@ fn names_are_derived_as_they_were() {
     vectors.check("device_id", &device_id().0);
     vectors.check("device_record_key", &keys.device_record_key(&device_id()).0);
     vectors.check("location_id", &location().0);
+    vectors.check("server_rank_of_node", &keys.server_rank(&node_id()));
     vectors.check("look_up_tag_of_day_20833", &keys.tag(&location(), 20_833).0);
     let placement = PlacementKey::new(DOMAIN, &keys.tag(&location(), 20_833).0);
     vectors.check("placement_of_look_up_tag", &placement.0.to_be_bytes());

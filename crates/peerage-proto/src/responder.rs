@@ -101,6 +101,7 @@ pub fn answer(request: &Request, asked: Asked<'_>, view: View<'_>) -> Result<Rep
             Ok(Reply::Reconciled(reconcile::answer(view.records, *table, *from, *to, *summary)))
         }
         Request::PingElsewhere
+        | Request::GetHeads(_)
         | Request::TunnelRequest(_)
         | Request::ForwardedTunnelRequest { .. }
         | Request::Forward(_)

@@ -71,6 +71,9 @@ pub const MAX_HEAD_AGE: Duration = Duration::from_secs(60);
 /// Most records of any list in one reply.
 pub const MAX_LIST: usize = 16;
 
+/// Most Heads that one answer brings: as many as fit into a datagram at 361 bytes each.
+pub const MAX_HEADS: usize = 3;
+
 /// Most parts that an answer to Reconcile cuts a stretch into: as many as fit into a datagram with the largest
 /// numbers. More parts find a difference in fewer rounds.
 pub const MAX_PARTS: usize = 13;

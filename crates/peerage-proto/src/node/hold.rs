@@ -41,7 +41,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_CHANGES: usize = 1_024;
 
 /// What a request was for that the node made as a super-node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Errand {
     /// Seeing the own address from outside.
     Observe,
@@ -49,8 +49,8 @@ pub(super) enum Errand {
     Submit,
     /// Telling what was refused.
     Report,
-    /// The Head of a domain.
-    Head(Domain),
+    /// The Heads of these domains, at most [`MAX_HEADS`](peerage_wire::limits::MAX_HEADS).
+    Heads(Vec<Domain>),
     /// Telling an attached node about a new Head.
     Notice,
     /// Showing another holder the own assignment.
@@ -144,7 +144,7 @@ impl Node {
             Errand::Observe => self.observed(&reply, now),
             Errand::Submit => self.submitted(from, &reply, now),
             Errand::Report => self.hold.reporting.clear(),
-            Errand::Head(domain) => self.head_fetched(domain, from, reply, now),
+            Errand::Heads(domains) => self.heads_fetched(&domains, from, reply, now),
             Errand::Notice => self.notice_ended(),
             Errand::Present => {}
             Errand::Sync(session, step) => self.sync_answered(session, step, reply, now),
@@ -166,7 +166,7 @@ impl Node {
                 let report = std::mem::take(&mut self.hold.reporting);
                 self.hold.refusals.put_back(report);
             }
-            Errand::Head(domain) => self.head_unanswered(domain, to, now),
+            Errand::Heads(domains) => self.heads_unanswered(&domains, to, now),
             Errand::Notice => self.notice_ended(),
             Errand::Present => {}
             Errand::Sync(session, step) => self.sync_failed(session, step, now),

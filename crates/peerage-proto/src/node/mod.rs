@@ -462,6 +462,7 @@ impl Node {
             | Request::GetTunnelNodes { .. }
             | Request::GetDevices { .. }
             | Request::GetHead { .. }
+            | Request::GetHeads(_)
             | Request::SubmitSuperNode(_)
             | Request::TransferPartition { .. }
             | Request::Store(_)

@@ -559,6 +559,7 @@ fn page_of(reply: Reply) -> Page {
             Page { records: record.into_iter().collect(), more: false }
         }
         Reply::TunnelOpened { .. }
+        | Reply::Heads(_)
         | Reply::SuperNodeSubmitted { .. }
         | Reply::Partition(_)
         | Reply::Reconciled(_)

@@ -1,16 +1,22 @@
 //! Heads: made when asked for, and not more often than needed (Rule 6.20).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::id::{Domain, Segment};
+use peerage_wire::message::{Page, Reply};
 use peerage_wire::record::{Draft, HeadBody, Header, SuperNodeBody, Table};
 use peerage_wire::time::{Instant, Now, UnixTime};
 
+use super::Operator;
 use super::io::DomainFacts;
+use crate::discard::Discard;
 use crate::endpoint::Endpoint;
+use crate::responder::{self, Asked, View};
 use crate::table::Records;
+use crate::trust::Member;
 
 /// How old a Head may be before a new one is made. Whoever passes it on may do so for that much less than the 60 s that it is good for,
 /// and has to fetch it the more often; a shorter time costs a signature more, 30 µs, for some of those who fetch it.
@@ -102,4 +108,30 @@ fn map_version(domain: Domain, records: &Records, time: UnixTime) -> u64 {
     let held = records.super_nodes(Segment::of_domain(domain), time);
     let versions = held.filter_map(|(record, _)| Some(SuperNodeBody::read(record).ok()?.map_version));
     versions.max().unwrap_or(0)
+}
+
+impl Operator {
+    /// Returns a domain's Head, made anew if it is too old (Rule 6.20).
+    pub(super) fn head(&mut self, domain: Domain, now: Now) -> Option<Bytes> {
+        let facts = self.facts.get(&domain)?;
+        self.heads.fresh(facts, &self.records, &self.endpoint, now)
+    }
+
+    /// Answers with the Heads of those domains that the asker may have, as many as there is room for (Rule 4.11).
+    pub(super) fn heads_for(
+        &mut self,
+        domains: &[Domain],
+        (from, remote, room): (&Member, SocketAddr, usize),
+        now: Now,
+    ) -> Result<Reply, Discard> {
+        let asked = Asked { from, remote, room, time: self.endpoint.time(now) };
+        let view = View::everywhere(&self.records);
+        let may = |domain: &Domain| responder::may_have_head(*domain, asked, view).is_ok();
+        let permitted: Vec<_> = domains.iter().copied().filter(may).collect();
+        if permitted.is_empty() {
+            return Err(Discard::Forbidden);
+        }
+        let heads: Vec<_> = permitted.into_iter().filter_map(|domain| self.head(domain, now)).collect();
+        Ok(Reply::heads(Page::fill(heads, room).records))
+    }
 }

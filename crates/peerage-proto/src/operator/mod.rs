@@ -329,12 +329,6 @@ impl Operator {
         id
     }
 
-    /// Returns a domain's Head, made anew if it is too old (Rule 6.20).
-    fn head(&mut self, domain: Domain, now: Now) -> Option<Bytes> {
-        let facts = self.facts.get(&domain)?;
-        self.heads.fresh(facts, &self.records, &self.endpoint, now)
-    }
-
     /// Publishes the own sealing key and addresses.
     fn announce(&mut self, now: Now) {
         self.announce_at = now.mono.after(ANNOUNCE_INTERVAL);
@@ -415,10 +409,10 @@ impl Operator {
         let answered = match request {
             Request::GetHead { domain } => {
                 let domain = domain.unwrap_or(from.id.domain);
-                let asked =
-                    Asked { from: &from, remote, room: reply_to.room(), time: self.endpoint.time(now) };
-                let may = responder::may_have_head(domain, asked, View::everywhere(&self.records));
-                may.map(|()| Some(Reply::Head(self.head(domain, now))))
+                self.heads_for(&[domain], (&from, remote, reply_to.room()), now).map(Some)
+            }
+            Request::GetHeads(domains) => {
+                self.heads_for(&domains, (&from, remote, reply_to.room()), now).map(Some)
             }
             Request::SubmitSuperNode(submission) => self.submitted(&from, remote, submission, now).map(Some),
             Request::Refusals { id, refused } => self.refused(&from, id, &refused, now).map(Some),

@@ -275,6 +275,30 @@ fn dials(outputs: &[Output]) -> Vec<(CheckId, [u8; 32], SocketAddr)> {
     dials
 }
 
+/// Rules 4.11 and 6.75: of several Heads a super-node gets those that it may have, and a member its own.
+#[test]
+fn a_list_of_heads_is_answered_with_those_that_the_asker_may_have() {
+    let mut pair = Pair::lender();
+    let (other, unknown) = (Domain(77), Domain(78));
+    let facts = DomainFacts { domain: other, epoch: 1, offline_hours: None, vendor: false };
+    pair.operator.handle(Input::Domain(facts), pair.bed.now);
+    let ask = |pair: &mut Pair, domains: &[Domain]| -> Option<Vec<Domain>> {
+        let reply = pair.ask(&Request::GetHeads(domains.to_vec())).0?;
+        let heads = if let Reply::Heads(heads) = reply {
+            heads
+        } else if let Reply::Head(head) = reply {
+            head.into_iter().collect()
+        } else {
+            panic!("{reply:?}")
+        };
+        Some(heads.iter().map(|head| UnverifiedRecord::parse(head).unwrap().header().domain).collect())
+    };
+    assert_eq!(ask(&mut pair, &[other, DOMAIN]), Some(vec![DOMAIN]), "a member");
+    assert_eq!(ask(&mut pair, &[other, unknown]), None);
+    pair.assign();
+    assert_eq!(ask(&mut pair, &[other, unknown, DOMAIN]), Some(vec![other, DOMAIN]), "a super-node");
+}
+
 /// Rule 6.70: the ledger decides, whatever an older record in the introduction says.
 #[test]
 fn whom_the_ledger_does_not_permit_the_role_is_refused() {

@@ -8,7 +8,7 @@ use peerage_wire::id::Segment;
 use peerage_wire::message::{Reply, Request, Submission, SuperNodeState};
 use peerage_wire::record::{HeadBody, UnverifiedRecord};
 
-use crate::world::{BLUE, LENDERS, RED, World, operator_address};
+use crate::world::{BLUE, GREEN, LENDERS, RED, World, operator_address};
 
 const SECOND: Duration = Duration::from_secs(1);
 const GET_HEAD: u8 = 23;
@@ -69,6 +69,61 @@ fn the_head_of_a_domain_is_kept_fresh_while_somebody_is_attached() {
     }
     let fetched = world.operator.served[&GET_HEAD];
     assert!((18..=60).contains(&fetched), "{fetched} in 500 s");
+}
+
+/// Members of three domains that are attached, and attach again every 25 s for so long; each time their Head must be good until
+/// the next.
+fn attached_of_three_domains(world: &mut World, holder: SocketAddr, rounds: usize) -> [SocketAddr; 3] {
+    let members = [(7, RED), (8, BLUE), (9, GREEN)]
+        .map(|(n, domain)| world.member(&format!("192.0.2.{n}:7400"), domain));
+    for round in 0..rounds {
+        for (n, member) in members.iter().enumerate() {
+            let head = attach(world, *member, holder).unwrap();
+            let made = UnverifiedRecord::parse(&head).unwrap().header().made_at();
+            assert!(world.now.unix.since(made) <= 30 * SECOND, "round {round}, member {n}");
+            // They have not come at the same time.
+            world.run(if round == 0 { 7 * SECOND } else { Duration::ZERO });
+        }
+        world.run(25 * SECOND);
+    }
+    members
+}
+
+/// Rules 4.11 and 6.56: what is kept fresh is fetched together, as much as fits into one answer.
+#[test]
+fn the_heads_of_several_domains_are_fetched_in_one_request() {
+    let mut world = World::new(69);
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    attached_of_three_domains(&mut world, holder, 25);
+    let asked = world.operator.served[&GET_HEAD];
+    let threes = world.operator.lists.iter().filter(|asked| **asked == 3).count();
+    assert!((20..=40).contains(&threes) && asked <= 75, "{asked} in 625 s, and {threes} of them for three");
+}
+
+/// Rule 4.11: an operator that answers with the first alone is asked for the others one by one.
+#[test]
+fn heads_are_kept_fresh_with_an_operator_that_answers_one_at_a_time() {
+    let mut world = World::new(70);
+    world.operator.is_old = true;
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    attached_of_three_domains(&mut world, holder, 25);
+    assert!(!world.operator.lists.is_empty());
+}
+
+/// Rule 6.57: also by a Head that came with others.
+#[test]
+fn a_revocation_is_found_out_in_one_of_several_heads() {
+    let mut world = World::new(71);
+    let holder = world.holder(1, LENDERS[0], Segment::ALL);
+    let [_, blue, _] = attached_of_three_domains(&mut world, holder, 6);
+    let bad = world.member("192.0.2.17:7400", BLUE);
+    attach(&mut world, bad, holder).unwrap();
+    let (id, lists) = (world.actors[&bad].id, world.operator.lists.len());
+    world.revoke(id);
+    world.run(30 * SECOND);
+    assert!(world.operator.lists.len() > lists);
+    assert!(world.actors[&blue].told.iter().any(|head| body(head).revocations.count == 1));
+    assert_eq!(world.ask(bad, holder, &Request::Ping), None);
 }
 
 /// Rule 6.57: by Store and Notify, at once.

@@ -27,9 +27,10 @@ use peerage_wire::time::{Instant, Now, UnixTime};
 use rand_core::{Rng as _, SeedableRng as _};
 
 pub(crate) const OPERATOR_ADDRESS: &str = "198.51.101.1:7400";
-/// Two organisations that have members, and two that lend a super-node each.
+/// Organisations that have members, and some that lend a super-node each.
 pub(crate) const RED: Domain = Domain(0x1000_0001);
 pub(crate) const BLUE: Domain = Domain(0x9000_0002);
+pub(crate) const GREEN: Domain = Domain(0xd000_0006);
 pub(crate) const LENDERS: [Domain; 3] = [Domain(0x4000_0003), Domain(0x5000_0004), Domain(0x6000_0005)];
 pub(crate) const MEMBER: Roles = Roles { tunnel: true, super_node: false };
 pub(crate) const LENDER: Roles = Roles { tunnel: true, super_node: true };
@@ -75,6 +76,10 @@ pub(crate) struct Operator {
     pub(crate) keeps_map: bool,
     /// Hands nothing over.
     pub(crate) is_mute: bool,
+    /// Knows no questions for several Heads, and answers the first.
+    pub(crate) is_old: bool,
+    /// How many Heads it was asked for at once, each time that these were several.
+    pub(crate) lists: Vec<usize>,
     pub(crate) epoch: u32,
     pub(crate) states: BTreeMap<NodeId, SuperNodeState>,
     pub(crate) submissions: Vec<(NodeId, Submission, Now)>,
@@ -217,6 +222,12 @@ impl Operator {
                 responder::may_have_head(domain, asked, view)
                     .map(|()| Reply::Head(Some(self.head(domain, now).bytes().clone())))
             }
+            Request::GetHeads(domains) => {
+                self.lists.push(domains.len());
+                let known = domains.iter().take(if self.is_old { 1 } else { domains.len() });
+                let may = known.filter(|domain| responder::may_have_head(**domain, asked, view).is_ok());
+                Ok(Reply::heads(may.map(|domain| self.head(*domain, now).bytes().clone()).collect()))
+            }
             Request::Leave(id) => Ok(Reply::Left(*id)),
             Request::Reconcile { .. } | Request::TransferPartition { .. } if self.is_mute => {
                 Err(Discard::Forbidden)
@@ -283,6 +294,8 @@ impl World {
             is_up: true,
             keeps_map: true,
             is_mute: false,
+            is_old: false,
+            lists: Vec::new(),
             epoch: 1,
             states: BTreeMap::new(),
             submissions: Vec::new(),

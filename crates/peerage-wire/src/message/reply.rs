@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::holder::{Reconciled, SuperNodeState};
 use super::passing::{RelayRefusal, read_inner, read_optional_inner};
 use super::{BadMessage, Page, frame, number, read_flight, read_table, unframe};
-use crate::cbor::{Malformed, Map, MapWriter};
+use crate::cbor::{FIRST_OPTIONAL_KEY, Malformed, Map, MapWriter};
 use crate::codec::{Candidate, address_bytes, address_from, read_candidates};
 use crate::id::{CommandId, RecordKey};
-use crate::limits::MAX_FLIGHT;
+use crate::limits::{MAX_FLIGHT, MAX_HEADS};
 use crate::record::Table;
 use crate::time::UnixTime;
 
@@ -65,6 +65,8 @@ pub enum Reply {
     Devices(Page),
     /// A Head.
     Head(Option<Bytes>),
+    /// Several Heads, two to [`MAX_HEADS`], in no order: each says whose it is.
+    Heads(Vec<Bytes>),
     /// What became of a record.
     Stored {
         /// Which table.
@@ -100,6 +102,11 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// Makes the answer with these Heads.
+    pub fn heads(mut heads: Vec<Bytes>) -> Self {
+        if heads.len() > 1 { Self::Heads(heads) } else { Self::Head(heads.pop()) }
+    }
+
     /// Returns the number on the wire.
     pub const fn number(&self) -> u8 {
         match self {
@@ -116,7 +123,7 @@ impl Reply {
             Self::Forwarded { .. } => number::FORWARD + 1,
             Self::RelayJoined(_) => number::RELAY_JOIN + 1,
             Self::Devices(_) => number::GET_DEVICES + 1,
-            Self::Head(_) => number::GET_HEAD + 1,
+            Self::Head(_) | Self::Heads(_) => number::GET_HEAD + 1,
             Self::Stored { .. } => number::STORE + 1,
             Self::Reconciled(_) => number::RECONCILE + 1,
             Self::DeviceNoted(_) => number::DEVICE_SEEN + 1,
@@ -141,6 +148,10 @@ impl Reply {
             | Self::Revocations(page) => page.write(&mut map),
             Self::Node(record) | Self::NodeInfo(record) | Self::Head(record) | Self::DomainKey(record) => {
                 map.optional_bytes(1, record.as_deref());
+            }
+            Self::Heads(heads) => {
+                map.optional_bytes(1, heads.first().map(|head| &head[..]));
+                map.list_of_bytes(FURTHER, heads.get(1..).unwrap_or_default());
             }
             Self::SuperNodeSubmitted { id, state } => {
                 map.bytes(1, &id.0).uint(2, state.number());
@@ -223,7 +234,7 @@ impl Reply {
                 Self::RelayJoined(RelayRefusal::from_number(map.uint(1)?).ok_or(Malformed::Type(1))?)
             }
             number::GET_DEVICES => Self::Devices(Page::read(map)?),
-            number::GET_HEAD => Self::Head(read_record(map, 1)?),
+            number::GET_HEAD => read_heads(map)?,
             number::STORE => {
                 Self::Stored { table: read_table(map, 1)?, key: map.id(2)?, version: map.uint(3)? }
             }
@@ -243,6 +254,18 @@ impl Reply {
     pub const fn answers(&self, request: u8) -> bool {
         matches!(self, Self::StaleTime(_)) || self.number() == request.wrapping_add(1)
     }
+}
+
+/// The field of a Head's answer with those after the first (Rule 2.3).
+const FURTHER: u64 = FIRST_OPTIONAL_KEY;
+
+fn read_heads(map: &mut Map<'_>) -> Result<Reply, Malformed> {
+    let first = read_record(map, 1)?;
+    let others = map.list(FURTHER, MAX_HEADS - 1, |e| e.bytes().map(Bytes::copy_from_slice))?;
+    if first.is_none() && !others.is_empty() {
+        return Err(Malformed::Missing(1));
+    }
+    Ok(Reply::heads(first.into_iter().chain(others).collect()))
 }
 
 fn read_record(map: &mut Map<'_>, key: u64) -> Result<Option<Bytes>, Malformed> {

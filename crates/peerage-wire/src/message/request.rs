@@ -5,13 +5,13 @@ use bytes::Bytes;
 use super::holder::{Refused, Submission};
 use super::passing::{Forward, read_inner};
 use super::{BadMessage, PLAINTEXT_HEADER, frame, number, read_flight, read_table, unframe};
-use crate::cbor::{Element, Malformed, Map, MapWriter};
+use crate::cbor::{Element, FIRST_OPTIONAL_KEY, Malformed, Map, MapWriter};
 use crate::codec::{Candidate, read_candidates, read_segment, write_segment};
 use crate::id::{
     CommandId, DeviceId, Domain, LinkId, LocationId, LookupTag, NodeId, PlaceKey, RecordKey, Segment,
     SessionId,
 };
-use crate::limits::{MAX_DATAGRAM, MAX_HELLO, MAX_LIST, MAX_NAME, MAX_RECORD, MAX_TAGS};
+use crate::limits::{MAX_DATAGRAM, MAX_HEADS, MAX_HELLO, MAX_LIST, MAX_NAME, MAX_RECORD, MAX_TAGS};
 use crate::packet::{Class, REPLY_OVERHEAD};
 use crate::record::{SetSummary, Table};
 
@@ -88,6 +88,9 @@ pub enum Request {
         /// Which; the asker's own if `None`. Another is answered to super-nodes that hold a place of it.
         domain: Option<Domain>,
     },
+    /// The Heads of several domains, two to [`MAX_HEADS`], of an operator (Rule 4.11). It is the question for the first alone, with
+    /// the others as a hint: an operator that does not know it answers with the first.
+    GetHeads(Vec<Domain>),
     /// That the receiver keeps a record.
     Store(Bytes),
     /// Where two holders differ in a stretch of a table (Rule 4.8).
@@ -189,6 +192,7 @@ impl Request {
             Self::RelayJoin { .. } => (number::RELAY_JOIN, Other, SHORT),
             Self::GetDevices { .. } => (number::GET_DEVICES, Read, PAGE),
             Self::GetHead { .. } => (number::GET_HEAD, Read, HEAD),
+            Self::GetHeads(_) => (number::GET_HEAD, Read, PAGE),
             Self::Store(_) => (number::STORE, Other, SHORT),
             Self::Reconcile { .. } => (number::RECONCILE, Read, PAGE),
             Self::DeviceSeen { .. } => (number::DEVICE_SEEN, Other, SHORT),
@@ -262,6 +266,11 @@ impl Request {
             Self::GetHead { domain } => {
                 map.optional_uint(1, domain.map(|domain| domain.0));
             }
+            Self::GetHeads(domains) => {
+                map.optional_uint(1, domains.first().map(|domain| domain.0));
+                let others: Vec<_> = domains.iter().skip(1).map(|domain| domain.to_bytes()).collect();
+                map.list_of_bytes(FURTHER, &others);
+            }
             Self::Store(record) => {
                 map.bytes(1, record);
             }
@@ -330,7 +339,7 @@ impl Request {
             number::FORWARD => Self::Forward(Forward::read(map)?),
             number::RELAY_JOIN => Self::RelayJoin { link: map.id(1)?, peer: map.id(2)? },
             number::GET_DEVICES => Self::GetDevices { after: read_after(map)?, range: read_range(map, 3)? },
-            number::GET_HEAD => Self::GetHead { domain: map.optional_uint(1)?.map(Domain) },
+            number::GET_HEAD => read_get_head(map)?,
             number::STORE => Self::Store(Bytes::copy_from_slice(map.bytes(1)?)),
             number::RECONCILE => {
                 let (table, from, to) = (read_table(map, 1)?, map.id(2)?, map.id(3)?);
@@ -376,6 +385,20 @@ impl TunnelRequest {
             hello: read_flight(map, 6, MAX_HELLO)?,
         })
     }
+}
+
+/// The field of GetHead with the domains after the first; those who do not know it pass over it (Rule 2.3).
+const FURTHER: u64 = FIRST_OPTIONAL_KEY;
+
+fn read_get_head(map: &mut Map<'_>) -> Result<Request, Malformed> {
+    let domain = map.optional_uint(1)?.map(Domain);
+    let others =
+        map.list(FURTHER, MAX_HEADS - 1, |e| e.id().map(|bytes| Domain(u32::from_be_bytes(bytes))))?;
+    if others.is_empty() {
+        return Ok(Request::GetHead { domain });
+    }
+    let first = domain.ok_or(Malformed::Missing(1))?;
+    Ok(Request::GetHeads(std::iter::once(first).chain(others).collect()))
 }
 
 fn write_after(map: &mut MapWriter, after: Option<&RecordKey>) {

@@ -11,8 +11,8 @@ use crate::id::{
 };
 use crate::intro::{Introduction, KeyStatement};
 use crate::limits::{
-    MAX_ADDRESSES, MAX_CANDIDATES, MAX_DATAGRAM, MAX_ENTRIES, MAX_FLIGHT, MAX_FORWARDED, MAX_HELLO, MAX_NAME,
-    MAX_NODE_INFO, MAX_PARTS, MAX_RECORD, MAX_STRANGERS_REQUEST, MAX_TAGS,
+    MAX_ADDRESSES, MAX_CANDIDATES, MAX_DATAGRAM, MAX_ENTRIES, MAX_FLIGHT, MAX_FORWARDED, MAX_HEADS,
+    MAX_HELLO, MAX_NAME, MAX_NODE_INFO, MAX_PARTS, MAX_RECORD, MAX_STRANGERS_REQUEST, MAX_TAGS,
 };
 use crate::packet::{Class, LONG_HEADER, SHORT_OVERHEAD};
 use crate::record::SetSummary;
@@ -153,6 +153,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         Just(Request::PingElsewhere),
         (any_key(), any_segment()).prop_map(|(after, range)| Request::GetDevices { after, range }),
         any::<Option<u32>>().prop_map(|domain| Request::GetHead { domain: domain.map(Domain) }),
+        vec(any::<u32>().prop_map(Domain), 2..=MAX_HEADS).prop_map(Request::GetHeads),
         any_submission().prop_map(Request::SubmitSuperNode),
         transfer,
         reconcile,
@@ -224,6 +225,7 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         any_passed(),
         any_page().prop_map(Reply::Devices),
         record().prop_map(Reply::Head),
+        vec(any_bytes(), 2..=MAX_HEADS).prop_map(Reply::Heads),
         stored,
         submitted,
         any_page().prop_map(Reply::Partition),
@@ -272,6 +274,10 @@ fn largest() -> Vec<(Request, Reply)> {
         (Request::Ping, Reply::Reping { observed }),
         (Request::GetDevices { after, range: LONG }, Reply::Devices(full())),
         (Request::GetHead { domain: Some(Domain(u32::MAX)) }, Reply::Head(record(LARGEST_HEAD))),
+        (
+            Request::GetHeads(vec![Domain(u32::MAX); MAX_HEADS]),
+            Reply::Heads(vec![vec![1; LARGEST_HEAD].into(); MAX_HEADS]),
+        ),
         (Request::Store(Bytes::from(vec![1; MAX_RECORD])), stored),
         (seen, Reply::DeviceNoted(id)),
         (Request::Leave(id), Reply::Left(id)),
@@ -358,6 +364,41 @@ const LONG: Segment = Segment { from: PlacementKey(1), to: PlacementKey(u64::MAX
 
 /// A Head whose every number has all its bytes; the tests of records find the same.
 const LARGEST_HEAD: usize = 361;
+
+/// Rule 4.11: who does not know that a question may be about several domains reads one about the first, and answers that.
+#[test]
+fn a_question_for_several_heads_is_one_for_the_first_to_those_who_know_no_other() {
+    let bytes = Request::GetHeads(vec![Domain(1), Domain(2)]).encode();
+    let mut map = Map::parse(&bytes[PLAINTEXT_HEADER..]).unwrap();
+    assert_eq!((bytes[0], map.optional_uint(1)), (number::GET_HEAD, Ok(Some(1_u32))));
+    assert_eq!(map.finish(), Ok(()));
+    assert_eq!(Reply::heads(vec![]), Reply::Head(None));
+    let head = Bytes::from_static(b"head");
+    assert_eq!(Reply::heads(vec![head.clone()]), Reply::Head(Some(head)));
+}
+
+/// Rule 4.11: at most three, and the first where it always was.
+#[test]
+fn a_list_of_heads_is_as_long_as_a_datagram_allows_and_has_a_first() {
+    let request = |first: bool, others: &[&[u8]]| {
+        request_of(number::GET_HEAD, |map| {
+            map.optional_uint(1, first.then_some(1_u32)).list_of_bytes(128, others);
+        })
+    };
+    assert_eq!(request(true, &[&[0, 0, 0, 2]]), Ok(Request::GetHeads(vec![Domain(1), Domain(2)])));
+    assert_eq!(request(false, &[&[0, 0, 0, 2]]), Err(BadMessage::Malformed(Malformed::Missing(1))));
+    for others in [&[&[0, 0, 0, 2][..]; 3][..], &[&[0, 0, 2][..]], &[&[][..]]] {
+        assert_eq!(request(true, others), Err(BadMessage::Malformed(Malformed::Type(128))));
+    }
+    let reply = |first: bool, others: &[&[u8]]| {
+        reply_of(number::GET_HEAD + 1, |map| {
+            map.optional_bytes(1, first.then_some(b"head")).list_of_bytes(128, others);
+        })
+    };
+    assert!(matches!(reply(true, &[b"a", b"b"]), Ok(Reply::Heads(heads)) if heads.len() == 3));
+    assert_eq!(reply(true, &[b"a", b"b", b"c"]), Err(BadMessage::Malformed(Malformed::Type(128))));
+    assert_eq!(reply(false, &[b"a"]), Err(BadMessage::Malformed(Malformed::Missing(1))));
+}
 
 /// Rules 4.2 and 4.6: the request that asks for an answer is as long as the longest such answer.
 #[test]

@@ -474,6 +474,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("get_domain_key", Request::GetDomainKey),
         ("get_devices_of_range", Request::GetDevices { after, range: super_node().segment }),
         ("get_head_of_domain", Request::GetHead { domain: Some(DOMAIN) }),
+        ("get_heads", Request::GetHeads(vec![DOMAIN, Domain(0x1617_1819), Domain(0x2021_2223)])),
         ("submit_super_node", Request::SubmitSuperNode(submission())),
         (
             "submit_super_node_leaving",
@@ -514,6 +515,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("reping", Reply::Reping { observed }),
         ("devices", Reply::Devices(page(&[device_record()], false))),
         ("head", Reply::Head(Some(head().0.bytes().clone()))),
+        ("heads", Reply::Heads(vec![head().0.bytes().clone(), Bytes::from_static(&[0x1c; 7])])),
         ("stored", Reply::Stored { table: Table::Node, key: node.header().key, version }),
         ("device_noted", Reply::DeviceNoted(id)),
         ("left", Reply::Left(id)),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::id::{Domain, NodeId, Segment};
+use peerage_wire::limits::MAX_HEADS;
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::record::{HeadBody, Record, RecordError, Table};
 use peerage_wire::time::{Instant, Now};
@@ -24,6 +25,10 @@ use crate::sizes::TableSize;
 /// the 25 s (each ± 20 %) between two renewals of an attachment, it stays below the minute that a tunnel needs. Shorter is most of what operators
 /// have to do in a large network: it was 15 s, for everybody who had asked lately.
 const REFRESH_AFTER: Duration = Duration::from_secs(20);
+
+/// How much sooner than it has to be a Head is fetched together with another. Those that are kept fresh are soon fetched together
+/// always, and no sooner than alone. Longer makes the first of these come much too soon; shorter takes longer to bring them together.
+const FETCH_AHEAD: Duration = Duration::from_secs(8);
 
 /// How soon it is asked for again after nobody had one. Shorter helps only who asks while operators come back.
 const RETRY_AFTER: Duration = Duration::from_secs(15);
@@ -40,7 +45,7 @@ const FRESH_TIME: Duration = Duration::from_secs(30);
 const WAIT_TIME: Duration = Duration::from_millis(800);
 
 /// Most domains whose Heads are kept, some 600 bytes each. Beyond that the one that was asked for the longest ago goes.
-const MAX_HEADS: usize = 4_096;
+const MAX_HELD: usize = 4_096;
 
 /// Most requests of one domain that wait for a Head; others are asked again by whoever sent them.
 const MAX_WAITING: usize = 64;
@@ -136,6 +141,18 @@ impl Heads {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Returns the domains whose Heads are to be fetched now, and those that go along as there is room, which are due soon.
+    fn due(&self, now: Instant) -> Vec<Domain> {
+        let soon = now.after(FETCH_AHEAD);
+        let is_due = |domain: &Domain, at| self.all.get(domain).is_some_and(|held| held.is_due_by(at));
+        let timers = self.timers.iter().take_while(|(at, _)| *at <= soon).map(|(_, domain)| *domain);
+        let mut domains: Vec<_> = timers.clone().filter(|domain| is_due(domain, now)).collect();
+        let room = domains.len().next_multiple_of(MAX_HEADS) - domains.len();
+        let others = timers.filter(|domain| !is_due(domain, now) && is_due(domain, soon));
+        domains.extend(others.take(room));
+        domains
+    }
+
     /// Changes what is remembered of a domain, and its timer with it.
     fn with<T>(&mut self, domain: Domain, change: impl FnOnce(&mut Held) -> T) -> T {
         self.make_room(domain);
@@ -151,7 +168,7 @@ impl Heads {
     }
 
     fn make_room(&mut self, domain: Domain) {
-        if self.all.len() < MAX_HEADS || self.all.contains_key(&domain) {
+        if self.all.len() < MAX_HELD || self.all.contains_key(&domain) {
             return;
         }
         let oldest = self.all.iter().min_by_key(|(_, held)| held.wanted_at).map(|(domain, _)| *domain);
@@ -181,7 +198,7 @@ impl Heads {
     }
 
     pub(super) fn size(&self) -> TableSize {
-        TableSize::new("held Heads", self.all.len(), MAX_HEADS)
+        TableSize::new("held Heads", self.all.len(), MAX_HELD)
     }
 
     fn bytes(&self, domain: Domain) -> Option<Bytes> {
@@ -395,41 +412,72 @@ impl Node {
 
     fn fetch_due_heads(&mut self, now: Now) {
         let Some(part) = &self.hold.part else { return };
-        let due = part.heads.timers.iter().take_while(|(at, _)| *at <= now.mono).map(|(_, domain)| *domain);
-        for domain in due.collect::<Vec<_>>() {
+        for domains in part.heads.due(now.mono).chunks(MAX_HEADS) {
             let server = self.next_operator(&BTreeSet::new(), now);
-            self.fetch_head(domain, server, now);
+            self.fetch_heads(domains, server, now);
         }
     }
 
-    fn fetch_head(&mut self, domain: Domain, server: Option<Server>, now: Now) {
+    /// Asks for the Heads of so many domains as one answer brings: of operators several, of a fellow one.
+    fn fetch_heads(&mut self, domains: &[Domain], server: Option<Server>, now: Now) {
         let again = now.mono.after(self.jittered(REFRESH_AFTER));
         let Some(part) = &mut self.hold.part else { return };
-        let is_due = part.heads.with(domain, |held| {
-            let is_due = held.is_due_by(now.mono);
-            if is_due {
-                held.is_fetching = server.is_some();
+        let is_known = |domain: &Domain| part.heads.all.contains_key(domain);
+        let mut domains: Vec<_> = domains.iter().copied().filter(is_known).collect();
+        domains.retain(|domain| {
+            part.heads.with(*domain, |held| {
+                let is_needed = held.is_wanted || held.is_kept_at(now.mono);
+                held.is_fetching = is_needed && server.is_some();
                 held.is_wanted &= held.is_fetching;
                 held.tried_at = Some(now.mono);
                 held.due_at = again;
-            }
-            is_due
+                held.is_fetching
+            })
         });
-        if let Some(server) = server.filter(|_| is_due) {
-            self.send_on(server, &Request::GetHead { domain: Some(domain) }, Errand::Head(domain), now);
+        let request = match *domains {
+            [] => return,
+            [domain] => Request::GetHead { domain: Some(domain) },
+            _ => Request::GetHeads(domains.clone()),
+        };
+        if let Some(server) = server {
+            self.send_on(server, &request, Errand::Heads(domains), now);
         }
     }
 
-    pub(super) fn head_fetched(&mut self, domain: Domain, from: NodeId, reply: Reply, now: Now) {
+    pub(super) fn heads_fetched(&mut self, domains: &[Domain], from: NodeId, reply: Reply, now: Now) {
+        let heads = if let Reply::Heads(heads) = reply {
+            heads
+        } else if let Reply::Head(head) = reply {
+            head.into_iter().collect()
+        } else {
+            Vec::new()
+        };
+        let mut missing = domains.to_vec();
+        for head in heads {
+            if let Ok(domain) = self.take_held_head(domains, &head, now) {
+                missing.retain(|other| *other != domain);
+            }
+        }
+        // What came together is fetched together again.
         let again = now.mono.after(self.jittered(REFRESH_AFTER));
         let Some(part) = &mut self.hold.part else { return };
-        part.heads.with(domain, |held| held.fetched(again));
-        let head = if let Reply::Head(head) = reply { head } else { None };
-        let is_good = head.is_some_and(|head| self.take_held_head(Some(domain), &head, now).is_ok());
-        if !is_good && self.trust.is_operator(&from) {
-            self.head_failed(domain, from, now);
-        } else if !is_good {
-            self.give_up_fetching(domain, again);
+        for domain in domains {
+            part.heads.with(*domain, |held| held.fetched(again));
+        }
+        for domain in missing {
+            self.head_missing(domain, (from, domains.len()), now);
+        }
+    }
+
+    /// Whoever was asked for so many Heads has answered, but not with that of this domain.
+    fn head_missing(&mut self, domain: Domain, (from, asked): (NodeId, usize), now: Now) {
+        let again = now.mono.after(self.jittered(REFRESH_AFTER));
+        let is_operator = self.trust.is_operator(&from);
+        match self.server(from).filter(|_| is_operator && asked > 1) {
+            // One of a version that does not know such questions has answered the first.
+            Some(server) => self.fetch_heads(&[domain], Some(server), now),
+            None if is_operator => self.head_failed(domain, from, now),
+            None => self.give_up_fetching(domain, again),
         }
     }
 
@@ -444,34 +492,30 @@ impl Node {
     }
 
     /// Whoever was asked is silent: another operator may not be.
-    pub(super) fn head_unanswered(&mut self, domain: Domain, to: NodeId, now: Now) {
+    pub(super) fn heads_unanswered(&mut self, domains: &[Domain], to: NodeId, now: Now) {
         let operator = self.answering_operator(now).filter(|_| self.trust.is_operator(&to));
-        let Some(server) = operator else { return self.head_failed(domain, to, now) };
-        let Some(part) = &mut self.hold.part else { return };
-        part.heads.with(domain, |held| held.fetched(now.mono));
-        self.fetch_head(domain, Some(server), now);
+        match operator {
+            Some(server) => self.fetch_heads(domains, Some(server), now),
+            None => domains.iter().for_each(|domain| self.head_failed(*domain, to, now)),
+        }
     }
 
     /// An operator has none, or is silent: another holder may have heard of one since.
-    pub(super) fn head_failed(&mut self, domain: Domain, to: NodeId, now: Now) {
+    fn head_failed(&mut self, domain: Domain, to: NodeId, now: Now) {
         let again = now.mono.after(self.jittered(REFRESH_AFTER));
         let fellow = self.fellows(Segment::of_domain(domain), now).first().map(|(server, _)| *server);
-        let Some(part) = &mut self.hold.part else { return };
         match fellow.filter(|_| self.trust.is_operator(&to)) {
-            Some(server) => {
-                part.heads.with(domain, |held| held.fetched(now.mono));
-                self.fetch_head(domain, Some(server), now);
-            }
+            Some(server) => self.fetch_heads(&[domain], Some(server), now),
             None => self.give_up_fetching(domain, again),
         }
     }
 
     // ---- news -------------------------------------------------------------------------------
 
-    /// Takes a Head of a domain that is held here, from whoever it comes.
+    /// Takes a Head of a domain that is held here, from whoever it comes; of one of those that are expected, if any are.
     pub(super) fn take_held_head(
         &mut self,
-        expected: Option<Domain>,
+        expected: &[Domain],
         bytes: &Bytes,
         now: Now,
     ) -> Result<Domain, Discard> {
@@ -479,7 +523,7 @@ impl Node {
         let domain = record.header().domain;
         let again = now.mono.after(self.jittered(REFRESH_AFTER));
         let part = self.hold.part.as_mut().ok_or(Discard::OutOfRange)?;
-        if !part.touches(domain) || expected.is_some_and(|expected| expected != domain) {
+        if !part.touches(domain) || !(expected.is_empty() || expected.contains(&domain)) {
             return Err(Discard::OutOfRange);
         }
         let is_valid = self.endpoint.judging_time(now).is_none_or(|time| record.is_valid_at(time));
@@ -620,14 +664,14 @@ mod tests {
     #[test]
     fn heads_of_so_many_domains_are_kept() {
         let mut heads = Heads::default();
-        for n in 0..=u32::try_from(MAX_HEADS).unwrap() {
+        for n in 0..=u32::try_from(MAX_HELD).unwrap() {
             let at = Instant::from_micros(u64::from(n));
             heads.with(Domain(n), |held| held.wanted_at = at);
             heads.with(Domain(n), |held| held.keep(at));
         }
-        assert_eq!(heads.all.len(), MAX_HEADS);
+        assert_eq!(heads.all.len(), MAX_HELD);
         assert!(!heads.all.contains_key(&Domain(0)));
-        assert!(heads.timers.len() <= MAX_HEADS);
+        assert!(heads.timers.len() <= MAX_HELD);
         heads.retain_domains(|domain| domain.0 < 10);
         assert_eq!((heads.all.len(), heads.timers.len()), (9, 9));
     }

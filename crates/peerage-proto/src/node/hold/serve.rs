@@ -29,8 +29,10 @@ impl Node {
             | Request::DeviceSeen { .. }
             | Request::Refusals { .. }
             | Request::Leave(_) => false,
+            // Of operators alone: a fellow is asked for what nobody else has.
+            Request::GetHeads(_) => false,
             Request::Notify { head, .. } => {
-                let is_news = incoming.from.is_operator && self.take_held_head(None, head, now).is_ok();
+                let is_news = incoming.from.is_operator && self.take_held_head(&[], head, now).is_ok();
                 // About its own domain a node is told as a member too.
                 is_news && !self.is_own_head(head)
             }
@@ -112,6 +114,7 @@ impl Node {
             | Request::GetRevocations { .. }
             | Request::GetDomainKey) => self.read(read, (&from, remote, reply_to.room()), now)?,
             Request::PingElsewhere
+            | Request::GetHeads(_)
             | Request::TunnelRequest(_)
             | Request::ForwardedTunnelRequest { .. }
             | Request::Forward(_)

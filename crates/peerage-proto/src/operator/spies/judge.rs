@@ -86,6 +86,7 @@ pub(super) fn content(reply: Reply) -> Page {
         }
         // Nothing else answers what is asked here.
         Reply::OperatorNodes(_)
+        | Reply::Heads(_)
         | Reply::SuperNodeSubmitted { .. }
         | Reply::Partition(_)
         | Reply::NodeInfo(_)

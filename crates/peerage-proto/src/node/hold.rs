@@ -10,6 +10,7 @@
 
 mod bulk;
 mod catch_up;
+mod contacts;
 mod heads;
 mod keep;
 mod lacking;

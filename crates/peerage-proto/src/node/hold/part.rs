@@ -11,7 +11,8 @@ use peerage_wire::record::{Record, SuperNodeBody, Table, subject};
 use peerage_wire::time::{Instant, Now, UnixTime};
 
 use super::catch_up::CatchUp;
-use super::heads::{Contacts, Heads};
+use super::contacts::Contacts;
+use super::heads::Heads;
 use super::lacking::Lacking;
 use super::sync::Sync;
 use crate::limiter::{NodeLimiter, Rate};

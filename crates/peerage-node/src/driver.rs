@@ -475,18 +475,21 @@ impl Driver {
         let (membership, keys) = (Arc::clone(&self.membership), Arc::clone(&self.keys));
         let (operators, connector) = (self.operators.clone(), self.connector.clone());
         self.jobs.spawn(async move {
-            let records = match enrol::renew(&membership, &keys, &operators, &connector).await {
-                Ok(Some(admitted)) => admitted.records.iter().map(|record| record.bytes().clone()).collect(),
-                Ok(None) => Vec::new(),
+            let (records, time) = match enrol::renew(&membership, &keys, &operators, &connector).await {
+                Ok(Some(admitted)) => {
+                    let records = admitted.records.iter().map(|record| record.bytes().clone());
+                    (records.collect(), Some(admitted.time))
+                }
+                Ok(None) => (Vec::new(), None),
                 Err(EnrolFailure::Refused(Refusal::RevokedNode | Refusal::RevokedDomain)) => {
                     return Some(Input::Expelled);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the membership was not renewed");
-                    Vec::new()
+                    (Vec::new(), None)
                 }
             };
-            Some(Input::Renewed(records))
+            Some(Input::Renewed { records, time })
         });
     }
 }

@@ -6,6 +6,7 @@ use peerage_wire::id::{Domain, NetworkId, NodeId};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::network_id;
 use peerage_wire::record::{NodeBody, Record, Roles, Table};
+use peerage_wire::time::UnixTime;
 
 use crate::data::NodeKeys;
 use crate::store::{Batch, Contents};
@@ -125,4 +126,6 @@ pub struct Admitted {
     pub roles: Roles,
     /// The operator that answered.
     pub operator: TrustedOperator,
+    /// Its time when it answered.
+    pub time: UnixTime,
 }

@@ -5,6 +5,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use peerage_proto::discard::Discard;
 use peerage_proto::mapping::{Mapping, MappingProtocol, Ports, RouterMapping};
 use peerage_proto::node::{Answer, Command, Event, Failure, Input, Way};
 use peerage_proto::operator;
@@ -399,6 +400,37 @@ fn a_revoked_node_learns_why_nobody_answers_when_it_asks_for_its_renewal() {
     assert_eq!(world.host(user).events.iter().filter(|event| **event == Event::Revoked).count(), 1);
     let now = world.now;
     assert!(world.host(user).node.status(now).revoked);
+}
+
+/// Rules 5.4 and 6.1: its clock has run slow for weeks, by more than a record may be ahead, and whoever it asks is silent to the expired.
+/// The time in the operator's answer comes first.
+#[test]
+fn a_member_whose_clock_has_drifted_while_it_was_cut_off_takes_its_renewal() {
+    let (mut world, site, user) = office(31);
+    world.run(Duration::from_secs(10));
+    world.operator_up = false;
+    for _second in 0..400 {
+        // Not so much at a time that it would be a step.
+        world.step_clock(user, -400);
+        world.input(user, Input::Timeout);
+        world.run(Duration::from_secs(1));
+    }
+    let bad_records = |world: &mut World| {
+        let now = world.now;
+        world.host(user).node.status(now).discards.of(Discard::BadRecord)
+    };
+    let via = world.host(site).id;
+    world.put_device(printer(via));
+    let newest = world.ledger.values().max_by_key(|record| record.header().version).unwrap();
+    let records = vec![newest.bytes().clone()];
+    let before = bad_records(&mut world);
+    world.input(user, Input::Renewed { records: records.clone(), time: None });
+    assert_eq!(bad_records(&mut world), before + 1, "it is from the future");
+    let time = Some(world.now.unix);
+    world.input(user, Input::Renewed { records, time });
+    assert_eq!(bad_records(&mut world), before + 1);
+    let learned = world.host(user).events.iter().any(|event| matches!(event, Event::ClockLearned(160_000)));
+    assert!(learned, "{:?}", world.host(user).events);
 }
 
 /// Rules 3.11 and 3.12: a node whose clock is an hour ahead leaves; whoever has recorded that cannot have it leave again an hour

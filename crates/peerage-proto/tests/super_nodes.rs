@@ -499,7 +499,7 @@ fn members_leave_the_operator_when_it_stands_in_no_more() {
     // The operator's own Head may not state them yet, so the node is told as at its renewal.
     let records = world.ledger.values().filter(|r| r.header().table == Table::SuperNode);
     let records = records.map(|record| record.bytes().clone()).collect();
-    world.input(site, Input::Renewed(records));
+    world.input(site, Input::Renewed { records, time: None });
     world.run(Duration::from_secs(120));
     let attached = attached_to(&world, site);
     assert!(attached.len() == 2 && attached.is_subset(&super_nodes.into_iter().collect()), "{attached:?}");

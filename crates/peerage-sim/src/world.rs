@@ -28,7 +28,7 @@ use peerage_proto::{node, operator};
 use peerage_wire::crypto::Crypto;
 use peerage_wire::id::{CommandId, NodeId, SessionId};
 use peerage_wire::record::DraftError;
-use peerage_wire::time::{Instant, Now};
+use peerage_wire::time::{Instant, Now, UnixTime};
 
 use crate::app::Script;
 use crate::chance::Chance;
@@ -482,7 +482,14 @@ impl World {
     }
 
     fn reaches_operator(&self, site: usize) -> bool {
-        self.operators().any(|(index, _)| self.network.reaches(site, crate::network::Place::Operator(index)))
+        self.operator_time_for(site).is_some()
+    }
+
+    /// Returns the time of the first operator that a site reaches.
+    fn operator_time_for(&self, site: usize) -> Option<UnixTime> {
+        let reached = |index: &usize| self.network.reaches(site, crate::network::Place::Operator(*index));
+        let index = self.operators().map(|(index, _)| index).find(reached)?;
+        Some(self.operators.get(index)?.now(self.now).unix)
     }
 
     fn note_event(&mut self, host: usize, event: &Event) {

@@ -77,5 +77,5 @@ pub(super) fn verify(
         name: name.to_owned(),
         statement: Some(*statement),
     };
-    Ok(Admitted { membership, records, roles: body.roles, operator })
+    Ok(Admitted { membership, records, roles: body.roles, operator, time: admission.time })
 }

@@ -25,6 +25,7 @@ use peerage_wire::crypto::Crypto;
 use peerage_wire::id::{KeyHint, NetworkId, NodeId, Nonce};
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::keys::{AgreementKey, IdentityKey, SecretKey};
+use peerage_wire::limits::TIME_WINDOW;
 use peerage_wire::message::{Reply, Request};
 use peerage_wire::seal::ReceiveContext;
 use peerage_wire::time::{Instant, Now, UnixTime};
@@ -377,6 +378,15 @@ impl Endpoint {
             self.stepped_at = now.mono;
             self.peers.drop_contexts();
             self.keys.rotate(&self.config, self.clock.time(now), now.mono, &mut self.rng);
+        }
+    }
+
+    /// Hears the time of an operator that has renewed the membership (Rule 6.1). Who was cut off for weeks may be told it nowhere else. Where an
+    /// operator stands by the own time, messages have told it more precisely.
+    pub(crate) fn hear_renewal(&mut self, theirs: UnixTime, now: Now) {
+        let is_far = theirs.distance(self.clock.time(now)) > TIME_WINDOW / 2;
+        if self.clock.standing(now.mono).next().is_none() && (is_far || !self.clock.is_learned()) {
+            self.learn_clock(theirs, now);
         }
     }
 

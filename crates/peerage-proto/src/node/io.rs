@@ -157,8 +157,13 @@ pub enum Input {
         /// What it said, or `None` if it could not be reached.
         code: Option<Code>,
     },
-    /// Answers [`Output::Renew`]: the Node, DomainKey and OperatorNode records as they came, or nothing if it failed.
-    Renewed(Vec<Bytes>),
+    /// Answers [`Output::Renew`].
+    Renewed {
+        /// The Node, DomainKey and OperatorNode records as they came, or nothing if it failed.
+        records: Vec<Bytes>,
+        /// The operator's time when it answered, if it did.
+        time: Option<UnixTime>,
+    },
     /// Answers [`Output::Renew`]: an operator has said that this node, or its domain, was revoked.
     Expelled,
     /// Something has happened to a connection that carries messages.

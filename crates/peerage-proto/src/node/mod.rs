@@ -278,7 +278,7 @@ impl Node {
             Input::RelayLost(relay) => self.relay_lost(relay, now),
             Input::HeadSeen(record) => self.head_seen(&record, now),
             Input::RouteFailed { device, peer, code: _ } => self.route_failed(device, peer, now),
-            Input::Renewed(records) => self.renewed(&records, now),
+            Input::Renewed { records, time } => self.renewed(&records, time, now),
             Input::Expelled => self.expelled(),
             Input::Leg(input) => self.leg(input, now),
             Input::Stream(news) => self.stream_news(news, now),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::record::{DomainKeyBody, EndDevice, Header, Record, Table};
-use peerage_wire::time::Now;
+use peerage_wire::time::{Now, UnixTime};
 
 use super::{
     Change, Discard, EXPIRED_RENEWAL_RETRY, EXPIRY_WARNING, Event, Node, RENEWAL_RETRY, SWEEP_INTERVAL,
@@ -89,7 +89,11 @@ impl Node {
         to_the_end.map_or(pause, |rest| pause.min(rest.saturating_add(at_the_end)))
     }
 
-    pub(super) fn renewed(&mut self, records: &[Bytes], now: Now) {
+    pub(super) fn renewed(&mut self, records: &[Bytes], time: Option<UnixTime>, now: Now) {
+        // First, because it decides whether the records are from the future.
+        if let Some(time) = time {
+            self.endpoint.hear_renewal(time, now);
+        }
         let time = self.endpoint.judging_time(now);
         for bytes in records {
             match self.trust.verify(bytes, time, self.endpoint.crypto()) {

@@ -330,11 +330,12 @@ impl World {
         let now = self.true_now();
         let Some(host) = self.hosts.get(index).filter(|host| host.boot == boot) else { return };
         let id = host.id;
+        let time = self.operator_time_for(host.site);
         let is_revoked = self.ledger.member(&id).is_some_and(|member| member.revoked_at.is_some());
-        if is_revoked && self.reaches_operator(host.site) {
+        if is_revoked && time.is_some() {
             return self.late_input(index, boot, Box::new(Input::Expelled));
         }
-        let records: Vec<Bytes> = if self.reaches_operator(host.site) {
+        let records: Vec<Bytes> = if time.is_some() {
             let written = self.ledger.renew(id, now).unwrap_or_default();
             self.commit(&written);
             let operators = self.ledger.operators().iter().map(|operator| operator.record.bytes().clone());
@@ -342,7 +343,7 @@ impl World {
         } else {
             Vec::new()
         };
-        self.late_input(index, boot, Box::new(Input::Renewed(records)));
+        self.late_input(index, boot, Box::new(Input::Renewed { records, time }));
     }
 
     // ---- leaving ----------------------------------------------------------------------------

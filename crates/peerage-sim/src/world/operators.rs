@@ -74,7 +74,7 @@ pub(super) struct OperatorHost {
 }
 
 impl OperatorHost {
-    fn now(&self, at: Instant) -> Now {
+    pub(super) fn now(&self, at: Instant) -> Now {
         let unix = true_time(at).unix.shifted(self.error_millis);
         Now { mono: Instant::default().after(at - self.zero), unix }
     }

@@ -507,6 +507,11 @@ impl Carriers {
         LegWays { all, must_answer: used.is_some() || self.known.is_some() }
     }
 
+    /// Returns where the connection leads that a server is reached on, if it is on one.
+    pub fn address(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.servers.get(node)?.used.map(|used| used.address)
+    }
+
     /// Returns by which carrier a server is reached, and why not over UDP; UDP for one that nothing is known of.
     pub fn of(&self, node: &NodeId) -> (Carrier, Option<Why>) {
         let used = self.servers.get(node).and_then(|server| server.used);

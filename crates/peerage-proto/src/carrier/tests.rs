@@ -130,6 +130,8 @@ fn where_only_http_passes_that_is_tried_within_two_seconds() {
     let Some((1_350, stream, 80)) = tried else { panic!("{orders:?}") };
     carriers.heard(node(1), Some(stream), at(2_000));
     assert_eq!(carriers.of(&node(1)).0, Carrier::Ws);
+    assert_eq!(carriers.address(&node(1)), Some(address(80)));
+    assert_eq!(carriers.address(&node(2)), None);
     // The second server of this network is asked in the same way, and at once.
     carriers.asked(node(2), &[address(443), address(80)], at(3_000));
     run(&mut carriers, at(2_000));

@@ -255,9 +255,10 @@ impl Node {
         let status = |(node, addresses, is_operator)| {
             let health = self.servers.health(&node);
             let (carrier, why) = self.carriers.of(&node);
+            let asked_over_udp = || self.server_at(node, addresses).map(|server| server.address);
             ServerStatus {
                 node,
-                address: self.server_at(node, addresses).map(|server| server.address),
+                address: self.carriers.address(&node).or_else(asked_over_udp),
                 is_operator,
                 answered: health.and_then(|h| h.answered_at).map(|at| now.mono - at),
                 rtt: health.and_then(|h| h.rtt),

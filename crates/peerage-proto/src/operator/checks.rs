@@ -1,7 +1,8 @@
 //! Calling back: whether a node can really be reached at the addresses that it declares (Rule 6.71).
 //!
 //! First a sealed Ping from a port of which nobody knows; only where that node itself has answered it, a connection as well, so that
-//! nobody can have the operator knock at somebody else's door.
+//! nobody can have the operator knock at somebody else's door. At further ports of a computer that has answered a connection will do: they
+//! are for those who can make nothing but connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -40,9 +41,24 @@ const MAX_MISSES: u32 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tried {
     Pinged,
-    Dialled,
-    Reached,
+    /// What was asked there was not answered.
+    Unanswered,
+    Dialled {
+        has_answered: bool,
+    },
+    /// The connection stood, and perhaps what was asked was answered before.
+    Reached {
+        has_answered: bool,
+    },
     Missed,
+}
+
+impl Tried {
+    const FULLY: Self = Self::Reached { has_answered: true };
+
+    const fn is_done(self) -> bool {
+        matches!(self, Self::Unanswered | Self::Reached { .. } | Self::Missed)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -87,20 +103,50 @@ impl Check {
         }
     }
 
+    /// Takes what came of a connection.
+    fn dialled(&mut self, address: SocketAddr, ok: bool) {
+        let running = self.running.as_mut();
+        if let Some(state) = running.and_then(|running| running.addresses.get_mut(&address))
+            && let Tried::Dialled { has_answered } = *state
+        {
+            *state = if ok { Tried::Reached { has_answered } } else { Tried::Missed };
+        }
+    }
+
+    /// Returns the ports that have not answered of computers that have at another, which are dialled from now on.
+    fn dial_others(&mut self) -> Vec<SocketAddr> {
+        let Some(running) = &mut self.running else { return Vec::new() };
+        let has_answered = |tried: &Tried| {
+            matches!(tried, Tried::Dialled { has_answered: true } | Tried::Reached { has_answered: true })
+        };
+        let answering = running.addresses.iter().filter(|(_, tried)| has_answered(tried));
+        let answering: BTreeSet<_> = answering.map(|(address, _)| address.ip()).collect();
+        let unanswered = running
+            .addresses
+            .iter_mut()
+            .filter(|(address, tried)| **tried == Tried::Unanswered && answering.contains(&address.ip()));
+        unanswered
+            .map(|(address, tried)| {
+                *tried = Tried::Dialled { has_answered: false };
+                *address
+            })
+            .collect()
+    }
+
     fn is_over(&self, now: Instant) -> bool {
-        let is_done = |tried: &Tried| matches!(tried, Tried::Reached | Tried::Missed);
-        self.running
-            .as_ref()
-            .is_some_and(|running| running.ends_at <= now || running.addresses.values().all(is_done))
+        self.running.as_ref().is_some_and(|running| {
+            running.ends_at <= now || running.addresses.values().all(|tried| tried.is_done())
+        })
     }
 
     /// Draws the conclusion. Returns whether anything has changed.
     fn conclude(&mut self, again: Duration, now: Instant) -> bool {
         let Some(running) = self.running.take() else { return false };
         self.ended_at = Some(now);
-        let reached = |address: &SocketAddr| running.addresses.get(address) == Some(&Tried::Reached);
+        let of = |address: &SocketAddr| running.addresses.get(address).copied();
+        let reached = |address: &SocketAddr| matches!(of(address), Some(Tried::Reached { .. }));
         let before = (self.good.clone(), self.unreachable_since);
-        if self.declared.iter().any(reached) {
+        if self.declared.iter().any(|address| of(address) == Some(Tried::FULLY)) {
             (self.misses, self.unreachable_since) = (0, None);
             let (good, missed) = (std::mem::take(&mut self.good), std::mem::take(&mut self.missed));
             for address in &self.declared {
@@ -112,6 +158,8 @@ impl Check {
                     self.good.push(*address);
                 }
             }
+            // Messages go to the first one first.
+            self.good.sort_by_key(|address| of(address) == Some(Tried::Reached { has_answered: false }));
             self.due_at = now.after(again);
         } else {
             self.misses = self.misses.saturating_add(1);
@@ -180,15 +228,18 @@ impl Operator {
         let Some((node, address)) = self.supers.checks.pings.remove(&request) else { return false };
         let Some(lease) = self.supers.leases.get_mut(&node) else { return true };
         let identity = self.endpoint.peer(&node).map(|member| member.identity);
-        match identity.filter(|_| ok && lease.check.is_running()) {
-            Some(identity) => {
-                let task = CheckId(self.supers.checks.next_dial);
-                self.supers.checks.next_dial = task.0.wrapping_add(1);
-                self.supers.checks.dials.insert(task, (node, address));
-                lease.check.answered(address, Tried::Dialled);
-                self.outputs.push_back(Output::CheckTcp { task, identity, address });
-            }
-            None => lease.check.answered(address, Tried::Missed),
+        let tried = if ok { Tried::Dialled { has_answered: true } } else { Tried::Unanswered };
+        lease.check.answered(address, tried);
+        let Some(identity) = identity.filter(|_| lease.check.is_running()) else {
+            self.end_check_if_over(node, now);
+            return true;
+        };
+        let others = lease.check.dial_others();
+        for address in others.into_iter().chain(ok.then_some(address)) {
+            let task = CheckId(self.supers.checks.next_dial);
+            self.supers.checks.next_dial = task.0.wrapping_add(1);
+            self.supers.checks.dials.insert(task, (node, address));
+            self.outputs.push_back(Output::CheckTcp { task, identity, address });
         }
         self.end_check_if_over(node, now);
         true
@@ -197,7 +248,7 @@ impl Operator {
     pub(super) fn tcp_checked(&mut self, task: CheckId, ok: bool, now: Now) {
         let Some((node, address)) = self.supers.checks.dials.remove(&task) else { return };
         if let Some(lease) = self.supers.leases.get_mut(&node) {
-            lease.check.answered(address, if ok { Tried::Reached } else { Tried::Missed });
+            lease.check.dialled(address, ok);
         }
         self.end_check_if_over(node, now);
     }

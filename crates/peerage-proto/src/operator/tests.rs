@@ -332,6 +332,29 @@ fn a_connection_is_tried_only_where_the_node_itself_has_answered() {
     assert_eq!(all[0].addresses, [member_address()]);
 }
 
+/// Rule 6.71: firewalls leave the web's ports open for connections, and messages are not sent there first.
+#[test]
+fn at_further_ports_of_a_computer_that_has_answered_a_connection_will_do() {
+    let mut pair = Pair::lender();
+    let web = SocketAddr::new(member_address().ip(), 443);
+    let victim: SocketAddr = "192.0.2.77:443".parse().unwrap();
+    let to = pair.operator.endpoint.id();
+    let offer = submission(&[web, victim, member_address()]);
+    pair.member.request(to, operator_address(), &offer, pair.bed.now);
+    let mut dialled = Vec::new();
+    for _ in 0..20 {
+        for (task, _, address) in dials(&pair.settle().1) {
+            dialled.push(address);
+            pair.operator.handle(Input::TcpChecked { task, ok: true }, pair.bed.now);
+        }
+        pair.bed.now = pair.bed.now.after(Duration::from_secs(1));
+        pair.operator.handle(Input::Timeout, pair.bed.now);
+    }
+    assert_eq!(dialled, [member_address(), web]);
+    let all = pair.operator.super_nodes(pair.bed.now);
+    assert_eq!(all[0].addresses, [member_address(), web]);
+}
+
 /// Rule 6.71: with the operator in the Internet, private addresses mean nothing.
 #[test]
 fn addresses_of_a_site_and_of_nobody_are_left_out() {

@@ -23,7 +23,7 @@ use crate::socket::pipe;
 use crate::sync::lock;
 
 /// Sessions for messages from one [place](Places): a company behind one address, each of whose computers has one.
-const MAX_MESSAGES_PER_PLACE: usize = 256;
+pub(super) const MAX_MESSAGES_PER_PLACE: usize = 256;
 
 /// Sessions for messages from everywhere, of up to 64 KiB each. More keeps memory for strangers.
 const MAX_MESSAGES: usize = 1_024;
@@ -40,7 +40,7 @@ const MAX_CONNECTIONS: usize = 4;
 
 /// How long nothing may be asked of a session: three times what a request waits. Longer keeps sessions of those who are gone; shorter
 /// cuts off who changes networks for a moment.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3 * HOLD.as_secs());
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3 * HOLD.as_secs());
 
 /// For how long a session that is over can be asked again, should its last answer be lost.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -1,11 +1,17 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time;
 
+use super::serve::{IDLE_TIMEOUT, MAX_MESSAGES_PER_PLACE};
 use super::session::{Fault, HOLD, Session};
 use super::*;
+use crate::carrier::{Intake, Streams};
+use crate::clock::Clock;
+use crate::connect::Connector;
+use crate::relay::{Caps, Legs};
 use crate::socket::{Pipe, pipe};
 
 const PORTION_BYTES: usize = 1_000;
@@ -108,4 +114,26 @@ async fn a_break_is_told_from_an_end() {
     assert_eq!(session.take(0, portion(Follows::Break, b"")).await, Ok(2));
     assert!(session.is_over());
     assert!(near.read_to_end(&mut Vec::new()).await.is_err());
+}
+
+/// Rule 6.113.
+#[tokio::test(start_paused = true)]
+async fn one_place_has_its_share_of_sessions_and_loses_those_of_which_nothing_is_asked() {
+    let (streams, _news) = Streams::new(Connector::default());
+    let (legs, _leg_news) = Legs::new(Caps::default(), Clock::new());
+    let intake = Intake::new(streams, legs);
+    let open = || intake.clone().open(Content::Messages, ([192, 0, 2, 1], 40_000).into()).status();
+    for _ in 0..MAX_MESSAGES_PER_PLACE {
+        assert_eq!(open(), StatusCode::OK);
+    }
+    assert_eq!(open(), StatusCode::SERVICE_UNAVAILABLE);
+    let elsewhere = intake.clone().open(Content::Messages, ([192, 0, 2, 2], 40_000).into());
+    assert_eq!(elsewhere.status(), StatusCode::OK);
+    tokio::task::yield_now().await;
+    time::advance(IDLE_TIMEOUT * 2).await;
+    // Each session has a task, which sees to its end when it is its turn.
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(open(), StatusCode::OK);
 }

@@ -1,6 +1,7 @@
-//! The real program gets through what firewalls leave: messages, legs of tunnels and joining inside TLS, or in WebSockets.
+//! The real program gets through what firewalls leave: messages, legs of tunnels and joining inside TLS, or in WebSockets. What needs
+//! mitmproxy is played by `cargo xtask lab firewalls` alone.
 
-use peerage_lab::scenario::{Programs, firewalls};
+use peerage_lab::scenario::{Programs, firewalls, web_ports};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_peerage-lab-agent");
 
@@ -26,4 +27,11 @@ fn where_udp_dies_tunnels_go_on_and_messages_find_another_way() {
 #[test]
 fn where_only_http_passes_joining_messages_and_tunnels_go_without_tls() {
     visit(&Programs::with_agent(AGENT).unwrap(), "http-only");
+}
+
+#[test]
+fn where_port_443_alone_leads_out_super_nodes_there_carry_messages_and_tunnels() {
+    let mut log = Vec::new();
+    let report = web_ports(&Programs::with_agent(AGENT).unwrap(), &mut |line| log.push(line.to_owned()));
+    assert!(report.is_ok(), "{:?}\n{}", report.error(), log.join("\n"));
 }

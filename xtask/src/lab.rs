@@ -13,7 +13,7 @@ use crate::{packages, run::say};
 /// How the task is called.
 const USAGE: &str = "\
 usage: cargo xtask lab print [--relayed | --no-udp | --punched | --pcp | --nat-pmp | --upnp] [--json] [--release]
-       cargo xtask lab super-nodes [--small | --companies] [--json] [--release]
+       cargo xtask lab super-nodes [--small | --companies | --web] [--json] [--release]
        cargo xtask lab survival [--quick | --punched | EVENT] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
        cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
@@ -31,8 +31,8 @@ type Story = Box<dyn Fn(&Programs, &mut dyn FnMut(&str)) -> Report>;
 /// relay; with `--no-udp` UDP does not even reach the operator; with `--punched` there can; with `--pcp`,
 /// `--nat-pmp` or `--upnp` the router gives a port to the node that asks. With
 /// `survival` only those events happen whose names contain EVENT. With `super-nodes --small` only what the tests play is
-/// played, with `super-nodes --companies` only the two smaller stories. With `--json` the report is exactly one object, also
-/// when the story failed.
+/// played, with `super-nodes --companies` only the two smaller stories, and with `super-nodes --web` a story of super-nodes at the web's ports.
+/// With `--json` the report is exactly one object, also when the story failed.
 pub(crate) fn lab(words: &[&str]) -> Result<()> {
     let (mut json, mut profile) = (false, Profile::Dev);
     let Some((name, options)) = words.split_first() else { bail!("{USAGE}") };
@@ -78,6 +78,7 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
             Box::new(|programs, say| scenario::super_nodes(programs, Size::Small, say))
         }
         ("super-nodes", ["--companies"]) => Box::new(scenario::companies),
+        ("super-nodes", ["--web"]) => Box::new(scenario::web_ports),
         ("firewalls", only @ ([] | [_])) => {
             let only = only.first().map(|only| (*only).to_owned());
             if let Some(name) = only.as_deref().filter(|name| !scenario::NETWORKS.contains(name)) {

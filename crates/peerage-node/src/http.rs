@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -66,16 +66,28 @@ impl Listener for TcpListener {
     }
 }
 
-/// Several ports at which the same is served; those in front are looked at first.
+/// Several ports at which the same is served. They take turns, so that nobody is kept waiting at one by a crowd at another.
 #[derive(Debug)]
-pub struct Listeners(pub Vec<TcpListener>);
+pub struct Listeners {
+    all: Vec<TcpListener>,
+    /// How many connections were accepted.
+    turn: AtomicUsize,
+}
+
+impl From<Vec<TcpListener>> for Listeners {
+    fn from(all: Vec<TcpListener>) -> Self {
+        Self { all, turn: AtomicUsize::new(0) }
+    }
+}
 
 impl Listener for Listeners {
     type Connection = (TcpStream, SocketAddr);
 
     async fn next(&self) -> io::Result<Self::Connection> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(self.all.len()).unwrap_or(0);
         poll_fn(|cx| {
-            let mut accepted = self.0.iter().map(|listener| listener.poll_accept(cx));
+            let in_turn = self.all.iter().cycle().skip(first).take(self.all.len());
+            let mut accepted = in_turn.map(|listener| listener.poll_accept(cx));
             accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
         })
         .await
@@ -201,6 +213,7 @@ mod tests {
     use super::*;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
 
     const LIMITS: Limits = Limits {
         connections: 1,
@@ -243,12 +256,48 @@ mod tests {
     async fn several_ports_are_served_at_once() {
         let listeners = [TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0")];
         let listeners = futures_util::future::join_all(listeners).await;
-        let listeners = Listeners(listeners.into_iter().map(Result::unwrap).collect());
-        let addresses: Vec<_> = listeners.0.iter().map(|it| it.local_addr().unwrap()).collect();
+        let listeners = Listeners::from(listeners.into_iter().map(Result::unwrap).collect::<Vec<_>>());
+        let addresses: Vec<_> = listeners.all.iter().map(|it| it.local_addr().unwrap()).collect();
         for address in addresses.iter().rev() {
             let (accepted, connected) = tokio::join!(listeners.next(), TcpStream::connect(address));
             assert_eq!(accepted.unwrap().1, connected.unwrap().local_addr().unwrap());
         }
+    }
+
+    #[tokio::test]
+    async fn a_crowd_at_one_port_keeps_nobody_waiting_at_another() {
+        let listeners = [TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0")];
+        let listeners = futures_util::future::join_all(listeners).await;
+        let listeners = Listeners::from(listeners.into_iter().map(Result::unwrap).collect::<Vec<_>>());
+        let [crowded, other] = [0, 1].map(|at: usize| listeners.all[at].local_addr().unwrap());
+        let crowd = futures_util::future::join_all((0..8).map(|_| TcpStream::connect(crowded))).await;
+        let alone = TcpStream::connect(other).await.unwrap().local_addr().unwrap();
+        assert!(crowd.iter().all(Result::is_ok));
+        let mut accepted = Vec::new();
+        for _ in 0..2 {
+            accepted.push(listeners.next().await.unwrap().1);
+        }
+        assert!(accepted.contains(&alone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_may_stay_outlives_others_and_leaves_its_place_to_them() {
+        let places = Arc::new(Semaphore::new(1));
+        let stay = Stay::new(Arc::clone(&places).try_acquire_owned());
+        let (connection, (end, ended)) = (stay.clone(), oneshot::channel::<()>());
+        let serving = async move { connection.within(LIMITS.lifetime, async { drop(ended.await) }).await };
+        let serving = tokio::spawn(serving);
+        tokio::task::yield_now().await;
+        assert_eq!(places.available_permits(), 0);
+        stay.extend(());
+        assert_eq!(places.available_permits(), 1);
+        time::advance(Duration::from_secs(300)).await;
+        tokio::task::yield_now().await;
+        assert!(!serving.is_finished());
+        end.send(()).unwrap();
+        serving.await.unwrap();
+        let stay = Stay::new(());
+        stay.within(LIMITS.lifetime, std::future::pending()).await;
     }
 
     #[tokio::test]

@@ -319,13 +319,13 @@ impl Links {
 
     /// Accepts links of others on this socket, as tunnel-node, until [`close`](Self::close).
     pub fn serve(&self, listener: TcpListener) {
-        let task = listen::run(Arc::downgrade(&self.inner), listener, None);
+        let task = listen::run(Arc::downgrade(&self.inner), vec![listener].into(), None);
         lock(&self.inner.helpers).spawn(task);
     }
 
-    /// Accepts on this socket whom the door lets in, until [`close`](Self::close).
-    pub(crate) fn serve_behind(&self, door: Door, listener: TcpListener) {
-        let task = listen::run(Arc::downgrade(&self.inner), listener, Some(door));
+    /// Accepts on these sockets whom the door lets in, until [`close`](Self::close).
+    pub(crate) fn serve_behind(&self, door: Door, listeners: Vec<TcpListener>) {
+        let task = listen::run(Arc::downgrade(&self.inner), listeners.into(), Some(door));
         lock(&self.inner.helpers).spawn(task);
     }
 

@@ -16,6 +16,7 @@ use peerage_wire::crypto::Real;
 use peerage_wire::id::{Mac, NodeId};
 use peerage_wire::record::{DomainKeyBody, OperatorBody, OperatorState, Record, Table};
 use peerage_wire::time::Now;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -60,6 +61,8 @@ pub struct UpConfig {
     pub data: PathBuf,
     /// The address for messages (UDP) and links (TCP); absent: any free port on all addresses.
     pub listen: Option<SocketAddr>,
+    /// Where else to take TCP connections, such as the web's ports, which firewalls leave open; for super-nodes.
+    pub also_listen: Vec<SocketAddr>,
     /// Addresses under which others reach this node, beside those that it finds itself.
     pub advertise: Vec<SocketAddr>,
     /// Whether it may serve devices to others, if the operator permits it too.
@@ -146,6 +149,14 @@ pub enum RunError {
     /// What is lent is of no use.
     #[error("what this computer lends is of no use: {0}")]
     Lending(#[from] TooLittle),
+    /// Another port for TCP cannot be had.
+    #[error("cannot take connections at {address}, which `also_listen` names: {source}")]
+    AlsoListen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// TLS refuses the key.
     #[error("TLS cannot be used: {0}")]
     Tls(#[from] rustls::Error),
@@ -183,7 +194,7 @@ pub async fn run(
     let socket = local_api::Socket::bind(member.data.path())?;
     let (streams, stream_news) = Streams::new(config.connector.clone());
     let (told, lent, leg_news) = lend(&member, &config, (&clock, &streams))?;
-    let datagrams = open_ports(&links, &lent, ports)?;
+    let datagrams = open_ports(&links, &lent, (ports, &config.also_listen)).await?;
     let node = Node::new(node_config(&member, &config, (local, lent.config()))?, seed(), clock.now());
 
     let (handle, requests) = NodeHandle::new();
@@ -252,9 +263,18 @@ fn link_config(member: &Member, config: &UpConfig, clock: &Clock) -> Result<Link
 }
 
 /// Lets links in, as far as the door is open, and returns the way of messages.
-fn open_ports(links: &Links, lent: &Lent, ports: Ports) -> Result<Datagrams, BindError> {
+async fn open_ports(
+    links: &Links,
+    lent: &Lent,
+    (ports, others): (Ports, &[SocketAddr]),
+) -> Result<Datagrams, RunError> {
     let unusable = |source| BindError::Io { address: ports.local, source };
-    links.serve_behind(lent.door(), ports.tcp);
+    let mut listeners = vec![ports.tcp];
+    for address in others.iter().copied() {
+        let bound = TcpListener::bind(address).await;
+        listeners.push(bound.map_err(|source| RunError::AlsoListen { address, source })?);
+    }
+    links.serve_behind(lent.door(), listeners);
     let (datagrams, socket) = Datagrams::beside_quic(ports.udp).map_err(unusable)?;
     links.use_quic(socket, Some(lent.door())).map_err(unusable)?;
     Ok(datagrams)
@@ -502,6 +522,7 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
     let config = UpConfig {
         data: PathBuf::new(),
         listen: None,
+        also_listen: Vec::new(),
         advertise: Vec::new(),
         tunnel_role: false,
         lending: Lending::default(),

@@ -39,7 +39,7 @@ use crate::ledger::{
 };
 use crate::spy_ports::SpyPorts;
 use crate::tls::{self, CertificateError};
-use peerage_node::http::{Listeners, until_true};
+use peerage_node::http::until_true;
 
 /// How often to look for records at half of their life. They live for a month, so once an hour is often enough.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -414,10 +414,10 @@ async fn serve(
     };
     let intake = Intake::new(driver.streams.clone(), driver.legs.clone());
     tasks.spawn(named("message port", Box::pin(driver.run(ending.clone()))));
-    let listeners = Listeners(std::iter::once(sockets.ports.tcp).chain(sockets.others).collect());
+    let listeners: Vec<_> = std::iter::once(sockets.ports.tcp).chain(sockets.others).collect();
     tasks.spawn(named(
         "enrolment server",
-        Box::pin(enrol::serve(listeners, tls, enroller, intake, ending.clone())),
+        Box::pin(enrol::serve(listeners.into(), tls, enroller, intake, ending.clone())),
     ));
     tasks.spawn(named("admin API", Box::pin(admin::serve(sockets.admin, admin, ending.clone()))));
     if !spy_interval.is_zero() {

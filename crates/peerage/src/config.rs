@@ -48,6 +48,8 @@ pub(crate) struct NodeConfig {
     pub(crate) name: Option<String>,
     pub(crate) listen: Option<SocketAddr>,
     #[serde(default)]
+    pub(crate) also_listen: Vec<SocketAddr>,
+    #[serde(default)]
     pub(crate) advertise: Vec<SocketAddr>,
     #[serde(default)]
     pub(crate) roles: Vec<RoleName>,
@@ -271,7 +273,8 @@ mod tests {
         let config = Config::parse(&settings.join("\n")).unwrap();
         let Config { log, log_format, node, lan, network, super_node, operator, admin } = config;
         assert!(log.is_some() && log_format.is_some() && admin.domain.is_some());
-        let NodeConfig { name, listen, advertise, roles, port_mapping, carriers } = node;
+        let NodeConfig { name, listen, also_listen, advertise, roles, port_mapping, carriers } = node;
+        assert_eq!(also_listen.len(), 2);
         assert!(name.is_some() && listen.is_some() && !advertise.is_empty() && !roles.is_empty());
         assert!(port_mapping.is_some() && !carriers.is_empty());
         let LanConfig { multicast, port, tunnel_nodes } = lan;

@@ -106,6 +106,8 @@ pub(crate) struct NodeOptions {
     pub(crate) data: PathBuf,
     /// The address for UDP and TCP; absent: any.
     pub(crate) listen: Option<SocketAddr>,
+    /// Where else it takes TCP connections.
+    pub(crate) also_listen: Vec<SocketAddr>,
     /// The addresses under which others reach it, beside those that it finds itself.
     pub(crate) advertise: Vec<SocketAddr>,
     /// The roles that its owner wants; absent: user and tunnel.
@@ -155,6 +157,7 @@ pub(crate) async fn run_node(
     let NodeOptions {
         data,
         listen,
+        also_listen,
         advertise,
         roles,
         lending,
@@ -176,6 +179,7 @@ pub(crate) async fn run_node(
     let config = UpConfig {
         data,
         listen,
+        also_listen,
         advertise,
         tunnel_role,
         lending,

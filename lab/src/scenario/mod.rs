@@ -14,6 +14,7 @@ mod super_nodes;
 mod survival;
 mod tunnels;
 mod village;
+mod web_ports;
 
 pub use binary::{Profile, Programs};
 pub use camera::{Watched, camera};
@@ -26,6 +27,7 @@ pub use round_trips::round_trips;
 pub use super_nodes::{Size, companies, super_nodes};
 pub use survival::{Extent, survival};
 pub use tunnels::{Crowd, tunnels};
+pub use web_ports::web_ports;
 
 use serde_json::{Map, Value};
 

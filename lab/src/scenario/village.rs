@@ -18,6 +18,9 @@ use crate::wire::Manner;
 /// The ports that the office's router forwards to its two nodes.
 const FORWARDED_PORTS: [u16; 2] = [4242, 4243];
 
+/// The web's port at which super-nodes take connections as well, if they do.
+pub(super) const WEB_PORT: u16 = 443;
+
 /// The port of the device.
 const DEVICE_PORT: u16 = 7000;
 
@@ -40,6 +43,8 @@ pub(super) struct More {
     /// Whether the office's router forwards nothing, so that a direct path has to be punched through translators that forget a
     /// mapping soon.
     pub(super) is_punched: bool,
+    /// Whether lenders take connections at [`WEB_PORT`] as well.
+    pub(super) is_at_web_ports: bool,
     /// What the operator gives as a relay, as options of `operator run`.
     pub(super) relays: &'static [&'static str],
     /// What lenders give, as options of `super on`.
@@ -48,7 +53,8 @@ pub(super) struct More {
 
 impl More {
     /// Nobody more, and all give what they usually do.
-    pub(super) const NONE: Self = Self { lenders: 0, users: 0, is_punched: false, relays: &[], lends: &[] };
+    pub(super) const NONE: Self =
+        Self { lenders: 0, users: 0, is_punched: false, is_at_web_ports: false, relays: &[], lends: &[] };
 }
 
 /// How long a mapping lives where paths are punched: less than RFC 4787 allows, and what some routers do.
@@ -179,8 +185,8 @@ impl<'a> Cast<'a> {
         let users = |host| player(host, &["up", "--listen", "0.0.0.0:0"]);
         let user = users(&stage.user)?;
         let more_users = stage.more_users.iter().map(users).collect::<Result<_>>()?;
-        let lender = |host| player(host, &["up", "--listen", &format!("0.0.0.0:{RELAY_PORT}")]);
-        let lenders = stage.lenders.iter().map(lender).collect::<Result<_>>()?;
+        let lenders =
+            stage.lenders.iter().map(|host| lender(stage, programs, host)).collect::<Result<_>>()?;
         let agent = programs.agent.clone();
         let mut cast =
             Self { stage, agent, operator, lenders, nodes, user, more_users, tunnel: None, device, wires };
@@ -310,6 +316,19 @@ impl<'a> Cast<'a> {
         let players = users.chain([first, second]).chain(self.lenders).chain([self.operator]);
         tunnel.into_iter().chain(players.filter_map(|player| player.daemon)).try_for_each(Daemon::stop)
     }
+}
+
+/// Makes a super-node of a computer, not started yet.
+fn lender<'a>(stage: &'a Stage, programs: &Programs, host: &'a Host) -> Result<Player<'a>> {
+    let up = ["up", "--listen", &format!("0.0.0.0:{RELAY_PORT}")];
+    if !stage.more.is_at_web_ports {
+        return Player::new(&stage.lab, programs, host, &up);
+    }
+    let places = [RELAY_PORT, WEB_PORT].map(|port| format!("{}:{port}", host.address()));
+    let advertise = ["--advertise", &places.join(",")];
+    let player = Player::new(&stage.lab, programs, host, &[&up[..], &advertise].concat())?;
+    player.peerage.configure(&format!("[node]\nalso_listen = [\"0.0.0.0:{WEB_PORT}\"]\n"))?;
+    Ok(player)
 }
 
 fn start_wire(site: &Site, programs: &Programs) -> Result<Process> {

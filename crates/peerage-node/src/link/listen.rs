@@ -9,7 +9,7 @@ use peerage_wire::id::{HandshakeId, NodeId};
 use peerage_wire::leg::begins_leg;
 use peerage_wire::prepared::{BEGINNING_SIZE, begins_prepared, read_beginning};
 use rustls::server::Acceptor;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time;
 use tokio_rustls::LazyConfigAcceptor;
@@ -20,6 +20,7 @@ use super::dial::prepare;
 use super::{Connected, Inner, Via, lock, standing};
 use crate::carrier::begins_http;
 use crate::door::Door;
+use crate::http::{Listener as _, Listeners};
 use crate::places::Places;
 use crate::socket::Socket;
 use crate::tls::{ALPN_TUNNEL, peer_identity};
@@ -59,13 +60,13 @@ enum Came {
     Http(TcpStream),
 }
 
-/// Accepts whom the door lets in, or all links if there is none, until the links are gone.
-pub(super) async fn run(inner: Weak<Inner>, listener: TcpListener, door: Option<Door>) {
+/// Accepts whom the door lets in, or all links if there is none, until the links are gone. The limits are those of all ports together.
+pub(super) async fn run(inner: Weak<Inner>, listeners: Listeners, door: Option<Door>) {
     let handshakes = Places::new(MAX_HANDSHAKES_PER_PLACE, MAX_HANDSHAKES);
     let links = Places::new(MAX_LINKS_PER_PLACE, super::MAX_LINKS);
     let mut tasks = JoinSet::new();
     loop {
-        let (socket, remote) = match listener.accept().await {
+        let (socket, remote) = match listeners.next().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

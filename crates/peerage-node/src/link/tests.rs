@@ -148,7 +148,7 @@ async fn legs_and_links_come_through_one_port_as_far_as_the_door_is_open() {
     let (legs, mut news) = Legs::new(Caps::default(), Clock::new());
     let door =
         Door::new(TlsIntake::new(Intake::new(Streams::new(Connector::default()).0, legs.clone())).unwrap());
-    server.links.serve_behind(door.clone(), listener);
+    server.links.serve_behind(door.clone(), vec![listener]);
     let begin_leg = async || {
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         // Closed unheard, it may be gone before all of it was sent.

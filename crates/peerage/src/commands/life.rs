@@ -95,6 +95,7 @@ pub(crate) async fn up(args: Up, context: Context) -> Result {
     let options = NodeOptions {
         data,
         listen: args.listen.or(config.node.listen),
+        also_listen: config.node.also_listen,
         advertise: first(args.advertise, config.node.advertise),
         roles: (!roles.is_empty()).then(|| roles.into_iter().map(Role::from).collect()),
         lending: config.super_node.lending(),

@@ -2,10 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use peerage_sim::app::{End, Pace, Script};
-use peerage_sim::invariants::{Holders, Limits};
+use peerage_sim::invariants::{Authority, Fact, Holders, Invariant as _, Limits};
 use peerage_sim::liar::Manner;
 use peerage_sim::network::{Lan, Multicast, Quality};
 use peerage_sim::operations::Operation;
@@ -13,7 +14,8 @@ use peerage_sim::plan::Plan;
 use peerage_sim::run::{run, run_with};
 use peerage_sim::sessions::life::Liar;
 use peerage_sim::sessions::{self, Life, Step};
-use peerage_sim::world::{Bug, DeviceSetup, HostSetup, Setup, SiteSetup};
+use peerage_sim::world::{Bug, DeviceSetup, HostSetup, Setup, SiteSetup, World};
+use peerage_wire::id::{DeviceId, NodeId};
 
 const LAN: Lan = Lan { multicast: Multicast::Works, loss: 0 };
 
@@ -82,6 +84,37 @@ fn a_tunnel_for_a_member_of_another_domain_is_caught() {
     let intrusion = [(30, Operation::Intrude { host: 2, target: 0, device: 0 })];
     assert_eq!(broken(None, &intrusion), None);
     assert_eq!(broken(Some(Bug::ServesAnybody), &intrusion), Some("no tunnel without authority"));
+}
+
+/// Of a tunnel that is in order, one thing at a time is not.
+#[test]
+fn each_thing_that_a_tunnel_needs_is_looked_at() {
+    let mut world = World::new(office(None, &[]).setup, Vec::new()).unwrap();
+    world.run(Duration::from_secs(60));
+    let there = &world.devices[0];
+    let (device, service) = (there.registered.device, &there.registered.services[0]);
+    let (user, stranger) = (world.hosts[1].id, world.hosts[2].id);
+    let (place, elsewhere) = (SocketAddr::new(there.address, service.port), "10.9.9.9:631".parse().unwrap());
+    let other_port = SocketAddr::new(there.address, service.port + 1);
+    let nobody = NodeId { hash: [9; 32], ..user };
+    let objection = |fact: &Fact<'_>| Authority::default().observe(fact, &world);
+    let served =
+        |peer, device, service, address| objection(&Fact::Served { host: 0, peer, device, service, address });
+    assert_eq!(served(user, device, &service.name, place), None);
+    for (peer, device, service, address, what) in [
+        (stranger, device, service.name.as_str(), place, "of another domain"),
+        (nobody, device, &service.name, place, "is no member"),
+        (user, DeviceId([9; 32]), &service.name, place, "is not registered"),
+        (user, device, "telnet", place, "is not registered"),
+        (user, device, &service.name, other_port, "is not registered"),
+        (user, device, &service.name, elsewhere, "is not at"),
+    ] {
+        let said = served(peer, device, service, address);
+        assert!(said.as_ref().is_some_and(|said| said.contains(what)), "{what}: {said:?}");
+    }
+    let used = |address| objection(&Fact::UsedHere { host: 0, device, address });
+    assert_eq!(used(place), None);
+    assert!(used(elsewhere).is_some());
 }
 
 #[test]

@@ -98,25 +98,26 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
     let points = |of: fn(&Measured) -> f64, all: &[Measured]| -> Vec<(f64, f64)> {
         all.iter().map(|one| (one.nodes, of(one))).collect()
     };
-    let messages = points(|one| one.messages, &with);
-    let alone = points(|one| one.messages, &without);
-    let (fit, fit_alone) = (Fit::of(&messages), Fit::of(&alone));
-    let heard = Fit::of(&points(|one| one.heard, &with));
+    let (messages, requests) = (points(|one| one.messages, &with), points(|one| one.heard, &with));
+    let (fit, heard) = (Fit::of(&messages), Fit::of(&requests));
+    let fit_alone = Fit::of(&points(|one| one.messages, &without));
     let bytes = Fit::of(&points(|one| one.bytes, &with));
     let lowest = with.iter().chain(&without).map(|one| one.fortune.reached).fold(1.0, f64::min);
+    let lent = "each organisation lends 2 computers as super-nodes (1 in 50)";
     let chart = Chart {
         file: "figure2-measured".to_owned(),
         title: "What the operator handles, measured in the simulator".to_owned(),
         x: ("computers in the network".to_owned(), Along::Powers),
-        y: ("messages per second, both directions".to_owned(), Along::Powers),
+        y: ("requests per second".to_owned(), Along::Powers),
         curves: vec![
-            Curve::new("the operator alone: nobody lends a computer", Style::Measured, alone),
             Curve::new(
-                "each organisation lends 2 computers as super-nodes (1 in 50)",
+                "the operator alone: nobody lends a computer",
                 Style::Measured,
-                messages.clone(),
+                points(|one| one.heard, &without),
             ),
-            Curve::new("the goal: 0.002 per computer and second", Style::Dashed, goal(&messages)),
+            Curve::new(lent, Style::Measured, requests.clone()),
+            Curve::new("the same, with its answers counted too", Style::Measured, messages),
+            Curve::new("the goal: 0.002 per computer and second", Style::Dashed, goal(&requests)),
         ],
     };
     Ok(Outcome {

@@ -236,6 +236,27 @@ fn a_dead_tunnel_node_makes_nobody_wait_while_another_serves() {
     assert_eq!(to_dead, 0);
 }
 
+/// Rule 6.4: all who were found when the devices were listed are known, also those whose own records came later.
+#[test]
+fn a_tunnel_node_that_was_listed_and_is_dead_makes_nobody_wait_while_another_serves() {
+    for (seed, is_first) in (20..26).flat_map(|seed| [(seed, true), (seed, false)]) {
+        let (mut world, site, user) = office(seed);
+        let other = world.join("45.10.0.2:7400", lan("192.168.1.11", 1));
+        world.host(other).lan.insert(PRINTER, found("192.168.1.77"));
+        world.run(Duration::from_secs(320));
+        world.faults.delay_millis = 40;
+        let task = world.command(user, Command::RefreshDevices);
+        assert_eq!(world.await_answer(user, task), Answer::Refreshed);
+        let dead = if is_first { site } else { other };
+        world.cut.insert(dead);
+        let dead_id = world.host(dead).id;
+        let began = world.now.mono;
+        let Way::Tunnel { peer, .. } = way(world.route(user, "hp", None)) else { panic!() };
+        assert_ne!(peer, dead_id, "seed {seed}");
+        assert!(world.now.mono - began < Duration::from_millis(700), "{:?}", world.now.mono - began);
+    }
+}
+
 /// Rules 6.91 and 6.95: how a router shows a node is announced, and where it answers both ends learn of the path.
 #[test]
 fn the_place_that_a_router_shows_is_a_path_when_it_has_answered() {

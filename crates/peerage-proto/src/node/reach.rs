@@ -79,6 +79,7 @@ impl Node {
     ) {
         let Some(refresh) = self.reach.refreshes.get_mut(&task) else { return };
         let devices = refresh.sites.remove(tags).unwrap_or_default();
+        self.acquaint_with_found(found.unwrap_or_default(), now);
         for (device, found) in devices.into_iter().filter_map(|device| Some((device, found?))) {
             self.reach.announced.insert(device, found.len());
             // Most likely one of them is used next.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerage_wire::id::{DeviceId, LookupTag};
-use peerage_wire::record::{EndDevice, Table, UnverifiedRecord, subject};
+use peerage_wire::record::{EndDevice, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
 
 use super::{MAX_REMEMBERED, MAX_TUNNEL_NODES, Search, Stage, chosen_service};
@@ -59,6 +59,9 @@ impl Node {
         };
         let names: Vec<_> =
             self.routing.searches.values().filter(is_waiting).map(|search| search.device.clone()).collect();
+        if !names.is_empty() {
+            self.acquaint_with_found(found, now);
+        }
         for name in names {
             if let Some(device) = self.named_device(&name).map(|device| device.device) {
                 self.note_found(device, found, now);
@@ -78,15 +81,18 @@ impl Node {
         (!is_lost).then(|| known.infos.clone())
     }
 
-    /// Remembers who was found for a device, so that the next tunnel needs no look-up. Those whose own records are not held are left
-    /// out: whoever invents nodes would have them looked up each time.
+    /// Looks up those who were found and whose own records did not come with them: they would be waited for when a tunnel is wanted.
+    pub(in crate::node) fn acquaint_with_found(&mut self, found: &[Bytes], now: Now) {
+        let infos = found.iter().take(MAX_TUNNEL_NODES).filter_map(|info| UnverifiedRecord::parse(info).ok());
+        let nodes = infos.map(|info| subject(info.header())).filter(|node| node.domain == self.me.id.domain);
+        for node in nodes.collect::<Vec<_>>() {
+            self.membership(node, now.mono, now);
+        }
+    }
+
+    /// Remembers who was found for a device, so that the next tunnel needs no look-up.
     pub(in crate::node) fn note_found(&mut self, device: DeviceId, found: &[Bytes], now: Now) {
-        let domain = self.me.id.domain;
-        let is_held = |info: &&Bytes| {
-            let node = UnverifiedRecord::parse(info).map(|info| subject(info.header()));
-            node.is_ok_and(|node| self.records.get(Table::Node, domain, node.record_key()).is_some())
-        };
-        let infos: Vec<_> = found.iter().filter(is_held).take(MAX_TUNNEL_NODES).cloned().collect();
+        let infos: Vec<_> = found.iter().take(MAX_TUNNEL_NODES).cloned().collect();
         let all = &mut self.routing.found;
         if all.len() >= MAX_REMEMBERED {
             all.retain(|_, known| now.mono - known.found_at < FOUND_FOR);

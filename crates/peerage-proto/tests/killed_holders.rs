@@ -97,7 +97,8 @@ fn nobody_waits_a_second_because_holders_were_killed() {
                 all += sent;
                 world.run(SECOND);
             }
-            assert!(all <= 20 * in_quiet, "{killed} killed: {all} datagrams");
+            // Whoever died is asked once more, and another in its place.
+            assert!(all <= 20 * in_quiet + 2, "{killed} killed: {all} datagrams");
         }
     }
 }

@@ -10,7 +10,7 @@ use peerage_wire::time::{Instant, Now};
 
 use super::places::may_dial;
 use super::{Discard, Event, Node, Purpose, Server};
-use crate::path::{Nat, NatBehaviour, News, PathRole, Paths, Target, kind_of, targets};
+use crate::path::{Mapping, Nat, NatBehaviour, News, PathRole, Paths, Target, kind_of, targets};
 use crate::sizes::TableSize;
 use crate::trust::Member;
 
@@ -28,6 +28,10 @@ const OBSERVERS: usize = 3;
 
 /// For how long they are not asked again when a way is looked for: shorter than most routers keep a mapping.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long a path is asked for later, until they have said so. Behind a router that numbers its ports the other end has to know the next
+/// one; longer makes people wait for a server that is down, shorter has those relayed whose servers are far.
+const OBSERVED_WITHIN: Duration = Duration::from_millis(150);
 
 /// After how long whoever has not shown how its routers filter is asked to again; and for how long after somebody has looked at the
 /// status that is worth asking. Four requests to an operator are too much for what nobody reads.
@@ -52,6 +56,8 @@ pub(super) struct Finding {
     paths: Paths,
     nat: Nat,
     observed_at: Option<Instant>,
+    /// Whether the routers gave all places the same port when that was seen last on these networks.
+    is_plain: bool,
     /// When it was last asked for an answer from elsewhere.
     probed_at: Option<Instant>,
     /// When that is due.
@@ -63,7 +69,8 @@ pub(super) struct Finding {
 impl Finding {
     pub(super) fn new(port: u16) -> Self {
         let (observed_at, probed_at, probe_at, watched_at) = (None, None, None, None);
-        Self { paths: Paths::default(), nat: Nat::new(port), observed_at, probed_at, probe_at, watched_at }
+        let (paths, nat, is_plain) = (Paths::default(), Nat::new(port), false);
+        Self { paths, nat, observed_at, is_plain, probed_at, probe_at, watched_at }
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
@@ -99,6 +106,9 @@ impl Node {
         let (Reply::Reping { observed } | Reply::Attached { observed, .. }) = reply else { return };
         if self.is_server(from) && !self.is_near(by.ip()) {
             self.finding.nat.observe(by, *observed, now.mono);
+            let mapping = self.nat_behaviour(now).mapping;
+            self.finding.is_plain = matches!(mapping, Some(Mapping::None | Mapping::EndpointIndependent))
+                || (mapping.is_none() && self.finding.is_plain);
             let due_at = now.mono.after(self.jittered(PROBE_DELAY));
             if self.wants_probe(now) {
                 self.finding.probe_at.get_or_insert(due_at);
@@ -176,6 +186,7 @@ impl Node {
         self.finding.nat.forget();
         self.finding.paths.clear_attempts();
         (self.finding.observed_at, self.finding.probed_at, self.finding.probe_at) = (None, None, None);
+        self.finding.is_plain = false;
     }
 
     /// Asks some servers how they see this node, while tunnel-nodes are looked for and before candidates are needed.
@@ -197,6 +208,13 @@ impl Node {
         for server in observers.into_iter().take(OBSERVERS) {
             self.ask(server, &Request::Ping, Purpose::Observe, now);
         }
+    }
+
+    /// Returns until when a path is not asked for because what servers say of the routers is on its way, and may matter.
+    pub(super) fn awaits_observers(&self, now: Now) -> Option<Instant> {
+        let until = self.finding.observed_at?.after(OBSERVED_WITHIN);
+        let is_asked = || self.purposes.values().any(|purpose| matches!(purpose, Purpose::Observe));
+        (!self.finding.is_plain && now.mono < until && is_asked()).then_some(until)
     }
 
     /// Returns what the routers on the way do, as far as it is known.

@@ -68,6 +68,8 @@ enum Stage {
     FindingHere(TaskId, Option<Instant>),
     /// Asks the device here for its certificate.
     ProvingHere(TaskId, SocketAddr),
+    /// Waits, until then at most, to learn how its routers number ports: what a tunnel-node is told depends on it.
+    Observing(Instant),
     /// Looks for tunnel-nodes.
     FindingNodes,
     /// Has the NodeInfo of tunnel-nodes, waits for their Node records.
@@ -129,7 +131,7 @@ impl Routing {
     pub(super) fn next_at(&self) -> Option<Instant> {
         let deadline = |search: &Search| match &search.stage {
             Stage::Asking(asking) => search.deadline.min(asking.due_at()),
-            Stage::FindingHere(_, Some(at)) => search.deadline.min(*at),
+            Stage::FindingHere(_, Some(at)) | Stage::Observing(at) => search.deadline.min(*at),
             Stage::Resolving
             | Stage::FindingHere(_, None)
             | Stage::ProvingHere(..)
@@ -236,7 +238,9 @@ impl Node {
             match search.stage {
                 Stage::Resolving => self.resolve(task, &search, now),
                 Stage::CheckingNodes(infos) => self.check_nodes(task, &search.device, &infos, now),
-                Stage::FindingHere(..)
+                Stage::Observing(_) if self.awaits_observers(now).is_none() => self.ask_observed(task, now),
+                Stage::Observing(_)
+                | Stage::FindingHere(..)
                 | Stage::ProvingHere(..)
                 | Stage::FindingNodes
                 | Stage::Meeting(_)
@@ -439,7 +443,19 @@ impl Node {
             let target = target.clone();
             return self.path_found(task, target, (Vec::new(), None, None));
         }
+        if let Some(until) = self.awaits_observers(now).filter(|_| !is_lost) {
+            return self.set_stage(task, Stage::Observing(until));
+        }
         self.ask_for_path(task, device, targets, now);
+    }
+
+    /// Goes on with those who were found before the routers were looked at.
+    fn ask_observed(&mut self, task: TaskId, now: Now) {
+        let Some(search) = self.routing.searches.get(&task) else { return };
+        match self.named_device(&search.device).cloned() {
+            Some(device) => self.find_nodes(task, &device, now),
+            None => self.route_failed_with(task, Failure::UnknownDevice),
+        }
     }
 
     /// Returns those of the places that somebody names which may be dialled from here.
@@ -505,7 +521,7 @@ impl Node {
         self.routing.failed_at.retain(|_, at| now.mono - *at < FAILED_FOR);
         let late = |search: &Search| match &search.stage {
             Stage::Asking(asking) => search.deadline.min(asking.due_at()) <= now.mono,
-            Stage::FindingHere(_, Some(at)) => search.deadline.min(*at) <= now.mono,
+            Stage::FindingHere(_, Some(at)) | Stage::Observing(at) => search.deadline.min(*at) <= now.mono,
             Stage::Resolving
             | Stage::FindingHere(_, None)
             | Stage::ProvingHere(..)
@@ -518,6 +534,7 @@ impl Node {
         for (task, stage) in late {
             match stage {
                 Stage::Asking(_) => self.asking_timeout(task, now),
+                Stage::Observing(_) => self.ask_observed(task, now),
                 Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
                 Stage::FindingHere(find, Some(_)) => self.ask_beside(task, find, now),
                 Stage::FindingHere(_, None) | Stage::ProvingHere(..) => {

@@ -242,6 +242,7 @@ impl Node {
             super::Stage::Resolving
             | super::Stage::FindingHere(..)
             | super::Stage::ProvingHere(..)
+            | super::Stage::Observing(_)
             | super::Stage::FindingNodes
             | super::Stage::CheckingNodes(_)
             | super::Stage::Meeting(_) => None,

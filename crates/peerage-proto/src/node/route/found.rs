@@ -39,6 +39,10 @@ impl Node {
         let Some(device) = self.named_device(&search.device).cloned() else { return };
         let Some(service) = chosen_service(&device, search.service.as_deref()) else { return };
         let is_local = self.may_be_local(&device, service);
+        if !is_local {
+            // A path is asked for as soon as the Head is there, and what routers do has to be known by then.
+            self.look_from_outside(now);
+        }
         let is_known = self.routing.found.contains_key(&device.device);
         if search.peer.is_some() || search.ahead.is_some() || is_local || is_known || device.site.is_empty() {
             return;

@@ -185,6 +185,7 @@ impl Node {
             Stage::Resolving
             | Stage::FindingHere(..)
             | Stage::ProvingHere(..)
+            | Stage::Observing(_)
             | Stage::FindingNodes
             | Stage::CheckingNodes(_)
             | Stage::Meeting(_)

@@ -195,7 +195,7 @@ pub(crate) async fn run_node(
     let ready = |told: node::Ready| {
         ready(NodeReady { id: told.id.to_string(), name: told.name, listen: told.listen });
     };
-    Ok(node::run(config, ready, shutdown).await?)
+    Ok(Box::pin(node::run(config, ready, shutdown)).await?)
 }
 
 /// What `operator init` needs.

@@ -135,7 +135,7 @@ fn a_tunnel_node_that_was_known_and_is_silent_is_looked_up_before_the_wish_fails
     assert!(world.now.mono - began_at < Duration::from_secs(3));
 }
 
-/// Rule 6.4: a Head that is too old is fetched at the same time as those who serve the device.
+/// Rules 6.4 and 6.91: a Head that is too old is fetched at the same time as those who serve the device, and how others see this node.
 #[test]
 fn who_serves_a_device_is_looked_up_while_the_head_is_awaited() {
     let (mut world, _site, user) = office(9);
@@ -144,7 +144,7 @@ fn who_serves_a_device_is_looked_up_while_the_head_is_awaited() {
     let before = sent_to_operator(&world, user);
     world.command(user, Command::Route { device: "hp".to_owned(), service: None });
     // Nothing of what was asked for is answered before all of it is on its way.
-    assert_eq!(sent_to_operator(&world, user), before + 2);
+    assert_eq!(sent_to_operator(&world, user), before + 3);
 }
 
 /// Rule 4.4: the Node records of those who serve a device come with their announcements.

@@ -245,6 +245,24 @@ fn what_was_announced_from_the_future_gives_way() {
     }
 }
 
+/// Rule 6.8: who stands by had asked in vain during an outage, then heard from the elected that its Head is still the newest, and took that for
+/// its own: it thought for half an hour that it is offline.
+#[test]
+fn a_neighbours_word_does_not_keep_who_asked_in_vain_from_asking_again() {
+    for seed in 0..4 {
+        let mut hosts = vec![host(0, true); 6];
+        hosts.push(host(1, false));
+        let mut setup = setup(&[OPEN_SITE; 2], &hosts);
+        setup.seed = seed;
+        // They may not use the printer, so that no probe has them ask.
+        let operations = [
+            (50, Operation::Restrict { device: 0, host: 6 }),
+            (60, Operation::Outage { span: Duration::from_secs(600) }),
+        ];
+        check(setup, &operations, 660);
+    }
+}
+
 // ---- sessions by themselves ---------------------------------------------------------------------------
 
 const SCRIPT: Script = Script {

@@ -416,7 +416,9 @@ impl Node {
         let within = |at: Option<Instant>, time| at.is_some_and(|at| now.mono - at < time);
         let is_needed = self.needs_head() && self.head_due_at() <= now.mono;
         let last = self.freshness.received_at.max(self.freshness.tried_at);
+        // That the neighbour is answered says nothing about this node, which was not when it asked.
         !is_needed
+            && self.servers.online
             && !self.freshness.has_news
             && within(self.freshness.vouched_at, VOUCHED_FOR)
             && within(last, VOUCHED_INTERVAL)

@@ -202,7 +202,10 @@ impl Liar {
             match outcome {
                 Outcome::Request(incoming) => self.answer(*incoming, now),
                 Outcome::Answered { from, reply, .. } => self.look_at(from, &reply),
-                Outcome::Forwarded { .. } | Outcome::Failed { .. } | Outcome::ClockLearned(_) => {}
+                Outcome::Forwarded { .. }
+                | Outcome::Failed { .. }
+                | Outcome::ClockLearned(_)
+                | Outcome::ClockDoubted => {}
             }
         }
     }

@@ -263,6 +263,26 @@ fn a_neighbours_word_does_not_keep_who_asked_in_vain_from_asking_again() {
     }
 }
 
+/// Rule 6.1: an operator that alone was back dated 62 s back, and a tunnel-node followed it. Super-nodes whose clocks run behind went on to take
+/// its word, others told it the time, which it did not believe, and no operator was asked any more.
+#[test]
+fn who_is_told_another_time_by_a_super_node_asks_an_operator() {
+    for seed in 0..4 {
+        let lent =
+            |domain, error_millis| HostSetup { domain, lends: true, error_millis, ..host(domain + 1, false) };
+        let hosts = [host(0, true), host(1, false), lent(1, -2_500), lent(2, -2_500), lent(3, 0), lent(4, 0)];
+        let mut setup = setup(&[OPEN_SITE; 6], &hosts);
+        setup.domains = 5;
+        setup.operators = 2;
+        setup.seed = seed;
+        let operations = [
+            (240, Operation::Outage { span: Duration::from_secs(300) }),
+            (320, Operation::SetOperatorDate { operator: 1, error_millis: -62_155 }),
+        ];
+        check(setup, &operations, 355);
+    }
+}
+
 // ---- sessions by themselves ---------------------------------------------------------------------------
 
 const SCRIPT: Script = Script {

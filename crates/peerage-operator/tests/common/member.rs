@@ -75,7 +75,10 @@ impl Member {
                 match outcome {
                     Outcome::Answered { reply, .. } => return Some(reply),
                     Outcome::Failed { .. } => return None,
-                    Outcome::Request(_) | Outcome::Forwarded { .. } | Outcome::ClockLearned(_) => {}
+                    Outcome::Request(_)
+                    | Outcome::Forwarded { .. }
+                    | Outcome::ClockLearned(_)
+                    | Outcome::ClockDoubted => {}
                 }
             }
             self.receive(&mut buffer).await;

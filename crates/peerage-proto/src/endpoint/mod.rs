@@ -145,6 +145,8 @@ pub enum Outcome {
     },
     /// The clock's offset was learned or has changed.
     ClockLearned(i64),
+    /// Somebody whose word alone does not count gave another time, and no operator stands by the own one.
+    ClockDoubted,
 }
 
 /// The sealed message layer of one node.

@@ -351,6 +351,9 @@ impl Endpoint {
         let may_be_heard = self.is_super_node(by) && !self.clock.is_learned();
         let believed = trust.is_operator(by) || (may_be_heard && self.clock.hear(by.domain, theirs, now));
         if !believed {
+            if self.clock.is_learned() && !self.is_stood_by(None, trust, now) {
+                self.outcomes.push_back(Outcome::ClockDoubted);
+            }
             return Err(Discard::StaleTime);
         }
         if self.is_contradicted(by, theirs, trust, now) {
@@ -369,7 +372,12 @@ impl Endpoint {
     fn is_contradicted(&self, by: &NodeId, theirs: UnixTime, trust: &Trust, now: Now) -> bool {
         // A request that was long on its way is told about the time that the clock shows anyway.
         let differs = theirs.distance(self.clock.time(now)) > TIME_WINDOW / 2;
-        differs && self.clock.standing(now.mono).any(|other| other != by && trust.is_operator(other))
+        differs && self.is_stood_by(Some(by), trust, now)
+    }
+
+    /// Returns whether an operator, other than the one named, stands by the own time (Rule 6.1).
+    fn is_stood_by(&self, except: Option<&NodeId>, trust: &Trust, now: Now) -> bool {
+        self.clock.standing(now.mono).any(|other| Some(other) != except && trust.is_operator(other))
     }
 
     /// Returns whether an answer of this node, together with those before it, shows that the own time is right.

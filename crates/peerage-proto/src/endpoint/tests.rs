@@ -156,6 +156,37 @@ fn the_time_of_three_super_nodes_is_believed_and_that_of_other_nodes_is_not() {
     }
 }
 
+/// Rule 6.1: the word of one super-node does not count, but it is a reason to ask an operator while none stands by the own time.
+#[test]
+fn another_time_of_one_super_node_is_doubted_unless_an_operator_stands_by_the_own() {
+    let mut bed = Bed::new();
+    let start = bed.now;
+    let first = bed.operator.clone();
+    let mut operator = bed.endpoint(&first, Domain::OPERATORS, Roles::default(), start);
+    operator.trust_own_clock();
+    let identity = IdentityKey::generate(&mut bed.rng);
+    let mut asker = bed.endpoint(&identity, DOMAIN, Roles::default(), start);
+    bed.acquaint(&mut asker, &operator, Roles::default());
+    assert!(bed.ping(&mut asker, start, &mut operator));
+    // The super-node's clock is behind by more than the window.
+    let behind = |now: Now| Now { unix: now.unix.before(TIME_WINDOW * 2), ..now };
+    bed.now = behind(start);
+    let mut other = bed.member(Domain(1), SUPER);
+    bed.acquaint(&mut asker, &other, SUPER);
+    for (after, is_doubted) in [(OPERATOR_STANDS - Duration::from_secs(1), false), (OPERATOR_STANDS, true)] {
+        let now = start.after(after);
+        let told = asker.discards().of(Discard::StaleTime);
+        bed.now = behind(now);
+        asker.request(other.id(), THERE.parse().unwrap(), &Request::Ping, now);
+        bed.carry(&mut asker, now, &mut other);
+        assert_eq!(asker.discards().of(Discard::StaleTime), told + 1);
+        let outcomes: Vec<_> = std::iter::from_fn(|| asker.poll_outcome()).collect();
+        let doubts = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::ClockDoubted)).count();
+        assert_eq!(doubts, usize::from(is_doubted), "{after:?}");
+        assert_eq!(asker.clock().offset_millis(), 0);
+    }
+}
+
 /// Two operators, the second ahead by more than the window, and a member that asks them in turn.
 struct TwoDates {
     bed: Bed,
@@ -444,7 +475,8 @@ fn a_stranger_introduces_itself_on_a_stream_and_is_answered_there() {
         Outcome::Request(_)
         | Outcome::Forwarded { .. }
         | Outcome::Failed { .. }
-        | Outcome::ClockLearned(_) => None,
+        | Outcome::ClockLearned(_)
+        | Outcome::ClockDoubted => None,
     });
     assert_eq!(answered, Some((None, Some(StreamId::Made(1)))));
 }

@@ -420,6 +420,7 @@ impl Node {
                 self.outputs.push_back(Output::Event(Event::ClockLearned(offset)));
                 self.clock_learned(now);
             }
+            Outcome::ClockDoubted => self.clock_doubted(now),
         }
     }
 

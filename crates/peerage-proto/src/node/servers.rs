@@ -18,7 +18,7 @@ use crate::segments::{Coverage, Holder};
 use crate::sizes::TableSize;
 use crate::table::Inserted;
 use crate::trust::{Member, Trust};
-use crate::wall::AGREEING_SUPER_NODES;
+use crate::wall::{AGREEING_SUPER_NODES, OPERATOR_STANDS};
 
 /// Most super-nodes of which a node knows; a domain is cut over so many only if it has millions of records.
 const MAX_SUPER_NODES: usize = 4_096;
@@ -113,6 +113,8 @@ pub(super) struct Servers {
     budget_full_at: Instant,
     /// When servers were asked last for nothing but to confirm the time.
     timed_at: Option<Instant>,
+    /// When an operator was asked last because somebody else gave another time.
+    doubted_at: Option<Instant>,
     /// Nobody has answered lately, or since the start.
     is_alone: bool,
     /// How often they were asked in vain since one has answered anything.
@@ -435,6 +437,18 @@ impl Node {
             sources.extend(self.shuffled_operators(now).into_iter().take(1));
         }
         for server in sources {
+            self.ask(server, &Request::Ping, Purpose::Time, now);
+        }
+    }
+
+    /// Asks an operator whether the own time is right, because somebody whose word does not count gave another one. That may be a liar, or
+    /// wrong itself: it costs the operators no more than one request in the time for which the answer holds (Rule 6.1).
+    pub(super) fn clock_doubted(&mut self, now: Now) {
+        if self.servers.doubted_at.is_some_and(|at| now.mono - at < OPERATOR_STANDS) {
+            return;
+        }
+        self.servers.doubted_at = Some(now.mono);
+        if let Some(server) = self.shuffled_operators(now).first().copied() {
             self.ask(server, &Request::Ping, Purpose::Time, now);
         }
     }

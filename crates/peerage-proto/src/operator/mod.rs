@@ -371,7 +371,7 @@ impl Operator {
                     Outcome::Failed { request, .. } => {
                         let _ = self.pushes.ended(request, false) || self.check_pinged(request, false, now);
                     }
-                    Outcome::Forwarded { .. } | Outcome::ClockLearned(_) => {}
+                    Outcome::Forwarded { .. } | Outcome::ClockLearned(_) | Outcome::ClockDoubted => {}
                 }
             }
             self.pump_pushes(now);

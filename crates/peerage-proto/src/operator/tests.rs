@@ -86,7 +86,8 @@ impl Pair {
             Outcome::Request(_)
             | Outcome::Forwarded { .. }
             | Outcome::Failed { .. }
-            | Outcome::ClockLearned(_) => None,
+            | Outcome::ClockLearned(_)
+            | Outcome::ClockDoubted => None,
         })
     }
 }

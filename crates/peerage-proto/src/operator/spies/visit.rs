@@ -233,7 +233,10 @@ impl Visit {
                     }
                 }
                 // It answers nobody: neither does a member that nobody is attached to.
-                Outcome::Request(_) | Outcome::Forwarded { .. } | Outcome::ClockLearned(_) => {}
+                Outcome::Request(_)
+                | Outcome::Forwarded { .. }
+                | Outcome::ClockLearned(_)
+                | Outcome::ClockDoubted => {}
             }
         }
         self.go_on(now);

@@ -283,6 +283,52 @@ fn who_is_told_another_time_by_a_super_node_asks_an_operator() {
     }
 }
 
+/// Rule 6.1: a super-node that was revoked goes on to answer whoever was revoked after it, and has restarted since. Each of its answers counted as
+/// the end of a silence, so that the time was asked for every ten seconds.
+#[test]
+fn who_is_answered_and_not_told_the_time_asks_more_and_more_seldom() {
+    let ms = Duration::from_millis;
+    let quality =
+        |delay, jitter, loss| Quality { delay: ms(delay), jitter: ms(jitter), loss, ..Quality::GOOD };
+    let router = |mapping, filtering, lifetime, hairpinning, ports| {
+        let lifetime = Duration::from_secs(lifetime);
+        Some(NatConfig { mapping, filtering, lifetime, hairpinning, ports })
+    };
+    let site = |nat, quality| SiteSetup { nat, quality, lan: LAN };
+    let (any, address, port) =
+        (Behaviour::EndpointIndependent, Behaviour::AddressDependent, Behaviour::AddressAndPortDependent);
+    let sites = [
+        site(router(any, any, 23, false, Ports::Sequential), quality(12, 5, 0)),
+        site(router(port, port, 57, true, Ports::Scattered), quality(27, 28, 128)),
+        site(router(port, address, 100, true, Ports::Preserved), quality(98, 179, 60)),
+        site(router(address, any, 156, true, Ports::Scattered), quality(97, 164, 136)),
+        site(None, quality(106, 158, 178)),
+        site(None, quality(147, 141, 157)),
+    ];
+    let off = |error_millis, host: HostSetup| HostSetup { error_millis, ..host };
+    let lent = |site| HostSetup { lends: true, ..host(site, false) };
+    let hosts = [
+        off(-2_551, host(1, true)),
+        off(-909, host(3, true)),
+        off(1_167, host(2, false)),
+        off(-666, lent(4)),
+        off(-1_092, lent(5)),
+    ];
+    let mut setup = setup(&sites, &hosts);
+    (setup.seed, setup.operators) = (1_795_455_969_000_062, 2);
+    setup.start_within = Duration::from_secs(5);
+    let device = |site, via| DeviceSetup { domain: 0, site, via, has_tls: false };
+    setup.devices =
+        [(3, 1), (3, 1), (2, 2), (3, 1), (2, 2), (2, 2)].map(|(site, via)| device(site, via)).to_vec();
+    let operations = [
+        (149, Operation::Crash { host: 1, survivors: 1 }),
+        (286, Operation::Roam { host: 1, site: 0 }),
+        (348, Operation::Revoke { host: 4 }),
+        (490, Operation::Revoke { host: 1 }),
+    ];
+    check(setup, &operations, 625);
+}
+
 // ---- sessions by themselves ---------------------------------------------------------------------------
 
 const SCRIPT: Script = Script {

@@ -418,6 +418,7 @@ impl Node {
             }
             Outcome::ClockLearned(offset) => {
                 self.outputs.push_back(Output::Event(Event::ClockLearned(offset)));
+                self.time_found();
                 self.clock_learned(now);
             }
             Outcome::ClockDoubted => self.clock_doubted(now),

@@ -117,7 +117,7 @@ pub(super) struct Servers {
     doubted_at: Option<Instant>,
     /// Nobody has answered lately, or since the start.
     is_alone: bool,
-    /// How often they were asked in vain since one has answered anything.
+    /// How often they were asked in vain since the time was last learned: whoever answers without telling it has not helped.
     time_silences: u32,
     /// From when on the next silence of an operator is asked about over HTTPS; none if one has answered since the last silence.
     wonders_at: Option<Instant>,
@@ -441,6 +441,11 @@ impl Node {
         }
     }
 
+    /// The time is known: the next time that it is not, it is asked for without a long pause.
+    pub(super) const fn time_found(&mut self) {
+        self.servers.time_silences = 0;
+    }
+
     /// Asks an operator whether the own time is right, because somebody whose word does not count gave another one. That may be a liar, or
     /// wrong itself: it costs the operators no more than one request in the time for which the answer holds (Rule 6.1).
     pub(super) fn clock_doubted(&mut self, now: Now) {
@@ -470,7 +475,6 @@ impl Node {
         health.is_suspect = false;
         self.servers.silent.clear();
         self.servers.is_alone = false;
-        self.servers.time_silences = 0;
         if self.trust.is_operator(&node) {
             self.servers.wonders_at = None;
         }

@@ -110,6 +110,22 @@ fn a_device_that_was_listed_needs_no_look_up() {
     assert_eq!(sent_to_operator(&world, user), before + 2);
 }
 
+/// Rule 6.4: nobody dials for ten seconds whoever was known, and is gone, while another has come to serve the device.
+#[test]
+fn when_all_who_were_known_are_gone_the_one_who_has_come_since_is_found() {
+    let (mut world, site, user) = office(12);
+    world.route(user, "hp", None);
+    let other = world.join("45.10.0.2:7400", lan("192.168.1.11", 1));
+    world.host(other).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(200));
+    world.cut.insert(site);
+    let began_at = world.now.mono;
+    let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no way") };
+    let other = world.host(other).id;
+    assert!(matches!(route.way, Way::Tunnel { peer, .. } if peer == other), "{:?}", route.way);
+    assert!(world.now.mono - began_at < Duration::from_secs(3));
+}
+
 /// Rule 6.4: what was listed a while ago may be elsewhere by now.
 #[test]
 fn a_tunnel_node_that_was_known_and_is_silent_is_looked_up_before_the_wish_fails() {

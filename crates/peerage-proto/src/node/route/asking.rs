@@ -332,12 +332,18 @@ impl Node {
         }
     }
 
-    /// Nobody answered the TunnelRequest, as where UDP is blocked; the tunnel-node may still be dialled where it has announced
-    /// itself.
+    /// Nobody answered the TunnelRequest. Those who were known before are looked up anew; a tunnel-node that was just found may still be dialled
+    /// where it has announced itself, as where UDP is blocked.
     fn dial_as_announced(&mut self, task: TaskId, now: Now) {
         let Some(mut asking) = self.asking(task) else { return };
         if self.goes_on_here(task) {
             return self.give_up(asking.attempts);
+        }
+        let was_known = self.routing.searches.get(&task).is_some_and(|search| search.from_known);
+        if let Some((_, device)) = self.devices.get(&asking.device).cloned().filter(|_| was_known) {
+            // They may have moved, and others may have come: dialling one that is gone takes far longer than asking who is there.
+            self.give_up(asking.attempts);
+            return self.find_anew(task, &device, now);
         }
         let leg_to = |index: usize| {
             let attempts = asking.attempts.iter().filter(move |attempt| attempt.target == index);
@@ -355,11 +361,7 @@ impl Node {
             for target in asking.targets {
                 self.route_failed(asking.device, target.member.id, now);
             }
-            let was_known = self.routing.searches.get(&task).is_some_and(|search| search.from_known);
-            return match self.devices.get(&asking.device).cloned().filter(|_| was_known) {
-                Some((_, device)) => self.find_anew(task, &device, now),
-                None => self.route_failed_with(task, Failure::TunnelNodesSilent),
-            };
+            return self.route_failed_with(task, Failure::TunnelNodesSilent);
         };
         let leg = leg_to(index);
         let begun = asking.attempts.iter().find(|attempt| attempt.target == index);

@@ -38,6 +38,12 @@ impl Carrier {
         self.standing.purpose == Purpose::Shared
     }
 
+    /// Whether sessions can stand here, whichever they are, and nothing is wrong with it as far as is known.
+    fn is_able(&self) -> bool {
+        let is_for_all = self.is_shared() && self.is_dialled();
+        is_for_all && self.is_healthy() && self.link.is_proven() && !self.is_doubtful
+    }
+
     const fn rank(&self, id: LinkId) -> Rank {
         (self.link.is_proven(), self.leaves_at.is_none(), self.standing.path, id)
     }
@@ -62,10 +68,11 @@ impl Bundle {
         usable.max_by_key(|(id, carrier)| carrier.rank(**id)).map(|(id, _)| *id)
     }
 
-    /// Returns the best path of a shared link that nothing is wrong with.
+    /// Returns the best path of a shared link that nothing is wrong with, as far as is known.
     pub fn serving(&self) -> Option<super::PathKind> {
         let healthy = self.links.values().filter(|c| c.is_shared() && c.is_dialled() && c.is_healthy());
-        healthy.filter(|carrier| !carrier.is_doubtful).map(|carrier| carrier.standing.path).max()
+        let best = healthy.filter(|carrier| !carrier.is_doubtful);
+        best.max_by_key(|carrier| (carrier.link.is_proven(), carrier.standing.path)).map(|c| c.standing.path)
     }
 
     /// Returns the link that a session should stand on: its own, unless a shared one has a better path.
@@ -143,14 +150,6 @@ impl Bundle {
                 carrier.leaves_at = Some(now.after(LINGER));
             }
         }
-        // A relay that was dialled together with the direct path, and came second, is not kept busy for nothing.
-        let has_better = self.links.iter().any(|(other, carrier)| {
-            let is_rival = *other != id && carrier.is_shared() && carrier.standing.side == Side::Client;
-            is_rival && carrier.is_healthy() && carrier.standing.path > standing.path
-        });
-        if has_better && let Some(carrier) = self.links.get_mut(&id) {
-            carrier.leaves_at = Some(now.after(LINGER));
-        }
         for (key, tunnel) in &self.sessions {
             if tunnel.is_opener {
                 self.touched.insert(*key);
@@ -204,6 +203,7 @@ impl Bundle {
     /// Looks at everything that was touched, until nothing changes.
     pub(super) fn settle(&mut self, now: Instant) {
         loop {
+            self.arrange(now);
             while let Some(key) = self.touched.pop_first() {
                 self.woken.insert(key);
                 self.look_at(key, now);
@@ -227,12 +227,36 @@ impl Bundle {
         }
     }
 
+    /// Sees to it that of the links for all sessions the one on the best path stays, and that they leave those on worse ones: one that was
+    /// silent when another came was to be left, and may work again.
+    fn arrange(&mut self, now: Instant) {
+        let able = self.links.iter().filter(|(_, carrier)| carrier.is_able());
+        let Some((path, _, id)) = able.map(|(id, c)| (c.standing.path, c.leaves_at.is_none(), *id)).max()
+        else {
+            return;
+        };
+        let mut has_changed = false;
+        for (other, carrier) in &mut self.links {
+            if *other == id {
+                has_changed |= carrier.leaves_at.take().is_some();
+            } else if carrier.is_shared() && carrier.is_dialled() && carrier.standing.path < path {
+                has_changed |= carrier.leaves_at.is_none();
+                carrier.leaves_at = carrier.leaves_at.or(Some(now.after(LINGER)));
+            }
+        }
+        if has_changed {
+            let own = self.sessions.iter().filter(|(_, tunnel)| tunnel.is_opener);
+            self.touched.extend(own.map(|(key, _)| *key));
+        }
+    }
+
     /// Plans to look for a better path while tunnels do without the best, and not otherwise.
     fn plan_look(&mut self, now: Instant) {
         let serving = self.links.values().filter(|carrier| carrier.is_dialled() && carrier.is_healthy());
         // By whatever has a link of its own, too.
         let is_used = serving.clone().any(|carrier| !carrier.streams.is_empty());
-        let mut shared = serving.filter(|carrier| carrier.is_shared());
+        // What they cannot use, or are leaving, is no better than none.
+        let mut shared = serving.filter(|c| c.is_shared() && c.link.is_proven() && c.leaves_at.is_none());
         if !is_used || shared.any(|carrier| carrier.standing.path == super::PathKind::Direct) {
             self.look = None;
         } else if self.look.is_none() {

@@ -67,6 +67,12 @@ impl Bundle {
         self.links.get(&id).map_or(Some(Closed::Silent), |carrier| carrier.link.closed())
     }
 
+    /// Returns whether a dialled link can be used, as the last [`Event::Usable`](super::Event::Usable) or
+    /// [`Event::Unusable`](super::Event::Unusable) has told.
+    pub const fn is_usable(&self) -> bool {
+        self.is_usable
+    }
+
     /// Returns how many links there are.
     pub fn links(&self) -> usize {
         self.links.len()
@@ -80,6 +86,13 @@ impl Bundle {
     /// Returns whether another shared link may be dialled.
     pub fn may_dial(&self) -> bool {
         self.count(|carrier| carrier.is_shared() && carrier.is_healthy()) < MAX_SHARED
+    }
+
+    /// Returns whether another shared link may be dialled for what no link stands on now: tunnels that wait, or a better path, which
+    /// takes the place of those that there are.
+    fn may_redial(&self) -> bool {
+        let most = if self.needy.is_empty() { MAX_SHARED + 1 } else { MAX_SHARED };
+        self.count(|carrier| carrier.is_shared() && carrier.is_healthy()) < most
     }
 
     /// Returns the ids of the links that this node has dialled.
@@ -230,7 +243,7 @@ impl Bundle {
     /// Returns when the next shared link is to be dialled.
     pub(super) fn redial_at(&self) -> Option<Instant> {
         let is_wanted = self.is_ending.is_none() && (self.wants_better || !self.needy.is_empty());
-        if is_wanted && self.may_dial() { self.redial.due_at() } else { None }
+        if is_wanted && self.may_redial() { self.redial.due_at() } else { None }
     }
 
     /// Returns when the peer is to be looked for next.

@@ -340,6 +340,71 @@ fn a_relayed_tunnel_looks_for_a_direct_path_ever_more_rarely_and_takes_it() {
     assert_eq!((world.ends[0].poll_dial(world.now), world.ends[0].links()), (None, 1));
 }
 
+/// Rules 7.25 and 7.26: it was silent when the relay's link came, and so was to be left for it.
+#[test]
+fn a_direct_link_that_works_again_after_a_relay_has_taken_its_place_takes_the_sessions_back() {
+    let mut world = World::new();
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    world.silent.insert(direct);
+    world.write(1, key, 300);
+    world.pass(Duration::from_millis(3_100));
+    let relayed = world.link(Purpose::Shared, PathKind::Relayed);
+    assert_eq!((world.link_in_use(key), world.read(0, key)), (relayed, 300));
+    world.silent.clear();
+    world.pass(Duration::from_secs(2));
+    world.transfer(key, 1_000);
+    assert_eq!((world.link_in_use(key), world.ends[0].serving()), (direct, Some(PathKind::Direct)));
+    // The relay's is the one that is left now.
+    world.pass(Duration::from_secs(40));
+    assert_eq!((world.link_in_use(key), world.ends[0].links()), (direct, 1));
+}
+
+/// Rule 7.26: what cannot take the sessions is no reason not to look for what can.
+#[test]
+fn a_better_path_is_looked_for_beside_a_direct_link_from_which_alone_something_arrives() {
+    let mut world = World::new();
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    let key = world.open();
+    world.transfer(key, 1_000);
+    world.silent.insert(direct);
+    world.write(1, key, 300);
+    world.pass(Duration::from_millis(3_100));
+    let relayed = world.link(Purpose::Shared, PathKind::Relayed);
+    assert_eq!((world.link_in_use(key), world.read(0, key)), (relayed, 300));
+    world.silent.clear();
+    world.deaf.insert((direct, 1));
+    world.settle();
+    assert!(world.ends[0].links[&direct].is_healthy(), "bytes come from there");
+    let mut dialled = None;
+    for _step in 0..25 {
+        dialled = dialled.or(world.ends[0].poll_dial(world.now));
+        world.step();
+    }
+    assert_eq!(world.link_in_use(key), relayed);
+    assert_eq!(dialled.and_then(|dial| dial.serving), Some(PathKind::Relayed));
+}
+
+/// Rule 7.26: as many links as there may be, all over relays.
+#[test]
+fn a_better_path_is_looked_for_however_many_links_go_over_relays() {
+    let mut world = World::new();
+    for _link in 0..MAX_SHARED {
+        world.link(Purpose::Shared, PathKind::Relayed);
+    }
+    let key = world.open();
+    world.pass(LOOK_PAUSE);
+    assert!(!world.ends[0].may_dial());
+    let dial = world.ends[0].poll_dial(world.now);
+    assert_eq!(dial.map(|dial| (dial.is_awaited, dial.serving)), Some((false, Some(PathKind::Relayed))));
+    let direct = world.link(Purpose::Shared, PathKind::Direct);
+    world.transfer(key, 1_000);
+    assert_eq!(world.link_in_use(key), direct);
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.ends[0].links(), 1);
+}
+
 /// Rule 7.25
 #[test]
 fn sessions_move_from_a_relay_to_quic_and_on_to_tcp_and_back_as_each_is_lost() {

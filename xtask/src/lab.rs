@@ -14,7 +14,7 @@ use crate::{packages, run::say};
 const USAGE: &str = "\
 usage: cargo xtask lab print [--relayed | --no-udp | --punched | --pcp | --nat-pmp | --upnp] [--json] [--release]
        cargo xtask lab super-nodes [--small | --companies | --web] [--json] [--release]
-       cargo xtask lab survival [--quick | --punched | EVENT] [--json] [--release]
+       cargo xtask lab survival [--quick | --punched | EVENT[,EVENT]] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
        cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
        cargo xtask lab firewalls [NETWORK] [--json] [--release]
@@ -30,7 +30,7 @@ type Story = Box<dyn Fn(&Programs, &mut dyn FnMut(&str)) -> Report>;
 /// With `print --relayed` nothing is configured in the office's router and no hole can be made, so that both nodes meet at the operator's
 /// relay; with `--no-udp` UDP does not even reach the operator; with `--punched` there can; with `--pcp`,
 /// `--nat-pmp` or `--upnp` the router gives a port to the node that asks. With
-/// `survival` only those events happen whose names contain EVENT. With `super-nodes --small` only what the tests play is
+/// `survival` only those events happen whose names contain one EVENT. With `super-nodes --small` only what the tests play is
 /// played, with `super-nodes --companies` only the two smaller stories, and with `super-nodes --web` a story of super-nodes at the web's ports.
 /// With `--json` the report is exactly one object, also when the story failed.
 pub(crate) fn lab(words: &[&str]) -> Result<()> {

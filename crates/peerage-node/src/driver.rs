@@ -549,3 +549,6 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

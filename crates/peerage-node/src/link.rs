@@ -337,6 +337,12 @@ impl Links {
         }
     }
 
+    /// Returns whether a link leads to a peer that can be used, though it may be full.
+    pub(crate) fn is_linked(&self, peer: NodeId) -> bool {
+        let known = lock(&self.inner.peers).get(&peer).cloned();
+        known.and_then(|known| known.act(|state, _| state.bundle.is_usable())).unwrap_or(false)
+    }
+
     /// Returns whether a link that nothing is wrong with leads to a peer, and has room for another session.
     pub(crate) fn is_served(&self, peer: NodeId) -> bool {
         let known = lock(&self.inner.peers).get(&peer).cloned();

@@ -41,7 +41,7 @@ pub enum Extent {
 
 /// Plays the story with these programs and tells `progress` about each step.
 ///
-/// With `only`, just the events happen whose names contain it.
+/// With `only`, just the events happen whose names contain it, or one of several between commas.
 pub fn survival(
     programs: &Programs,
     extent: Extent,
@@ -101,7 +101,7 @@ fn play(
         let is_chosen = |event: &&events::Event| {
             (extent == Extent::Punched) == more.is_punched
                 && (extent != Extent::Quick || event.is_quick)
-                && only.is_none_or(|only| event.name.contains(only))
+                && only.is_none_or(|only| only.split(',').any(|part| event.name.contains(part)))
         };
         let chosen: Vec<_> = events.iter().filter(is_chosen).collect();
         if !chosen.is_empty() {

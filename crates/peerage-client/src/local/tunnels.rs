@@ -45,7 +45,7 @@ pub struct Tunnel {
     pub local: SocketAddr,
     /// What it is doing.
     pub state: TunnelState,
-    /// The way that bytes take now; absent until one is proven.
+    /// The way that bytes take now, or took last while no connection is open; absent until one is proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Path>,
     /// How many bytes applications have sent to the device.

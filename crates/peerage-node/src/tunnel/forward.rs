@@ -151,7 +151,12 @@ impl Dialer {
     pub async fn reach(&self, device: &str, service: Option<&str>) -> Result<Reached, ForwardError> {
         let mut last = None;
         for _way in 0..MAX_WAYS {
-            let route = match self.ask(device, service).await {
+            let mut route = self.ask(device, service).await;
+            if let Some(peer) = route.as_ref().ok().and_then(|route| self.lost_link(route)) {
+                self.node.tell_first(Input::LinkDown(peer)).await;
+                route = self.ask(device, service).await;
+            }
+            let route = match route {
                 Ok(route) => route,
                 // What happened to the way before says more than that there is no other.
                 Err(error) => return Err(last.unwrap_or(error)),
@@ -232,6 +237,15 @@ impl Dialer {
                 Err(ForwardError::ShuttingDown)
             }
         }
+    }
+
+    /// Returns to whom the link led that a way should go over, if it has gone and the node has not heard of it yet: nobody was asked whether
+    /// that tunnel-node is still there, and to dial one that is not takes far longer.
+    fn lost_link(&self, route: &Route) -> Option<NodeId> {
+        let Way::Tunnel { peer, candidates, relayed: None, begun: None, .. } = &route.way else {
+            return None;
+        };
+        (candidates.is_empty() && !self.links.is_linked(*peer)).then_some(*peer)
     }
 
     async fn try_way(&self, route: &Route) -> Result<(Option<PeerLink>, bool), ForwardError> {

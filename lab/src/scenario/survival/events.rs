@@ -127,9 +127,9 @@ fn frozen_user(cast: &mut Cast<'_>) -> Result<Passed> {
 }
 
 fn frozen_node(cast: &mut Cast<'_>) -> Result<Passed> {
-    cast.wait_for_path("direct")?;
-    let serving = cast.serving()?;
     while_flowing(cast, 1, |cast| {
+        cast.wait_for_path("direct")?;
+        let serving = cast.serving()?;
         let node = cast.nodes.get_mut(serving).context("no such node")?.process()?;
         node.signal(Signal::SIGSTOP)?;
         thread::sleep(FREEZE);
@@ -284,8 +284,8 @@ fn bad_line(cast: &mut Cast<'_>, manner: Manner, allowance_ms: u64) -> Result<Pa
 
 /// The computer of the node that the tunnel leads to loses its network, and nobody is told: new connections go through the other node.
 fn node_vanishes(cast: &mut Cast<'_>) -> Result<Passed> {
-    cast.wait_for_path("direct")?;
     let mut flow = flowing::start(cast, 1)?;
+    cast.wait_for_path("direct")?;
     let serving = cast.serving()?;
     let host = cast.stage.nodes.get(serving).context("no such node")?;
     host.script("ip link set eth0 down\n")?;
@@ -304,8 +304,8 @@ fn node_vanishes(cast: &mut Cast<'_>) -> Result<Passed> {
 /// The node dies that the tunnel leads to: its connections are gone, as they would be if the device died, but new ones
 /// go through the other node.
 fn node_dies(cast: &mut Cast<'_>) -> Result<Passed> {
-    cast.wait_for_path("direct")?;
     let mut flow = flowing::start(cast, 1)?;
+    cast.wait_for_path("direct")?;
     let serving = cast.serving()?;
     cast.nodes.get_mut(serving).context("no such node")?.kill()?;
     let died_at = now()?;

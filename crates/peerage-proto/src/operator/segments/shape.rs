@@ -7,13 +7,17 @@ use peerage_wire::id::{Domain, NodeId, PlacementKey, Segment};
 
 use super::diversity::{Member, strength};
 use super::draft::{Draft, Part};
-use super::{MAX_JOINED, Reason};
+use super::{MAX_CHANGES, MAX_JOINED, Reason};
 use crate::segments::REPLICAS;
 use crate::segments::diversity::replicas;
 
 /// A split leaves at least one part in so many of the weight on either side. Larger would let slivers be cut off,
 /// for which the holders do not make up; with 2 there would hardly ever be a place to cut.
 const SMALLEST_SHARE: u128 = 4;
+
+/// What is cut to fit leaves one part in so many of its holders' room. Larger has it cut again soon, which takes twice as many
+/// holders; smaller makes more segments than are needed.
+const ROOM_TO_GROW: u64 = 4;
 
 /// Weight of a record, where a place without records weighs 1: what 2^14 records weigh, spread over all places, is
 /// added to what there is, so that an empty table is divided evenly and a handful of records does not cut a domain
@@ -64,6 +68,46 @@ impl Draft<'_> {
 
     fn weight(&self, segment: &Segment) -> u128 {
         self.record_places_in(segment).saturating_mul(1 << RECORD_WEIGHT_BITS).saturating_add(places(segment))
+    }
+
+    /// Cuts segments without holders into parts for which those who wait have room. Where a network has grown while the operator was
+    /// alone, nobody has room for the whole.
+    pub(super) fn cut_to_fit(&mut self, waiting: &[NodeId]) {
+        let mut rooms: Vec<_> =
+            waiting.iter().filter_map(|id| Some(Reverse(self.nodes.get(id)?.capacity))).collect();
+        rooms.sort_unstable();
+        let Some(Reverse(room)) = rooms.get(REPLICAS - 1).copied() else { return };
+        // One may be of a domain in its part, where it does not count. A part for which too few are left would only draw away those
+        // who are enough for another.
+        let mut left = waiting.len().min(MAX_CHANGES) / (REPLICAS + 1);
+        let empty = self.parts.values().filter(|part| part.holders.is_empty()).map(|part| part.segment);
+        for segment in empty.filter(|segment| self.records_in(segment) > room).collect::<Vec<_>>() {
+            self.parts.remove(&segment.from);
+            for segment in self.pieces(segment, room - room / ROOM_TO_GROW, &mut left) {
+                self.parts.insert(segment.from, Part { segment, holders: BTreeSet::new() });
+            }
+        }
+    }
+
+    /// Cuts so many pieces with no more than so many records off a segment; the last is what remains.
+    fn pieces(&self, segment: Segment, room: u64, left: &mut usize) -> Vec<Segment> {
+        let (mut pieces, mut rest) = (Vec::new(), vec![segment]);
+        while let Some(piece) = rest.pop() {
+            if *left == 0 {
+                pieces.push(Segment { from: piece.from, to: segment.to });
+                break;
+            }
+            let fits = self.records_in(&piece) <= room;
+            let cuts = || self.cuts(&Part { segment: piece, holders: BTreeSet::new() });
+            if let Some(cut) = (!fits).then(cuts).and_then(|cuts| cuts.first().copied()) {
+                let (low, high) = sides(&piece, cut);
+                rest.extend([high, low]);
+            } else {
+                *left -= 1;
+                pieces.push(piece);
+            }
+        }
+        pieces
     }
 
     /// Joins segments that have too few holders, and nobody to be given them, with a neighbour. Where all holders

@@ -24,6 +24,7 @@ impl Draft<'_> {
             .filter(|id| self.is_live(id) && !self.homes.contains_key(*id))
             .copied()
             .collect();
+        self.cut_to_fit(&waiting);
         // Where there are more than one plan looks at, each gets its turn in the end.
         let skipped = if waiting.len() > MAX_NEWCOMERS { below(rng, waiting.len()) } else { 0 };
         let waiting = waiting.iter().cycle().skip(skipped).take(waiting.len().min(MAX_NEWCOMERS));

@@ -572,6 +572,59 @@ fn a_small_super_node_is_not_given_a_large_segment() {
     assert_eq!(net.held[&small], upper);
 }
 
+/// Rule 6.73: a network that grew while its operator was alone is cut into parts for which there is room, and never waits for
+/// somebody who could hold it as a whole.
+#[test]
+fn a_table_that_fits_nobody_is_cut_among_those_who_wait() {
+    let mut net = Net::new();
+    net.load = (1..=40).map(|domain| (Domain(domain << 20), 100)).collect();
+    let nodes: Vec<_> = (1..=40).map(|domain| net.join(domain << 20)).collect();
+    for id in &nodes {
+        net.nodes.get_mut(id).unwrap().capacity = 1_000;
+    }
+    net.settle();
+    for segment in net.segments() {
+        assert!(net.strength(segment) >= REPLICAS, "{segment:?}");
+        let inside = net.load.keys().filter(|domain| segment.touches(**domain)).count();
+        assert!(inside * 100 <= 1_000, "{inside} domains");
+    }
+    assert_eq!(net.segments().first().map(|segment| segment.from), Some(PlacementKey::MIN));
+    assert_eq!(net.segments().last().map(|segment| segment.to), Some(PlacementKey::MAX));
+}
+
+/// Rule 6.73: those who are too few for all of it hold what they have room for; the rest stays the operator's.
+#[test]
+fn who_has_room_for_a_part_only_is_given_a_part() {
+    let mut net = Net::new();
+    net.load = (1..=40).map(|domain| (Domain(domain << 20), 100)).collect();
+    let nodes: Vec<_> = (1..=4).map(|domain| net.join(domain << 20)).collect();
+    for id in &nodes {
+        net.nodes.get_mut(id).unwrap().capacity = 1_000;
+    }
+    net.settle();
+    assert_eq!(net.segments().len(), 1);
+    let segment = net.segments()[0];
+    assert_ne!(segment, Segment::ALL);
+    assert!(net.holders(segment).len() >= REPLICAS);
+}
+
+/// Rule 6.73: an organisation that fits nobody's memory is cut, and each of its places has holders.
+#[test]
+fn a_domain_that_fits_nobody_is_cut_across_segments() {
+    let mut net = Net::new();
+    let huge = Domain(7 << 20);
+    net.load = (1..=10).map(|domain| (Domain(domain << 20), 100)).chain([(huge, 4_000)]).collect();
+    let nodes: Vec<_> = (1..=40).map(|domain| net.join(domain << 20)).collect();
+    for id in &nodes {
+        net.nodes.get_mut(id).unwrap().capacity = 1_000;
+    }
+    net.settle();
+    let coverage = net.coverage();
+    let pieces: Vec<_> = coverage.segments_of(huge).collect();
+    assert!(pieces.len() >= 4, "{}", pieces.len());
+    assert!(pieces.iter().all(|(piece, _)| !coverage.operator_stands_in(piece.from, huge)));
+}
+
 #[test]
 fn one_plan_changes_a_limited_number_of_records() {
     let mut net = Net::new();

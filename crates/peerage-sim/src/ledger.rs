@@ -7,7 +7,7 @@ mod members;
 mod operators;
 mod super_nodes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub struct Ledger {
     superseded: BTreeMap<(Table, Domain, RecordKey), Record>,
     version: u64,
     map_version: u64,
+    /// The domains of which Heads have to say something else than operators were told.
+    news: BTreeSet<Domain>,
 }
 
 /// What a transaction wrote.
@@ -114,6 +116,7 @@ impl Ledger {
             records: BTreeMap::new(),
             superseded: BTreeMap::new(),
             version: 0,
+            news: BTreeSet::new(),
             map_version: 0,
         };
         for address in addresses {
@@ -252,19 +255,25 @@ impl Ledger {
 
     /// Returns what Heads say besides records.
     pub fn facts(&self) -> Vec<DomainFacts> {
-        let facts = |(domain, organisation): (&Domain, &Organisation)| DomainFacts {
-            domain: *domain,
-            epoch: organisation.keys.epoch,
-            offline_hours: None,
-            vendor: organisation.is_vendor,
-        };
-        self.organisations.iter().map(facts).collect()
+        self.organisations.keys().filter_map(|domain| self.facts_of(*domain)).collect()
+    }
+
+    /// Returns the same of the domains where it has changed since this was asked last.
+    pub fn take_news(&mut self) -> Vec<DomainFacts> {
+        std::mem::take(&mut self.news).into_iter().filter_map(|domain| self.facts_of(domain)).collect()
+    }
+
+    fn facts_of(&self, domain: Domain) -> Option<DomainFacts> {
+        let organisation = self.organisations.get(&domain)?;
+        let (epoch, vendor) = (organisation.keys.epoch, organisation.is_vendor);
+        Some(DomainFacts { domain, epoch, offline_hours: None, vendor })
     }
 
     /// Makes an organisation the vendor's own.
     pub fn make_vendor(&mut self, domain: Domain) {
         if let Some(organisation) = self.organisations.get_mut(&domain) {
             organisation.is_vendor = true;
+            self.news.insert(domain);
         }
     }
 

@@ -220,6 +220,8 @@ pub struct World {
     pub ledger: Ledger,
     /// All devices.
     pub devices: Vec<Device>,
+    /// Those of each site, which they never leave.
+    devices_at: BTreeMap<usize, Vec<usize>>,
     /// What users would expect.
     pub model: Model,
     /// Which computer has which address of which site.
@@ -321,7 +323,7 @@ impl World {
         if let Some(domain) = setup::domain_at(&self.setup, domain) {
             self.ledger.make_vendor(domain);
         }
-        self.inform_all();
+        self.commit(&[]);
     }
 
     /// Returns what passed between an operator and the rest since [`World::count_from_here`].

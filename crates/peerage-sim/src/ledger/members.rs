@@ -96,6 +96,7 @@ impl Ledger {
     pub(super) fn begin_epoch(&mut self, domain: Domain, now: Now) -> Written {
         let Some(organisation) = self.organisations.get_mut(&domain) else { return Ok(Vec::new()) };
         organisation.epoch_began = now.mono;
+        self.news.insert(domain);
         organisation.keys = DomainKeys {
             epoch: organisation.keys.epoch.saturating_add(1),
             previous: Some(organisation.keys.epoch_key.clone()),

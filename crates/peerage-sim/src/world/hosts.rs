@@ -159,8 +159,8 @@ impl World {
         if !is_unheard && !ignores {
             node.handle(input, at);
         }
-        let next = node.poll_timeout();
-        if let Some((due, why)) = next.filter(|(due, _)| is_timeout && *due <= at.mono) {
+        let next = if is_timeout { node.poll_timeout() } else { None };
+        if let Some((due, why)) = next.filter(|(due, _)| *due <= at.mono) {
             let what = format!("computer {index} after a timeout at {at:?} wants one at {due:?} for {why}");
             self.violation.get_or_insert(Violation { invariant: "timers advance", what, at: now });
         }
@@ -299,12 +299,16 @@ impl World {
         }
     }
 
+    /// Returns the devices at the site where a computer is.
+    fn devices_near(&self, index: usize) -> impl Iterator<Item = &super::Device> {
+        let site = self.hosts.get(index).map(|host| host.site);
+        let here = site.and_then(|site| self.devices_at.get(&site)).into_iter().flatten();
+        here.filter_map(|device| self.devices.get(*device))
+    }
+
     fn find_device(&self, index: usize, mac: Mac) -> Option<Found> {
-        let site = self.hosts.get(index)?.site;
-        let here = |device: &&super::Device| {
-            device.site == site && device.is_present && device.registered.mac == mac
-        };
-        let device = self.devices.iter().find(here)?;
+        let here = |device: &&super::Device| device.is_present && device.registered.mac == mac;
+        let device = self.devices_near(index).find(here)?;
         Some(Found { address: device.address, interface: 2 })
     }
 
@@ -319,10 +323,9 @@ impl World {
 
     /// Returns the device that answers at an address of a computer's LAN.
     pub(super) fn device_at(&self, index: usize, address: SocketAddr) -> Option<&super::Device> {
-        let site = self.hosts.get(index)?.site;
-        self.devices.iter().find(|device| {
+        self.devices_near(index).find(|device| {
             let listens = device.registered.services.iter().any(|s| s.port == address.port());
-            device.site == site && device.is_present && device.address == address.ip() && listens
+            device.is_present && device.address == address.ip() && listens
         })
     }
 

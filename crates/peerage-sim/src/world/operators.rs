@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerage_proto::operator::{Assignment, CheckId, Config, Input, Operator, Output, Port};
+use peerage_proto::operator::{Assignment, CheckId, Config, DomainFacts, Input, Operator, Output, Port};
 use peerage_proto::{endpoint, relay};
 use peerage_wire::id::CommandId;
 use peerage_wire::record::Record;
@@ -126,8 +126,8 @@ impl World {
             spy_interval: None,
         };
         host.machine = Some(Operator::new(config, seed, host.now(now)));
-        let records = self.ledger.records().cloned().collect();
-        self.inform(index, records);
+        let (facts, records) = (self.ledger.facts(), self.ledger.records().cloned().collect());
+        self.inform(index, &facts, records);
     }
 
     pub(super) fn stop_operator(&mut self, index: usize) {
@@ -168,9 +168,9 @@ impl World {
         self.schedule_in(super::UPKEEP_INTERVAL, Due::Upkeep);
     }
 
-    fn inform(&mut self, index: usize, records: Vec<Record>) {
-        for facts in self.ledger.facts() {
-            self.operator_input(index, Input::Domain(facts));
+    fn inform(&mut self, index: usize, facts: &[DomainFacts], records: Vec<Record>) {
+        for facts in facts {
+            self.operator_input(index, Input::Domain(*facts));
         }
         if self.setup.planted == Some(Bug::ForgetsRecords) && self.now > Instant::from_micros(5_000_000) {
             return;
@@ -178,22 +178,14 @@ impl World {
         self.operator_input(index, Input::Committed(records));
     }
 
-    /// Every operator that is up learns what Heads say besides records.
-    pub(super) fn inform_all(&mut self) {
-        for index in 0..self.operators.len() {
-            for facts in self.ledger.facts() {
-                self.operator_input(index, Input::Domain(facts));
-            }
-        }
-    }
-
     /// A transaction is done: every operator that is up learns what it wrote.
     pub(super) fn commit(&mut self, records: &[Record]) {
-        if records.is_empty() {
+        let facts = self.ledger.take_news();
+        if records.is_empty() && facts.is_empty() {
             return;
         }
         for index in 0..self.operators.len() {
-            self.inform(index, records.to_vec());
+            self.inform(index, &facts, records.to_vec());
         }
     }
 
@@ -219,8 +211,8 @@ impl World {
         if let (Some(stopwatch), Some(began)) = (self.stopwatch, began) {
             host.counts.busy += stopwatch().saturating_sub(began);
         }
-        let next = machine.poll_timeout();
-        if let Some((due, why)) = next.filter(|(due, _)| is_timeout && *due <= at.mono) {
+        let next = if is_timeout { machine.poll_timeout() } else { None };
+        if let Some((due, why)) = next.filter(|(due, _)| *due <= at.mono) {
             let what = format!("operator {index} after a timeout at {at:?} wants one at {due:?} for {why}");
             self.violation.get_or_insert(Violation { invariant: "timers advance", what, at: now });
         }

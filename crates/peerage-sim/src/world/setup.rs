@@ -164,6 +164,7 @@ pub(super) fn build(setup: Setup, checkers: Vec<Box<dyn Invariant>>) -> Result<W
         operators: Vec::new(),
         ledger,
         devices: Vec::new(),
+        devices_at: std::collections::BTreeMap::new(),
         model: Model::default(),
         places: std::collections::BTreeMap::new(),
         errands: std::collections::BTreeMap::new(),
@@ -292,6 +293,7 @@ impl World {
         self.model.vendor.decide_device(domain, registered.device, Some(registered.clone()));
         let site = self.network.sites.get_mut(setup.site);
         let address = site.map_or_else(|| Ipv4Addr::UNSPECIFIED.into(), Site::new_address);
+        self.devices_at.entry(setup.site).or_default().push(index);
         self.devices.push(Device {
             registered,
             domain,

@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use peerage_wire::record::DraftError;
+use peerage_wire::time::Instant;
 
 use crate::chart::{Chart, number};
+use crate::world::World;
 
 /// Which experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -69,10 +71,37 @@ pub struct Terms {
     pub scale: Scale,
     /// All chance comes from it.
     pub seed: u64,
+    /// Leaves out of a series of networks those that have fewer computers.
+    pub least: usize,
     /// Leaves out of a series of networks those that have more computers.
     pub most: usize,
     /// A clock with which to measure how long operators work, if that is wanted; no other number depends on it.
     pub stopwatch: Option<fn() -> Duration>,
+    /// Who is told how far a long experiment has come, if anybody is.
+    pub told: Option<fn(&str)>,
+}
+
+impl Terms {
+    /// Returns whether a network of so many computers belongs to what is tried.
+    fn wants(&self, nodes: usize) -> bool {
+        (self.least..=self.most).contains(&nodes)
+    }
+
+    fn tell(&self, text: &str) {
+        if let Some(told) = self.told {
+            told(text);
+        }
+    }
+
+    /// Lets time pass in a world, and tells every ten minutes of it how far that has come.
+    fn run_until(&self, world: &mut World, what: &str, end: Instant) {
+        /// How much of the world's time passes between two lines.
+        const STEP: Duration = Duration::from_secs(600);
+        while world.now() < end {
+            world.run_until(world.now().after(STEP).min(end));
+            self.tell(&format!("{what}: {} min", (world.now() - Instant::default()).as_secs() / 60));
+        }
+    }
 }
 
 /// A table for people.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use peerage_sim::plan::{Plan, Size};
-use peerage_sim::report::line;
+use peerage_sim::report::{aside, line};
 use peerage_sim::run::run;
 use peerage_sim::shrink::shrink;
 use peerage_sim::swarm::{Tally, swarm};
@@ -88,6 +88,9 @@ enum Command {
         /// All chance comes from it.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Leaves out of a series of networks those that have fewer computers.
+        #[arg(long, default_value_t = 0)]
+        least: usize,
         /// Leaves out of a series of networks those that have more computers; 10,000 of them take half an hour.
         #[arg(long, default_value_t = 10_000)]
         most: usize,
@@ -146,8 +149,9 @@ fn main() -> ExitCode {
         Command::Sessions { count, first, all, shrink, json } => {
             Ok(run_sessions(count, first.unwrap_or_else(clock_seed), (all, shrink, json)))
         }
-        Command::Experiment { name, scale, seed, most, plots, json } => {
-            let terms = experiments::Terms { scale, seed, most, stopwatch: Some(stopwatch) };
+        Command::Experiment { name, scale, seed, least, most, plots, json } => {
+            let stopwatch = Some(stopwatch as fn() -> Duration);
+            let terms = experiments::Terms { scale, seed, least, most, stopwatch, told: Some(aside) };
             run_experiment(name, terms, plots.as_deref(), json)
         }
         Command::Idle { nodes, hours } => run_idle(nodes, hours),

@@ -8,8 +8,9 @@ use peerage_sim::experiments::{Experiment, Outcome, Scale, Terms, quiet, run};
 
 /// Does an experiment, and checks that all it found can be read: no empty table, no chart without points.
 fn small(experiment: Experiment) -> Outcome {
-    let outcome =
-        run(experiment, Terms { scale: Scale::Small, seed: 1, most: usize::MAX, stopwatch: None }).unwrap();
+    let terms =
+        Terms { scale: Scale::Small, seed: 1, least: 0, most: usize::MAX, stopwatch: None, told: None };
+    let outcome = run(experiment, terms).unwrap();
     for table in &outcome.tables {
         assert!(!table.rows.is_empty(), "{}", table.title);
         assert!(table.rows.iter().all(|row| row.len() == table.columns.len()), "{}", table.title);

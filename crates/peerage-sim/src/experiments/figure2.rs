@@ -9,7 +9,7 @@ use super::fit::{Fit, count, sum};
 use super::town::{Fortune, Town, fortune};
 use super::{Outcome, Scale, Table, Terms};
 use crate::chance::Chance;
-use crate::chart::{Chart, Curve, Scale as Along, Style};
+use crate::chart::{Chart, Curve, Scale as Along, Style, number};
 
 /// Users for whom a centre is enlarged at a time.
 const BUMP: usize = 5_000;
@@ -26,7 +26,7 @@ struct Plan {
     with: &'static [usize],
     /// Organisations, where nobody lends one.
     without: &'static [usize],
-    /// How long everybody has to find a place.
+    /// How long everybody has to find a place; half of it where there are very many organisations.
     settling: Duration,
     /// For how long it is counted.
     counted: Duration,
@@ -40,6 +40,9 @@ const FULL: Plan = Plan {
     settling: Duration::from_secs(3_600),
     counted: Duration::from_secs(3_600),
 };
+
+/// From how many organisations on there is half the time to find a place: a computer is simulated for that much longer.
+const VERY_MANY: usize = 1_000;
 
 const SMALL: Plan = Plan {
     users: 18,
@@ -91,7 +94,7 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
         Scale::Full => FULL,
     };
     let all = |domains: &[usize], lent| -> Result<Vec<_>, DraftError> {
-        let wanted = domains.iter().filter(|domains| **domains * (plan.users + lent) <= terms.most);
+        let wanted = domains.iter().filter(|domains| terms.wants(**domains * (plan.users + lent)));
         wanted.map(|domains| measure(&plan, (*domains, lent), terms)).collect()
     };
     let (with, without) = (all(plan.with, 2)?, all(plan.without, 0)?);
@@ -104,21 +107,23 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
     let bytes = Fit::of(&points(|one| one.bytes, &with));
     let lowest = with.iter().chain(&without).map(|one| one.fortune.reached).fold(1.0, f64::min);
     let lent = "each organisation lends 2 computers as super-nodes (1 in 50)";
+    let curves = vec![
+        Curve::new(
+            "the operator alone: nobody lends a computer",
+            Style::Measured,
+            points(|one| one.heard, &without),
+        ),
+        Curve::new(lent, Style::Measured, requests.clone()),
+        Curve::new("the same, with its answers counted too", Style::Measured, messages),
+        Curve::new("the goal: 0.002 per computer and second", Style::Dashed, goal(&requests)),
+    ];
     let chart = Chart {
         file: "figure2-measured".to_owned(),
         title: "What the operator handles, measured in the simulator".to_owned(),
         x: ("computers in the network".to_owned(), Along::Powers),
         y: ("requests per second".to_owned(), Along::Powers),
-        curves: vec![
-            Curve::new(
-                "the operator alone: nobody lends a computer",
-                Style::Measured,
-                points(|one| one.heard, &without),
-            ),
-            Curve::new(lent, Style::Measured, requests.clone()),
-            Curve::new("the same, with its answers counted too", Style::Measured, messages),
-            Curve::new("the goal: 0.002 per computer and second", Style::Dashed, goal(&requests)),
-        ],
+        // Where one size is tried alone, some have no points.
+        curves: curves.into_iter().filter(|curve| !curve.points.is_empty()).collect(),
     };
     Ok(Outcome {
         tables: vec![
@@ -145,6 +150,7 @@ fn goal(measured: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 /// Lets a town work, everybody using a printer once an hour, and counts at the operator.
 fn measure(plan: &Plan, (domains, lent): (usize, usize), terms: Terms) -> Result<Measured, DraftError> {
+    let settling = plan.settling / if domains >= VERY_MANY { 2 } else { 1 };
     let town = Town {
         domains,
         users: plan.users,
@@ -153,25 +159,26 @@ fn measure(plan: &Plan, (domains, lent): (usize, usize), terms: Terms) -> Result
         servers: 3,
         lent,
         vendor: 0,
-        start_within: plan.settling / 2,
+        start_within: settling / 2,
     };
     let mut world = town.found(town.setup(terms.seed))?;
     if let Some(stopwatch) = terms.stopwatch {
         world.set_stopwatch(stopwatch);
     }
     let mut chance = Chance::new(terms.seed, "work");
-    town.work(&mut world, &mut chance, 1, (plan.settling, plan.settling + Duration::from_secs(3_600)));
-    let began = Instant::default().after(plan.settling);
-    world.run_until(began);
+    town.work(&mut world, &mut chance, 1, (settling, settling + Duration::from_secs(3_600)));
+    let began = Instant::default().after(settling);
+    let what = format!("{} computers, {} of them lent", town.nodes(), town.lenders().len());
+    terms.run_until(&mut world, &what, began);
     world.count_from_here();
-    world.run_until(began.after(plan.counted));
+    terms.run_until(&mut world, &what, began.after(plan.counted));
     let counts = world.operator_counts(0);
     let peak = world.operator_peak(0);
     world.run(Duration::from_secs(60));
     let seconds = plan.counted.as_secs_f64();
     let nodes = count(town.nodes());
     let now = crate::host::true_time(world.now()).unix;
-    Ok(Measured {
+    let measured = Measured {
         nodes,
         super_nodes: count(world.ledger.super_nodes(now).count()),
         messages: sum(counts.messages()) / seconds,
@@ -180,7 +187,9 @@ fn measure(plan: &Plan, (domains, lent): (usize, usize), terms: Terms) -> Result
         busy_micros: counts.busy.as_secs_f64() * 1e6 / nodes * 3_600.0 / seconds,
         peak: sum(peak),
         fortune: fortune(&world, (began, began.after(plan.counted)), true),
-    })
+    };
+    terms.tell(&format!("{what}: {}", measured.row().map(number).join(" | ")));
+    Ok(measured)
 }
 
 fn table(title: &str, all: &[Measured]) -> Table {

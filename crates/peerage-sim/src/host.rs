@@ -75,6 +75,8 @@ pub struct Host {
     pub serves: bool,
     /// Whether its owner lends it to the network as a super-node.
     pub lends: bool,
+    /// How much memory it lends then, in bytes.
+    pub lent_bytes: u64,
     /// Its clocks.
     pub clock: Clock,
     /// Its disk.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peerage_proto::node::SuperState;
@@ -16,6 +17,7 @@ use peerage_sim::operations::Operation;
 use peerage_sim::plan::Plan;
 use peerage_sim::run::run;
 use peerage_sim::world::{DeviceSetup, HostSetup, Setup, SiteSetup, World};
+use peerage_wire::id::Segment;
 
 const OPEN_SITE: SiteSetup =
     SiteSetup { nat: None, quality: Quality::GOOD, lan: Lan { multicast: Multicast::Works, loss: 0 } };
@@ -119,6 +121,29 @@ fn check(world: &mut World) {
     world.run(MINUTE);
     if world.violation().is_none() {
         world.conclude();
+    }
+    assert_eq!(world.violation(), None);
+}
+
+/// Rule 6.73: an organisation whose part of the table fits into nobody's memory is cut across segments, and its printer is found by
+/// whoever's own records lie in any of them.
+#[test]
+fn an_organisation_that_fits_no_super_node_is_cut_and_its_printer_is_found() {
+    let (users, lent) = (40, 40);
+    let mut world = world_of(network(users, lent));
+    for host in first_lent(users)..first_lent(users) + lent {
+        // For a hundred records; the organisation has 165.
+        world.hosts[host].lent_bytes = 128_000;
+    }
+    world.run(15 * MINUTE);
+    let domain = Segment::of_domain(world.hosts[0].domain);
+    let now = peerage_sim::host::true_time(world.now()).unix;
+    let held = world.ledger.super_nodes(now).map(|(_, segment)| segment);
+    let pieces: BTreeSet<_> = held.filter(|segment| segment.overlaps(&domain)).collect();
+    assert!(pieces.len() >= 2, "{pieces:?}");
+    assert!(pieces.iter().any(|piece| domain.from < piece.from && piece.from <= domain.to), "{pieces:?}");
+    for user in 1..=8 {
+        assert!(reach(&mut world, user).is_some(), "user {user}");
     }
     assert_eq!(world.violation(), None);
 }

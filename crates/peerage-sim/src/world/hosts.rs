@@ -573,6 +573,6 @@ fn config_of(
         carriers: vec![peerage_proto::carrier::Carrier::Udp],
         known_carriers: Default::default(),
         elections: Elections::default(),
-        super_role: SuperConfig { on: host.lends, ..SuperConfig::default() },
+        super_role: SuperConfig { on: host.lends, max_bytes: host.lent_bytes, ..SuperConfig::default() },
     })
 }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerage_proto::node::SuperConfig;
 use peerage_wire::codec::{Protocol, Service};
 use peerage_wire::crypto::{Crypto, Real};
 use peerage_wire::id::{DeviceId, Domain, Mac};
@@ -229,6 +230,7 @@ impl World {
             advertise,
             serves: setup.serves,
             lends: setup.lends,
+            lent_bytes: SuperConfig::default().max_bytes,
             clock,
             store: Store::new(records),
             node: None,

@@ -8,7 +8,8 @@ use std::time::Duration;
 fn a_tunnel_works_between_networks_of_each_sort_and_takes_no_path_that_theory_forbids() {
     let programs = Programs::with_agent(env!("CARGO_BIN_EXE_peerage-lab-agent")).unwrap();
     let mut log = Vec::new();
-    let report = matrix(&programs, &Selection::Quick, Duration::ZERO, &mut |line| log.push(line.to_owned()));
+    let report =
+        matrix(&programs, (&Selection::Quick, false), Duration::ZERO, &mut |line| log.push(line.to_owned()));
     let shown = format!("{:#}\n{}", report.to_json(), log.join("\n"));
     for (fact, value) in [("pairs", 5), ("failed", 0), ("beyond_theory", 0)] {
         assert_eq!(report.fact(fact), Some(&value.into()), "{shown}");

@@ -16,7 +16,7 @@ usage: cargo xtask lab print [--relayed | --no-udp | --punched | --pcp | --nat-p
        cargo xtask lab super-nodes [--small | --companies | --web] [--json] [--release]
        cargo xtask lab survival [--quick | --punched | EVENT[,EVENT]] [--json] [--release]
        cargo xtask lab tunnels [--small] [--json] [--release]
-       cargo xtask lab matrix [--quick | --pair USER,NODE] [--round-trip MS] [--json] [--release]
+       cargo xtask lab matrix [--quick | --pair USER,NODE] [--wide] [--round-trip MS] [--json] [--release]
        cargo xtask lab firewalls [NETWORK] [--json] [--release]
        cargo xtask lab camera [--punched] [--json] [--release]
        cargo xtask lab quotas [--json] [--release]
@@ -94,8 +94,8 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
         ("tunnels", []) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Full, say)),
         ("tunnels", ["--small"]) => Box::new(|programs, say| scenario::tunnels(programs, Crowd::Small, say)),
         ("matrix", options) => {
-            let (selection, round_trip) = selection(options)?;
-            Box::new(move |programs, say| scenario::matrix(programs, &selection, round_trip, say))
+            let (selection, is_wide, round_trip) = selection(options)?;
+            Box::new(move |programs, say| scenario::matrix(programs, (&selection, is_wide), round_trip, say))
         }
         ("round-trips", []) => Box::new(scenario::round_trips),
         ("survival", ["--quick"]) => {
@@ -112,14 +112,15 @@ fn story(name: &str, options: &[&str]) -> Result<Story> {
     })
 }
 
-/// Reads which pairs of networks are to be played, and how long a round trip between them takes.
-fn selection(options: &[&str]) -> Result<(Selection, Duration)> {
-    let (mut selection, mut round_trip) = (Selection::All, Duration::ZERO);
+/// Reads which pairs of networks are to be played, whether many ports may be tried, and how long a round trip between them takes.
+fn selection(options: &[&str]) -> Result<(Selection, bool, Duration)> {
+    let (mut selection, mut is_wide, mut round_trip) = (Selection::All, false, Duration::ZERO);
     let mut options = options.iter();
     while let Some(option) = options.next() {
         let mut value = || options.next().with_context(|| format!("{option} needs a value\n{USAGE}"));
         match *option {
             "--quick" => selection = Selection::Quick,
+            "--wide" => is_wide = true,
             "--pair" => {
                 let pair = value()?;
                 let (user, node) =
@@ -136,5 +137,5 @@ fn selection(options: &[&str]) -> Result<(Selection, Duration)> {
             other => bail!("unknown option: {other}\n{USAGE}"),
         }
     }
-    Ok((selection, round_trip))
+    Ok((selection, is_wide, round_trip))
 }

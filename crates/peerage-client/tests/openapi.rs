@@ -391,6 +391,7 @@ fn status(full: bool) -> local::Status {
             ports: local::NatPorts::Preserved,
             filtering: local::NatFiltering::AddressDependent,
             hairpinning: full.then_some(true),
+            wide_checks: true,
             observed: vec!["198.51.100.7:4433".parse().unwrap()],
         },
         records: local::Records { node_expires_at_ms: 1, info_expires_at_ms: full.then_some(2) },

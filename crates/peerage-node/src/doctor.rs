@@ -416,7 +416,9 @@ fn nat(node: Option<&Status>) -> Check {
     if nat.mapping == NatMapping::Unknown {
         return check(Outcome::Unknown, format!("it takes answers from two servers by UDP{seen}"));
     }
-    let evidence = format!("mapping {}, ports {}, filtering {}{seen}", nat.mapping, nat.ports, nat.filtering);
+    let wide = if nat.wide_checks { "; many ports are tried where it must be" } else { "" };
+    let (mapping, ports) = (nat.mapping, nat.ports);
+    let evidence = format!("mapping {mapping}, ports {ports}, filtering {}{seen}{wide}", nat.filtering);
     let is_good = matches!(nat.mapping, NatMapping::None | NatMapping::EndpointIndependent);
     check(if is_good { Outcome::Passes } else { Outcome::Limited }, evidence)
 }

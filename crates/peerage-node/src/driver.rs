@@ -367,6 +367,9 @@ impl Driver {
     fn on_output(&mut self, output: Output) {
         match output {
             Output::Transmit { remote, payload } => self.datagrams.send(remote, payload),
+            Output::TransmitWidely { remote, payload, ports } => {
+                self.datagrams.send_widely(remote, &payload, ports);
+            }
             Output::Multicast { interface, payload } => self.multicast(interface, &payload),
             Output::Store { task, changes } => {
                 let written = self.store.submit(Batch { changes, facts: Vec::new() });

@@ -143,7 +143,7 @@ impl From<CandidateKind> for Via {
             | CandidateKind::Vpn
             | CandidateKind::Configured => Self::Direct,
             CandidateKind::Mapped => Self::Mapped,
-            CandidateKind::Reflexive | CandidateKind::Sequential => Self::Punched,
+            CandidateKind::Reflexive | CandidateKind::Sequential | CandidateKind::Scattered => Self::Punched,
         }
     }
 }

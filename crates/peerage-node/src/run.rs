@@ -75,6 +75,8 @@ pub struct UpConfig {
     pub lan: LanConfig,
     /// Whether routers may be asked to forward the port, where others are to reach this computer.
     pub port_mapping: bool,
+    /// Whether many ports may be opened or tried where those of one end cannot be known, which firewalls take for a scan.
+    pub wide_checks: bool,
     /// By what messages may travel, UDP alone or beside connections.
     pub carriers: Vec<Carrier>,
     /// How the administrator calls the place where it stands, if no gateway tells.
@@ -194,7 +196,7 @@ pub async fn run(
     let socket = local_api::Socket::bind(member.data.path())?;
     let (streams, stream_news) = Streams::new(config.connector.clone());
     let (told, lent, leg_news) = lend(&member, &config, (&clock, &streams))?;
-    let datagrams = open_ports(&links, &lent, (ports, &config.also_listen)).await?;
+    let datagrams = open_ports(&links, &lent, (ports, &config)).await?;
     let node = Node::new(node_config(&member, &config, (local, lent.config()))?, seed(), clock.now());
 
     let (handle, requests) = NodeHandle::new();
@@ -266,16 +268,16 @@ fn link_config(member: &Member, config: &UpConfig, clock: &Clock) -> Result<Link
 async fn open_ports(
     links: &Links,
     lent: &Lent,
-    (ports, others): (Ports, &[SocketAddr]),
+    (ports, config): (Ports, &UpConfig),
 ) -> Result<Datagrams, RunError> {
     let unusable = |source| BindError::Io { address: ports.local, source };
     let mut listeners = vec![ports.tcp];
-    for address in others.iter().copied() {
+    for address in config.also_listen.iter().copied() {
         let bound = TcpListener::bind(address).await;
         listeners.push(bound.map_err(|source| RunError::AlsoListen { address, source })?);
     }
     links.serve_behind(lent.door(), listeners);
-    let (datagrams, socket) = Datagrams::beside_quic(ports.udp).map_err(unusable)?;
+    let (datagrams, socket) = Datagrams::beside_quic(ports.udp, config.wide_checks).map_err(unusable)?;
     links.use_quic(socket, Some(lent.door())).map_err(unusable)?;
     Ok(datagrams)
 }
@@ -432,6 +434,7 @@ fn node_config(
         place: config.place.clone(),
         one_machine: config.one_machine,
         carriers: config.carriers.clone(),
+        wide_checks: config.wide_checks,
         known_carriers: carrier::kept(contents),
         super_role: lent,
         bound: config.listen.map(|listen| listen.ip()).filter(|ip| !ip.is_unspecified()),
@@ -529,6 +532,7 @@ async fn say_goodbye(member: &Member) -> Result<bool, RunError> {
         circumstances: Circumstances::FIT,
         lan: LanConfig::default(),
         port_mapping: false,
+        wide_checks: false,
         carriers: Carrier::ALL.to_vec(),
         place: None,
         one_machine: false,
@@ -576,6 +580,7 @@ fn goodbye_outputs(node: &mut Node, (datagrams, streams): (&Datagrams, &Streams)
                 node.handle(Input::HandshakeAnswered { task, flight: None }, now);
             }
             Output::Multicast { .. }
+            | Output::TransmitWidely { .. }
             | Output::BeginHandshake { .. }
             | Output::FindDevice { .. }
             | Output::ProvePin { .. }

@@ -2,6 +2,7 @@
 
 mod batch;
 mod shared;
+mod wide;
 
 use std::collections::VecDeque;
 use std::io;
@@ -133,6 +134,8 @@ type Queue = mpsc::Receiver<(SocketAddr, Bytes)>;
 pub(crate) struct Datagrams {
     source: Source,
     sending: mpsc::Sender<(SocketAddr, Bytes)>,
+    /// The socket that is shared with QUIC.
+    shared: Option<Arc<SharedSocket>>,
     errors: Arc<AtomicU64>,
 }
 
@@ -156,17 +159,19 @@ impl Datagrams {
         })
     }
 
-    /// The same on a socket that is shared with QUIC, whose endpoint has to read it.
+    /// The same on a socket that is shared with QUIC, whose endpoint has to read it. `is_wide` says whether further ones may be opened
+    /// (Rule 6.99).
     ///
     /// # Errors
     /// If the system refuses the options that QUIC needs.
-    pub(crate) fn beside_quic(socket: UdpSocket) -> io::Result<(Self, Arc<SharedSocket>)> {
+    pub(crate) fn beside_quic(socket: UdpSocket, is_wide: bool) -> io::Result<(Self, Arc<SharedSocket>)> {
         let errors = Arc::default();
-        let (shared, messages) = SharedSocket::new(socket, Arc::clone(&errors))?;
+        let (shared, messages) = SharedSocket::new(socket, is_wide, Arc::clone(&errors))?;
         let socket = Arc::clone(&shared);
-        let datagrams = Self::with(Source::Queue(messages), errors, move |sending, errors| async move {
+        let mut datagrams = Self::with(Source::Queue(messages), errors, move |sending, errors| async move {
             send_all((socket.io(), Some(socket.state())), sending, &errors).await;
         });
+        datagrams.shared = Some(Arc::clone(&shared));
         Ok((datagrams, shared))
     }
 
@@ -177,14 +182,29 @@ impl Datagrams {
     ) -> Self {
         let (sending, waiting) = mpsc::channel(MAX_SENDING);
         tokio::spawn(send(waiting, Arc::clone(&errors)));
-        Self { source, sending, errors }
+        Self { source, sending, shared: None, errors }
     }
 
     /// Sends a datagram, or drops it if too many wait.
     pub(crate) fn send(&self, remote: SocketAddr, payload: Bytes) {
+        if let Some(own) = self.wide().and_then(|wide| wide.of(remote)) {
+            let has_failed = own.try_send_to(&payload, remote).is_err();
+            self.errors.fetch_add(has_failed.into(), Ordering::Relaxed);
+            return;
+        }
         if self.sending.try_send((remote, payload)).is_err() {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Sends a datagram from each of so many ports that are there for this place alone, where that is permitted (Rule 6.99).
+    pub(crate) fn send_widely(&self, remote: SocketAddr, payload: &Bytes, ports: usize) {
+        let failed = self.wide().map_or(ports, |wide| wide.send(remote, payload, ports));
+        self.errors.fetch_add(failed as u64, Ordering::Relaxed);
+    }
+
+    fn wide(&self) -> Option<&Arc<wide::Wide>> {
+        self.shared.as_ref()?.wide()
     }
 
     /// Returns how many datagrams could not be sent, or errors came in place of one.

@@ -12,6 +12,7 @@ use peerage_wire::time::{Instant, Now, UnixTime};
 use crate::liar::Liar;
 use crate::shell::Shell;
 use crate::store::Store;
+use crate::wide::WidePorts;
 
 /// The true date at the beginning of every run: five hours before midnight UTC, so that longer runs see a change of day.
 const START: UnixTime = UnixTime::from_secs(1_800_000_000 + 11 * 3_600);
@@ -73,6 +74,10 @@ pub struct Host {
     pub advertise: Vec<SocketAddr>,
     /// Whether its owner lets it serve devices.
     pub serves: bool,
+    /// Whether its owner lets it open or try many ports.
+    pub wide_checks: bool,
+    /// Those that it has opened.
+    pub wide_ports: WidePorts,
     /// Whether its owner lends it to the network as a super-node.
     pub lends: bool,
     /// How much memory it lends then, in bytes.

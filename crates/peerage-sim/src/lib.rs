@@ -29,4 +29,5 @@ pub mod shrink;
 pub mod store;
 pub mod swarm;
 pub mod trace;
+pub mod wide;
 pub mod world;

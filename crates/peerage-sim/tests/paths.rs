@@ -220,6 +220,35 @@ fn a_user_behind_a_symmetric_router_that_can_be_asked_meets_a_symmetric_tunnel_n
     assert!(world.paths().iter().any(|(_, host, path)| *host == 1 && path.role == PathRole::Dial));
 }
 
+/// Rule 6.99: only where both owners permit it, and without more mappings than it says.
+#[test]
+fn a_port_that_nobody_can_know_is_found_where_both_ends_may_use_many() {
+    let of = |name| CLASSES.iter().copied().find(|class| class.name == name).unwrap();
+    for (user, tunnel_node) in [("symmetric random", "EIM APDF"), ("ADM APDF random", "preserving EIM APDF")]
+    {
+        let (user, tunnel_node) = (of(user), of(tunnel_node));
+        assert!(!is_possible(user, tunnel_node));
+        let found = |may: [bool; 2]| {
+            let mut world = world(1, user, tunnel_node, 2);
+            for (host, may) in world.hosts.iter_mut().zip(may) {
+                host.wide_checks = may;
+            }
+            world.run_until(seconds(ASKED_AT));
+            world.begin_errand(1, 0, Script::PROBE, 1);
+            world.run(Duration::from_secs(20));
+            let mappings = world.network.sites[1].nat.as_ref().unwrap().mappings();
+            assert!(mappings < 256 + 16, "{mappings}");
+            let mut paths = world.paths().iter().map(|(_, host, path)| (*host, path.role));
+            let dialled = paths.clone().any(|path| path == (1, PathRole::Dial));
+            dialled && paths.any(|path| path == (0, PathRole::Await))
+        };
+        assert!(found([true, true]), "{} -> {}", user.name, tunnel_node.name);
+        for may in [[true, false], [false, true], [false, false]] {
+            assert!(!found(may), "{} -> {}: {may:?}", user.name, tunnel_node.name);
+        }
+    }
+}
+
 /// What a user-node behind such a router has found out about it.
 fn learned(class: Class) -> NatBehaviour {
     let mut world = world(1, class, CLASSES[0], 2);

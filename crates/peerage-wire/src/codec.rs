@@ -81,10 +81,13 @@ pub enum CandidateKind {
     Reflexive,
     /// The last port of a router that numbers its mappings: the next place to which the node writes sees the port after it.
     Sequential,
+    /// Where one end's ports cannot be known (Rule 6.99): the address of a router that gives each place another port, with port 0, or
+    /// the place from which the other end tries ports there.
+    Scattered,
 }
 
 impl CandidateKind {
-    const ALL: [(Self, u64); 7] = [
+    const ALL: [(Self, u64); 8] = [
         (Self::Ethernet, 1),
         (Self::Wifi, 2),
         (Self::Vpn, 3),
@@ -92,6 +95,7 @@ impl CandidateKind {
         (Self::Mapped, 5),
         (Self::Reflexive, 6),
         (Self::Sequential, 7),
+        (Self::Scattered, 8),
     ];
 }
 

@@ -54,6 +54,7 @@ pub(crate) struct NodeConfig {
     #[serde(default)]
     pub(crate) roles: Vec<RoleName>,
     pub(crate) port_mapping: Option<bool>,
+    pub(crate) wide_checks: Option<bool>,
     #[serde(default)]
     pub(crate) carriers: Vec<CarrierName>,
 }
@@ -273,10 +274,11 @@ mod tests {
         let config = Config::parse(&settings.join("\n")).unwrap();
         let Config { log, log_format, node, lan, network, super_node, operator, admin } = config;
         assert!(log.is_some() && log_format.is_some() && admin.domain.is_some());
-        let NodeConfig { name, listen, also_listen, advertise, roles, port_mapping, carriers } = node;
+        let NodeConfig { name, listen, also_listen, advertise, roles, port_mapping, wide_checks, carriers } =
+            node;
         assert_eq!(also_listen.len(), 2);
         assert!(name.is_some() && listen.is_some() && !advertise.is_empty() && !roles.is_empty());
-        assert!(port_mapping.is_some() && !carriers.is_empty());
+        assert!(port_mapping.is_some() && wide_checks == Some(false) && !carriers.is_empty());
         let LanConfig { multicast, port, tunnel_nodes } = lan;
         assert!(multicast.is_some() && port.is_some() && tunnel_nodes.is_some());
         assert!(network.proxy.is_some() && network.no_proxy.is_some_and(|listed| listed.len() == 2));

@@ -120,6 +120,8 @@ pub(crate) struct NodeOptions {
     pub(crate) lan: LanConfig,
     /// Whether routers may be asked to forward its port.
     pub(crate) port_mapping: bool,
+    /// Whether many ports may be opened or tried where those of one end cannot be known.
+    pub(crate) wide_checks: bool,
     /// By what messages may travel.
     pub(crate) carriers: Vec<Carrier>,
     /// Set if the whole network lives on this computer, as in the demonstration.
@@ -164,6 +166,7 @@ pub(crate) async fn run_node(
         circumstances,
         lan,
         port_mapping,
+        wide_checks,
         carriers,
         one_machine,
         connector,
@@ -186,6 +189,7 @@ pub(crate) async fn run_node(
         circumstances,
         lan,
         port_mapping,
+        wide_checks,
         carriers,
         one_machine: on_loopback || place.is_some(),
         place,

@@ -25,6 +25,9 @@ use theory::{Pair, QUICK};
 /// How long a direct path may take to come about, where it is possible.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The same where many ports have to be tried for it.
+const WIDE_TIMEOUT: Duration = Duration::from_secs(25);
+
 /// How long it is watched that none comes about, where it is not.
 const RELAYED_TIME: Duration = Duration::from_secs(3);
 
@@ -68,10 +71,10 @@ impl Selection {
 
 /// Plays the pairs with these programs and tells `progress` about each.
 ///
-/// With a `round_trip` that long are those between two sites, and those through a relay; it is rounded to 4 ms.
+/// With `is_wide` all owners permit many ports to be tried where those of one end cannot be known. With a `round_trip` that long are those between two sites, and those through a relay; it is rounded to 4 ms.
 pub fn matrix(
     programs: &Programs,
-    selection: &Selection,
+    (selection, is_wide): (&Selection, bool),
     round_trip: Duration,
     progress: &mut dyn FnMut(&str),
 ) -> Report {
@@ -81,10 +84,14 @@ pub fn matrix(
     let mut outcomes = Vec::new();
     // Both ends have a line, and a packet goes there and back.
     let delay = Duration::from_millis(u64::try_from(round_trip.as_millis() / 4).unwrap_or(0));
-    let result = play(programs, (&selection.pairs(), delay), &mut outcomes, &mut say);
+    let result = play(programs, (&selection.pairs(), is_wide), delay, &mut outcomes, &mut say);
     let count = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
     let failed = count(Outcome::is_failed);
-    let against_theory = count(|outcome| outcome.is_relayed() && outcome.pair.is_direct_possible());
+    let is_possible = |outcome: &Outcome| outcome.is_possible(is_wide);
+    let of = |is: fn(&Outcome) -> bool, possible: bool| {
+        outcomes.iter().filter(|outcome| is(outcome) && is_possible(outcome) == possible).count()
+    };
+    let against_theory = of(Outcome::is_relayed, true);
     let round_trip_ms = 4.0 * delay.as_secs_f64() * 1_000.0;
     let is_late = |outcome: &&Outcome| outcome.is_late(round_trip_ms);
     report.note("round_trip_ms", round_trip_ms);
@@ -94,8 +101,8 @@ pub fn matrix(
     report.note("relayed", count(Outcome::is_relayed));
     report.note("failed", failed);
     report.note("against_theory", against_theory);
-    report.note("beyond_theory", count(|outcome| outcome.is_direct() && !outcome.pair.is_direct_possible()));
-    report.note("results", outcomes.iter().map(Outcome::to_json).collect::<Vec<_>>());
+    report.note("beyond_theory", of(Outcome::is_direct, false));
+    report.note("results", outcomes.iter().map(|outcome| outcome.to_json(is_wide)).collect::<Vec<_>>());
     report.error = match result {
         Ok(()) if failed + against_theory == 0 => None,
         Ok(()) => Some(anyhow::anyhow!(
@@ -146,8 +153,12 @@ impl Outcome {
             || direct_ms.is_some_and(|direct_ms| direct_ms > 3.0 * round_trip_ms + MARGIN_MS)
     }
 
-    fn to_json(&self) -> Value {
-        let possible = self.pair.is_direct_possible();
+    fn is_possible(&self, is_wide: bool) -> bool {
+        self.pair.is_direct_possible() || (is_wide && self.pair.is_likely_widely())
+    }
+
+    fn to_json(&self, is_wide: bool) -> Value {
+        let possible = self.is_possible(is_wide);
         let (user, node) = (self.pair.user.name, self.pair.node.name);
         match &self.result {
             Ok(Passed { path: (kind, remote), first_byte_ms, found_ms, direct_ms }) => json!({
@@ -163,7 +174,8 @@ impl Outcome {
 
 fn play(
     programs: &Programs,
-    (pairs, delay): (&[Pair], Duration),
+    (pairs, is_wide): (&[Pair], bool),
+    delay: Duration,
     outcomes: &mut Vec<Outcome>,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
@@ -171,14 +183,20 @@ fn play(
     say("building the networks");
     let (stage, ends) = Stage::build(pairs, delay)?;
     say(&format!("starting an operator, three super-nodes and {} nodes", stage.places.len()));
-    let mut cast = Cast::start(&stage, programs)?;
+    let mut cast = Cast::start(&stage, programs, is_wide)?;
     for (pair, ends) in pairs.iter().zip(ends) {
-        let result = play_pair(programs, &stage, &mut cast, (pair, ends));
+        let patience = match (pair.is_direct_possible(), is_wide && pair.is_likely_widely()) {
+            (true, _) => DIRECT_TIMEOUT,
+            (false, true) => WIDE_TIMEOUT,
+            (false, false) => RELAYED_TIME,
+        };
+        let result = play_pair(programs, &stage, &mut cast, (ends, patience));
         let outcome = Outcome { pair: *pair, result };
-        say(&outcome.to_json().to_string());
+        say(&outcome.to_json(is_wide).to_string());
         outcomes.push(outcome);
     }
-    if outcomes.iter().any(Outcome::is_failed) {
+    let is_odd = |one: &Outcome| one.is_failed() || (one.is_relayed() && one.is_possible(is_wide));
+    if outcomes.iter().any(is_odd) {
         say(&cast.logs());
     }
     Ok(())
@@ -188,7 +206,7 @@ fn play_pair(
     programs: &Programs,
     stage: &Stage,
     cast: &mut Cast<'_>,
-    (pair, ends): (&Pair, Ends),
+    (ends, patience): (Ends, Duration),
 ) -> Result<Passed> {
     for end in [ends.user, ends.node] {
         let (player, error) = cast.nodes.get(end).context("there is no such node")?;
@@ -204,7 +222,7 @@ fn play_pair(
     let tunnel = user.peerage.open_tunnel(device, "raw")?;
     let opened_ms = milliseconds(asked_at);
     let local = tunnel.get("local").and_then(Value::as_str).context("the tunnel has no address")?;
-    let watching = Watching::of(user, device, asked_at, pair.is_direct_possible());
+    let watching = Watching { user, device, asked_at, until: asked_at + patience };
     let (flow, watched) = thread::scope(|scope| {
         let watched = scope.spawn(|| watching.watch());
         (start(programs, user, local), watched.join())
@@ -236,12 +254,7 @@ struct Watching<'a> {
     until: Instant,
 }
 
-impl<'a> Watching<'a> {
-    fn of(user: &'a Player<'a>, device: &'a str, asked_at: Instant, is_direct_possible: bool) -> Self {
-        let time = if is_direct_possible { DIRECT_TIMEOUT } else { RELAYED_TIME };
-        Self { user, device, asked_at, until: asked_at + time }
-    }
-
+impl Watching<'_> {
     /// Returns the kind and the far end of the way, and when it was direct, once it is or will not be any more.
     fn watch(&self) -> Result<((String, String), Option<f64>)> {
         loop {

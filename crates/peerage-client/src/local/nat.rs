@@ -16,6 +16,9 @@ pub struct Nat {
     /// Whether they turn packets round that are sent from inside to an outer address; absent as long as that was not tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hairpinning: Option<bool>,
+    /// Whether the owner permits many ports to be opened or tried where those of one end cannot be known.
+    #[serde(default)]
+    pub wide_checks: bool,
     /// How others see the node, the newest first.
     pub observed: Vec<SocketAddr>,
 }

@@ -59,7 +59,7 @@ pub(super) fn status(
         tunnels: status.tunnels.len() as u64,
         listen,
         advertised,
-        nat: nat(&status.nat),
+        nat: nat(&status.nat, status.wide_checks),
         records: Records {
             node_expires_at_ms: status.expires.as_millis(),
             info_expires_at_ms: status.info_expires.map(|at| at.as_millis()),
@@ -205,7 +205,7 @@ pub(super) fn proxy((settings, state): (connect::ProxySettings, connect::ProxySt
     Proxy { address: settings.proxy.to_string(), source: settings.source.to_owned(), state, why }
 }
 
-fn nat(known: &NatBehaviour) -> Nat {
+fn nat(known: &NatBehaviour, wide_checks: bool) -> Nat {
     Nat {
         mapping: match known.mapping {
             Some(path::Mapping::None) => NatMapping::None,
@@ -227,6 +227,7 @@ fn nat(known: &NatBehaviour) -> Nat {
             None => NatFiltering::Unknown,
         },
         hairpinning: known.hairpinning,
+        wide_checks,
         observed: known.observed.clone(),
     }
 }

@@ -20,6 +20,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
+use super::wide::Wide;
 use super::{Queue, RECEIVE_BYTES};
 
 /// The bit of the first byte that QUIC always sets (RFC 9000, section 17) and no message does (Rule 3.1). That an endpoint may leave it
@@ -32,21 +33,33 @@ const MAX_MESSAGES: usize = 1_024;
 /// How often the socket is read at a time when nothing but messages comes. More lets a flood of them hold up QUIC's timers, fewer costs wakeups.
 const MAX_READS: usize = 8;
 
+/// Whether a datagram is QUIC's.
+pub(super) fn is_quic(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & QUIC_BIT != 0)
+}
+
 /// The socket, as QUIC uses it.
 #[derive(Debug)]
 pub(crate) struct SharedSocket {
     io: UdpSocket,
     state: UdpSocketState,
     messages: mpsc::Sender<(SocketAddr, Bytes)>,
+    /// Beside it, where the owner permits it.
+    wide: Option<Arc<Wide>>,
     errors: Arc<AtomicU64>,
 }
 
 impl SharedSocket {
-    /// Takes over a socket; the receiver gets the messages.
-    pub(super) fn new(io: UdpSocket, errors: Arc<AtomicU64>) -> io::Result<(Arc<Self>, Queue)> {
+    /// Takes over a socket; the receiver gets the messages. `is_wide` says whether there may be further ones (Rule 6.99).
+    pub(super) fn new(
+        io: UdpSocket,
+        is_wide: bool,
+        errors: Arc<AtomicU64>,
+    ) -> io::Result<(Arc<Self>, Queue)> {
         let state = UdpSocketState::new((&io).into())?;
         let (messages, receiver) = mpsc::channel(MAX_MESSAGES);
-        Ok((Arc::new(Self { io, state, messages, errors }), receiver))
+        let wide = is_wide.then(|| Wide::new(messages.clone()));
+        Ok((Arc::new(Self { io, state, messages, wide, errors }), receiver))
     }
 
     pub(super) const fn io(&self) -> &UdpSocket {
@@ -55,6 +68,10 @@ impl SharedSocket {
 
     pub(super) const fn state(&self) -> &UdpSocketState {
         &self.state
+    }
+
+    pub(super) const fn wide(&self) -> Option<&Arc<Wide>> {
+        self.wide.as_ref()
     }
 
     fn note(&self, error: &io::Error) {
@@ -86,7 +103,7 @@ impl SharedSocket {
         while begin < meta.len {
             let end = meta.len.min(begin + stride);
             let Some(segment) = buffer.get(begin..end) else { break };
-            if segment.first().is_some_and(|first| first & QUIC_BIT != 0) {
+            if is_quic(segment) {
                 buffer.copy_within(begin..end, kept);
                 kept += end - begin;
             } else {
@@ -113,6 +130,9 @@ impl AsyncUdpSocket for SharedSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if self.wide.as_ref().is_some_and(|wide| wide.send_quic(transmit)) {
+            return Ok(());
+        }
         self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
     }
 
@@ -122,6 +142,13 @@ impl AsyncUdpSocket for SharedSocket {
         buffers: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        if let Some(wide) = &self.wide {
+            let is_v6 = self.io.local_addr().is_ok_and(|address| address.is_ipv6());
+            let taken = wide.poll_quic(cx, (buffers, metas), is_v6);
+            if taken > 0 {
+                return Poll::Ready(Ok(taken));
+            }
+        }
         for _read in 0..MAX_READS {
             ready!(self.io.poll_recv_ready(cx))?;
             let received =
@@ -194,7 +221,7 @@ mod tests {
 
     async fn shared() -> (Arc<SharedSocket>, Queue) {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        SharedSocket::new(socket, Arc::default()).unwrap()
+        SharedSocket::new(socket, false, Arc::default()).unwrap()
     }
 
     fn meta(len: usize, stride: usize) -> RecvMeta {

@@ -171,6 +171,8 @@ pub struct Endpoint {
     discards: Discards,
     transmits: VecDeque<(SocketAddr, Bytes)>,
     probe_transmits: VecDeque<(SocketAddr, Bytes)>,
+    /// Datagrams that leave from each of some ports.
+    wide_transmits: VecDeque<(SocketAddr, Bytes)>,
     leg_transmits: VecDeque<(LegId, Bytes)>,
     own_leg_transmits: VecDeque<(LegId, Bytes)>,
     stream_transmits: VecDeque<(StreamId, Bytes)>,
@@ -203,6 +205,7 @@ impl Endpoint {
             discards: Discards::default(),
             transmits: VecDeque::new(),
             probe_transmits: VecDeque::new(),
+            wide_transmits: VecDeque::new(),
             leg_transmits: VecDeque::new(),
             own_leg_transmits: VecDeque::new(),
             stream_transmits: VecDeque::new(),
@@ -334,6 +337,16 @@ impl Endpoint {
     /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
         self.transmits.pop_front()
+    }
+
+    /// Returns the next datagram to send from the second port.
+    pub fn poll_probe(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.probe_transmits.pop_front()
+    }
+
+    /// Returns the next datagram to send from each of some ports.
+    pub fn poll_wide(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.wide_transmits.pop_front()
     }
 
     /// Returns the next outcome.

@@ -156,7 +156,7 @@ impl Outgoing {
     /// Returns whether a request went straight to its receiver, so that its answer comes from there.
     pub(super) fn is_straight(&self, request: RequestId) -> bool {
         let way = self.waiting.get(&request).map(|waiting| waiting.way);
-        matches!(way, Some(Way::Straight | Way::Once(_) | Way::Check))
+        matches!(way, Some(Way::Straight | Way::Once(_) | Way::Check | Way::Widely))
     }
 
     /// Returns the earliest deadline.
@@ -245,6 +245,18 @@ impl Endpoint {
         self.begin(Waiting::new(to, (remote, Way::Check), request, now.mono), now)
     }
 
+    /// The same from each of some ports that are there for it alone (Rule 6.99). The datagrams come out of
+    /// [`poll_wide`](Self::poll_wide).
+    pub fn request_widely(
+        &mut self,
+        to: NodeId,
+        remote: SocketAddr,
+        request: &Request,
+        now: Now,
+    ) -> RequestId {
+        self.begin(Waiting::new(to, (remote, Way::Widely), request, now.mono), now)
+    }
+
     /// Sends a request from a second port, to see whether whoever knows only the address gets an answer. The datagrams come out
     /// of [`poll_probe`](Self::poll_probe).
     pub fn request_as_stranger(
@@ -255,11 +267,6 @@ impl Endpoint {
         now: Now,
     ) -> RequestId {
         self.begin(Waiting::new(to, (remote, Way::Probe), request, now.mono), now)
-    }
-
-    /// Returns the next datagram to send from the second port.
-    pub fn poll_probe(&mut self) -> Option<(SocketAddr, Bytes)> {
-        self.probe_transmits.pop_front()
     }
 
     /// Sends a request through a forwarder, itself a peer, at whose address it is given; the outcome names the receiver.
@@ -365,6 +372,7 @@ impl Endpoint {
                 match waiting.way {
                     Way::Leg(leg) => self.own_leg_transmits.push_back((leg, datagram)),
                     Way::Probe => self.probe_transmits.push_back((waiting.remote, datagram)),
+                    Way::Widely => self.wide_transmits.push_back((waiting.remote, datagram)),
                     Way::Check => self.transmits.push_back((waiting.remote, datagram)),
                     Way::Stream(stream) => self.stream_transmits.push_back((stream, datagram)),
                     Way::Straight | Way::Once(_) | Way::Through(_) => {
@@ -546,10 +554,7 @@ impl Endpoint {
 impl Waiting {
     /// Returns who gets the datagrams: the receiver, or the forwarder.
     const fn receiver(&self) -> NodeId {
-        match self.way {
-            Way::Through(forwarder) => forwarder,
-            Way::Straight | Way::Once(_) | Way::Check | Way::Probe | Way::Stream(_) | Way::Leg(_) => self.to,
-        }
+        if let Way::Through(forwarder) = self.way { forwarder } else { self.to }
     }
 
     fn new(to: NodeId, (remote, way): (SocketAddr, Way), request: &Request, now: Instant) -> Self {

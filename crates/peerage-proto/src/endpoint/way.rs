@@ -27,6 +27,8 @@ pub(super) enum Way {
     Once(NodeId),
     /// Over UDP, once, to see whether it gets there; its sender repeats it as it likes.
     Check,
+    /// The same, once from each of some ports that are there for it alone.
+    Widely,
     /// On this stream, once, to see whether it gets there.
     Stream(StreamId),
     /// As a datagram from a second port, again and again.
@@ -42,7 +44,7 @@ impl Way {
     pub(super) const fn patience(self) -> Duration {
         match self {
             Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT[0],
-            Self::Once(_) | Self::Check | Self::Stream(_) => ONCE_TIMEOUT,
+            Self::Once(_) | Self::Check | Self::Widely | Self::Stream(_) => ONCE_TIMEOUT,
             Self::Leg(_) => LEG_TIMEOUT,
         }
     }
@@ -51,7 +53,7 @@ impl Way {
     pub(super) fn wait_after(self, sent: usize) -> Option<Duration> {
         match self {
             Self::Straight | Self::Probe | Self::Through(_) => RETRANSMIT.get(sent).copied(),
-            Self::Once(_) | Self::Check | Self::Stream(_) | Self::Leg(_) => None,
+            Self::Once(_) | Self::Check | Self::Widely | Self::Stream(_) | Self::Leg(_) => None,
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub one_machine: bool,
     /// The address by which this computer is bound to one interface, if it is; candidates are made from it alone.
     pub bound: Option<IpAddr>,
+    /// Whether many ports may be opened, or tried, where those of one end cannot be known (Rule 6.99). Firewalls take it for a scan.
+    pub wide_checks: bool,
     /// By what messages may travel; UDP alone: no connection is ever made for them.
     pub carriers: Vec<Carrier>,
     /// What has worked in networks without UDP, as kept by [`Output::KeepCarriers`](super::Output::KeepCarriers).

@@ -356,6 +356,17 @@ pub enum Output {
         /// What.
         payload: Bytes,
     },
+    /// Send a datagram from each of the next so many ports that are there for this place alone, to be opened if they are not yet
+    /// (Rule 6.99). What comes to one of them from there is taken like any other datagram; from then on all that goes there leaves from that
+    /// port, and the others are closed. Without an answer they are closed after [`WIDE_LIFETIME`](crate::path::WIDE_LIFETIME).
+    TransmitWidely {
+        /// Where to.
+        remote: SocketAddr,
+        /// What.
+        payload: Bytes,
+        /// From how many ports.
+        ports: usize,
+    },
     /// Send a datagram to the group in which the nodes of a LAN talk (Rule 6.25); it must not leave the link.
     Multicast {
         /// On which interface.

@@ -44,6 +44,7 @@ use crate::carrier::Carriers;
 use crate::discard::Discard;
 use crate::endpoint::{Endpoint, Incoming, Outcome, RequestId};
 use crate::lan::Interface;
+use crate::path::WIDE_STEP;
 use crate::table::Records;
 use crate::trust::{Member, Trust};
 
@@ -189,7 +190,7 @@ impl Node {
             links: BTreeSet::new(),
             hold: Hold::new(config.super_role, now.mono),
             legs: Legs::default(),
-            finding: Finding::new(config.port),
+            finding: Finding::new(config.port, config.wide_checks),
             carriers: Carriers::new(config.carriers),
             known_carriers: config.known_carriers,
             sweep_at: now.mono.after(SWEEP_INTERVAL),
@@ -368,6 +369,9 @@ impl Node {
         while let Some((remote, payload)) = self.endpoint.poll_transmit() {
             self.note_sent(remote, now);
             self.outputs.push_back(Output::Transmit { remote, payload });
+        }
+        while let Some((remote, payload)) = self.endpoint.poll_wide() {
+            self.outputs.push_back(Output::TransmitWidely { remote, payload, ports: WIDE_STEP });
         }
     }
 

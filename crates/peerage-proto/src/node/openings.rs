@@ -89,7 +89,7 @@ impl Node {
         self.meet_at_relay(from, &request, now);
         // The link is on its way, and whoever opens a tunnel on it has to be a member (Rule 6.14): what that takes is asked meanwhile.
         self.membership(from.id, now.mono, now);
-        let candidates = self.opened_candidates((from.id, request.id), now);
+        let candidates = self.opened_candidates((from.id, came), &request, now);
         match request.hello.take() {
             Some(hello) if self.handshakes.answering.len() < MAX_ANSWERING => {
                 let task = self.new_task();

@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use peerage_wire::codec::{Candidate, CandidateKind, Transport};
-use peerage_wire::id::{NodeId, Segment, SessionId};
+use peerage_wire::id::{NodeId, Segment};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
 use peerage_wire::time::{Instant, Now};
 
 use super::places::may_dial;
 use super::{Discard, Event, Node, Purpose, Server};
-use crate::path::{Mapping, Nat, NatBehaviour, News, PathRole, Paths, Target, kind_of, targets};
+use crate::path::{
+    Mapping, Nat, NatBehaviour, News, Part, PathRole, Paths, Target, WideCheck, kind_of, targets,
+};
 use crate::sizes::TableSize;
 use crate::trust::Member;
 
@@ -55,6 +57,8 @@ pub(super) struct Came {
 pub(super) struct Finding {
     paths: Paths,
     nat: Nat,
+    /// Whether the owner lets this node do its part of wide checks (Rule 6.99).
+    is_wide: bool,
     observed_at: Option<Instant>,
     /// Whether the routers gave all places the same port when that was seen last on these networks.
     is_plain: bool,
@@ -67,10 +71,10 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    pub(super) fn new(port: u16) -> Self {
+    pub(super) fn new(port: u16, is_wide: bool) -> Self {
         let (observed_at, probed_at, probe_at, watched_at) = (None, None, None, None);
         let (paths, nat, is_plain) = (Paths::default(), Nat::new(port), false);
-        Self { paths, nat, observed_at, is_plain, probed_at, probe_at, watched_at }
+        Self { paths, nat, is_wide, observed_at, is_plain, probed_at, probe_at, watched_at }
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
@@ -257,6 +261,7 @@ impl Node {
             self.note_sent(forwarder.address, now);
         }
         let mut all = self.seen_candidates(self.base(now), now);
+        all.extend(self.scattered(now));
         all.extend(self.own_candidates().into_iter().filter(|own| own.transport == Transport::Udp));
         all.truncate(MAX_OFFERED);
         all
@@ -273,13 +278,57 @@ impl Node {
     }
 
     /// Returns what a tunnel-node answers to a TunnelRequest; the same each time that it comes.
-    pub(super) fn opened_candidates(&self, attempt: (NodeId, SessionId), now: Now) -> Vec<Candidate> {
+    pub(super) fn opened_candidates(
+        &self,
+        (from, came): (NodeId, Came),
+        request: &TunnelRequest,
+        now: Now,
+    ) -> Vec<Candidate> {
+        let attempt = (from, request.id);
         let stated = self.finding.paths.stated(attempt).unwrap_or_else(|| self.base(now));
-        let seen = self.seen_candidates(stated, now);
+        let mut seen = self.seen_candidates(stated, now);
+        if self.tries_ports_of(&from, came, request, now).is_some() {
+            seen.extend(self.outer(now).map(scattered));
+        }
         let mut all = self.own_candidates();
         all.truncate(MAX_OPENED.saturating_sub(seen.len()));
         all.extend(seen);
         all
+    }
+
+    // ---- where one end's ports cannot be known (Rule 6.99) ----------------------------------------
+
+    /// Returns whether the owner lets this node do its part.
+    pub(super) const fn is_wide(&self) -> bool {
+        self.finding.is_wide
+    }
+
+    /// Returns the place over IPv4 at which others see this node.
+    fn outer(&self, now: Now) -> Option<SocketAddr> {
+        let own = |address| self.is_own_address(address);
+        self.finding.nat.reflexive(&own, now.mono).into_iter().find(SocketAddr::is_ipv4)
+    }
+
+    /// Returns what tells that nobody can know the own ports, if so, and this node may open many.
+    fn scattered(&self, now: Now) -> Option<Candidate> {
+        let is_random = self.finding.is_wide && self.is_dependent(now) && self.base(now).is_none();
+        let outer = self.outer(now).filter(|_| is_random)?;
+        Some(scattered(SocketAddr::new(outer.ip(), 0)))
+    }
+
+    /// Returns the address of which this node tries ports for an asker: one at which a forwarder has seen it, so that nobody else can be meant.
+    fn tries_ports_of(&self, from: &NodeId, came: Came, request: &TunnelRequest, now: Now) -> Option<IpAddr> {
+        let is_meant = |candidate: &&Candidate| {
+            let Candidate { kind, address, .. } = candidate;
+            (*kind, address.port(), address.ip()) == (CandidateKind::Scattered, 0, came.from.ip())
+        };
+        let address = request.candidates.iter().find(is_meant)?.address.ip();
+        // As far as is known: whoever serves has perhaps been seen by one server only.
+        let mapping = self.nat_behaviour(now).mapping;
+        let has_one_port =
+            matches!(mapping, None | Some(Mapping::EndpointIndependent)) && self.outer(now).is_some();
+        let is_fit = !came.is_straight && address.is_ipv4() && self.may_check(address) && has_one_port;
+        (self.finding.is_wide && is_fit && self.finding.paths.may_widen(from, now.mono)).then_some(address)
     }
 
     // ---- attempts -------------------------------------------------------------------------------
@@ -325,6 +374,15 @@ impl Node {
         }
         let targets = self.targets(candidates, None, now);
         self.finding.paths.add(from, PathRole::Dial, &targets, now.mono);
+        // Only whoever has offered it is answered so.
+        let tries =
+            candidates.iter().find(|one| one.kind == CandidateKind::Scattered && one.address.port() != 0);
+        if let Some(place) = tries.map(|one| one.address).filter(|place| self.may_check(place.ip()))
+            && place.is_ipv4()
+            && self.scattered(now).is_some()
+        {
+            self.finding.paths.widen(from, PathRole::Dial, Part::Open(place), now.mono);
+        }
     }
 
     /// The tunnel-node is asked for a path: the asker's places are checked, unless it reaches this node already.
@@ -338,6 +396,9 @@ impl Node {
         }
         let targets = self.targets(&request.candidates, Some(came.from), now);
         self.finding.paths.add(from.id, PathRole::Await, &targets, now.mono);
+        if let Some(address) = self.tries_ports_of(&from.id, came, request, now) {
+            self.finding.paths.widen(from.id, PathRole::Await, Part::Try(address), now.mono);
+        }
     }
 
     /// A node with which a path is sought has asked something straight from there (Rule 6.94).
@@ -372,6 +433,14 @@ impl Node {
             let id = self.endpoint.request_as_check(peer, address, &Request::Ping, now);
             self.purposes.insert(id, Purpose::Check);
         }
+        while let Some(WideCheck { peer, remote, is_from_many }) = self.finding.paths.poll_wide(now.mono) {
+            let id = if is_from_many {
+                self.endpoint.request_widely(peer, remote, &Request::Ping, now)
+            } else {
+                self.endpoint.request_as_check(peer, remote, &Request::Ping, now)
+            };
+            self.purposes.insert(id, Purpose::Check);
+        }
         while let Some(news) = self.finding.paths.poll_news() {
             match news {
                 News::Found(path) => self.event(Event::PathFound(path)),
@@ -389,4 +458,8 @@ impl Node {
             self.probe_routers(now);
         }
     }
+}
+
+const fn scattered(address: SocketAddr) -> Candidate {
+    Candidate { kind: CandidateKind::Scattered, transport: Transport::Udp, address }
 }

@@ -568,7 +568,11 @@ fn how_hidden(announced: &[Candidate]) -> u8 {
         CandidateKind::Ethernet | CandidateKind::Wifi if !is_private(candidate.address.ip()) => 0,
         // Others see it at one place, whoever they are.
         CandidateKind::Reflexive => 1,
-        CandidateKind::Ethernet | CandidateKind::Wifi | CandidateKind::Vpn | CandidateKind::Sequential => 2,
+        CandidateKind::Ethernet
+        | CandidateKind::Wifi
+        | CandidateKind::Vpn
+        | CandidateKind::Sequential
+        | CandidateKind::Scattered => 2,
     };
     announced.iter().map(of_one).min().unwrap_or(2)
 }

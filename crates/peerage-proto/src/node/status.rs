@@ -56,6 +56,8 @@ pub struct Status {
     pub tunnels: Vec<Watched>,
     /// What the routers on the way do to its addresses, as far as it is known.
     pub nat: NatBehaviour,
+    /// Whether it may open or try many ports where those of one end cannot be known.
+    pub wide_checks: bool,
     /// What it does as a super-node.
     pub super_role: SuperStatus,
     /// Why datagrams were dropped.
@@ -206,6 +208,7 @@ impl Node {
             announced: self.serving.announcing.is_acknowledged,
             tunnels: self.watched.values().cloned().collect(),
             nat: self.nat_behaviour(now),
+            wide_checks: self.is_wide(),
             super_role: self.super_status(),
             discards: *self.endpoint.discards(),
         }

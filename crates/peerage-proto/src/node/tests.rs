@@ -76,6 +76,7 @@ fn node(bed: &mut Bed, mut records: Vec<Record>) -> Node {
         one_machine: false,
         bound: None,
         carriers: vec![Carrier::Udp],
+        wide_checks: false,
         known_carriers: Default::default(),
         super_role: SuperConfig::default(),
     };

@@ -114,6 +114,11 @@ impl Attempt {
         }
     }
 
+    /// Lasts at least until then.
+    pub(super) fn last_until(&mut self, ends_at: Instant) {
+        self.ends_at = self.ends_at.max(ends_at);
+    }
+
     fn insert(&mut self, target: Target) -> Option<&mut Check> {
         let known = self.checks.iter().position(|check| check.target.address == target.address);
         if let Some(known) = known {

@@ -32,7 +32,9 @@ pub(crate) fn targets(
     may_check: &dyn Fn(IpAddr) -> bool,
 ) -> Vec<Target> {
     let udp = candidates.iter().filter(|candidate| candidate.transport == Transport::Udp);
-    let said = udp.clone().filter(|candidate| candidate.kind != CandidateKind::Sequential);
+    // These stand for others, which follow from them.
+    let is_place = |kind| !matches!(kind, CandidateKind::Sequential | CandidateKind::Scattered);
+    let said = udp.clone().filter(|candidate| is_place(candidate.kind));
     let mut plain: Vec<_> = said.map(|candidate| (candidate.kind, candidate.address)).collect();
     plain.extend(observed.map(|address| (CandidateKind::Reflexive, address)));
     plain.sort_by_key(|(kind, address)| (rank(*kind, *address, is_near), *kind));
@@ -65,7 +67,7 @@ fn predicted(base: SocketAddr) -> impl Iterator<Item = (SocketAddr, PathKind)> {
 fn rank(kind: CandidateKind, address: SocketAddr, is_near: &dyn Fn(IpAddr) -> bool) -> u8 {
     match kind {
         _ if is_near(address.ip()) => 0,
-        CandidateKind::Reflexive | CandidateKind::Sequential => 3,
+        CandidateKind::Reflexive | CandidateKind::Sequential | CandidateKind::Scattered => 3,
         CandidateKind::Mapped => 2,
         CandidateKind::Ethernet | CandidateKind::Wifi | CandidateKind::Vpn | CandidateKind::Configured => {
             if address.is_ipv6() {
@@ -84,6 +86,6 @@ pub(crate) const fn kind_of(kind: CandidateKind) -> PathKind {
             PathKind::Direct
         }
         CandidateKind::Mapped => PathKind::Mapped,
-        CandidateKind::Reflexive | CandidateKind::Sequential => PathKind::Punched,
+        CandidateKind::Reflexive | CandidateKind::Sequential | CandidateKind::Scattered => PathKind::Punched,
     }
 }

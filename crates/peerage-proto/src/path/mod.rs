@@ -1,4 +1,4 @@
-//! Direct paths over UDP between two nodes, of which one or both stand behind routers (chapter 6, Rules 6.90 to 6.98).
+//! Direct paths over UDP between two nodes, of which one or both stand behind routers (chapter 6, Rules 6.90 to 6.99).
 //!
 //! Both have told each other their candidates, through somebody who reaches both. From then on each sends *checks*, sealed
 //! Pings, to the other's candidates: the first ones open the routers on the way, the later ones pass. What is sealed proves who
@@ -21,6 +21,7 @@ mod attempt;
 mod budget;
 mod candidates;
 mod nat;
+mod wide;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -37,6 +38,9 @@ use budget::Budget;
 pub(crate) use candidates::{Target, kind_of, targets};
 pub(crate) use nat::Nat;
 pub use nat::{Filtering, Mapping, NatBehaviour, PortChoice};
+pub use wide::WIDE_LIFETIME;
+use wide::Wide;
+pub(crate) use wide::{Part, WIDE_STEP, WideCheck};
 
 /// Most attempts at once, each for a few seconds. More let members make this node send more to where nobody answers; fewer send
 /// those who come together, as in the morning, through a relay.
@@ -111,6 +115,7 @@ pub(crate) struct Paths {
     attempts: BTreeMap<(NodeId, PathRole), Attempt>,
     found: BTreeMap<(NodeId, SocketAddr), Found>,
     budget: Budget,
+    wide: Wide,
     waiting: usize,
     news: VecDeque<News>,
 }
@@ -121,6 +126,7 @@ impl Paths {
             TableSize::new("path attempts", self.attempts.len(), MAX_ATTEMPTS),
             TableSize::new("paths", self.found.len(), MAX_PATHS),
             TableSize::new("path checks", self.waiting, MAX_WAITING),
+            self.wide.sizes(),
         ];
         own.into_iter().chain(self.budget.sizes()).collect()
     }
@@ -144,6 +150,7 @@ impl Paths {
             return false;
         }
         self.attempts.insert(key, Attempt::new((id, role), stated, peer.identity, now));
+        self.prolong(key);
         true
     }
 
@@ -151,7 +158,35 @@ impl Paths {
     pub(crate) fn add(&mut self, peer: NodeId, role: PathRole, targets: &[Target], now: Instant) {
         if let Some(attempt) = self.attempts.get_mut(&(peer, role)) {
             attempt.add(targets, now);
+            self.prolong((peer, role));
         }
+    }
+
+    /// Returns whether this node can do its part of wide checks with a peer (Rule 6.99).
+    pub(crate) fn may_widen(&self, peer: &NodeId, now: Instant) -> bool {
+        self.wide.may_begin(peer, now)
+    }
+
+    /// Does its part of wide checks with a peer, with which there is an attempt.
+    pub(crate) fn widen(&mut self, peer: NodeId, role: PathRole, part: Part, now: Instant) {
+        if let Some(attempt) = self.attempts.get(&(peer, role)) {
+            self.wide.begin((peer, role), part, attempt.id, now);
+            self.prolong((peer, role));
+        }
+    }
+
+    /// An attempt lasts as long as the wide checks with its peer, for the places that they may find.
+    fn prolong(&mut self, key: (NodeId, PathRole)) {
+        if let (Some(attempt), Some(ends_at)) = (self.attempts.get_mut(&key), self.wide.ends_at(key)) {
+            attempt.last_until(ends_at);
+        }
+    }
+
+    /// Returns the next wide check that is due, and counts it as sent.
+    pub(crate) fn poll_wide(&mut self, now: Instant) -> Option<WideCheck> {
+        let check = if self.waiting < MAX_WAITING { self.wide.poll(now) } else { None };
+        self.waiting += usize::from(check.is_some());
+        check
     }
 
     /// Returns whether this node uses a path that it has dialled.
@@ -174,6 +209,7 @@ impl Paths {
             self.budget.proven(remote, now);
             let kind = attempt.heard(remote, now);
             if role == PathRole::Await {
+                self.wide.end(&peer);
                 let path = attempt.path(peer, remote, kind);
                 self.expect(path, now);
             }
@@ -204,6 +240,7 @@ impl Paths {
             let is_first = attempt.answered(remote);
             let kind = attempt.kind_of(remote).or(kind).unwrap_or(PathKind::Punched);
             if role == PathRole::Dial && is_first {
+                self.wide.end(&peer);
                 let path = attempt.path(peer, remote, kind);
                 self.find(path, now);
             }
@@ -245,6 +282,7 @@ impl Paths {
     /// The networks have changed: what was under way led from addresses that may be gone.
     pub(crate) fn clear_attempts(&mut self) {
         self.attempts.clear();
+        self.wide.forget();
     }
 
     /// Returns the next check that is due, and counts it as sent.
@@ -288,7 +326,8 @@ impl Paths {
     pub(crate) fn next_at(&self) -> Option<Instant> {
         let is_full = self.waiting >= MAX_WAITING;
         let attempts = self.attempts.values().map(|attempt| attempt.next_at(is_full));
-        attempts.chain(self.found.values().filter_map(|found| found.unused_until)).min()
+        let wide = self.wide.next_at().filter(|_| !is_full);
+        attempts.chain(self.found.values().filter_map(|found| found.unused_until)).chain(wide).min()
     }
 
     pub(crate) fn poll_news(&mut self) -> Option<News> {

@@ -498,6 +498,7 @@ impl World {
             one_machine: false,
             bound: None,
             carriers: vec![peerage_proto::carrier::Carrier::Udp],
+            wide_checks: false,
             known_carriers: Default::default(),
             super_role: SuperConfig { on: true, ..SuperConfig::default() },
         };

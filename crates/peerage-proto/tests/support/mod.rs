@@ -449,7 +449,6 @@ impl World {
         if domain == DOMAIN {
             self.members.insert(id, *receiving.public());
         }
-        let operator_record = self.operator_record.clone();
         let mut config = node::Config {
             endpoint: endpoint::Config {
                 network: self.network,
@@ -463,7 +462,7 @@ impl World {
             receiving,
             keys: self.keys.clone(),
             statements: vec![*self.operator.statement()],
-            records: vec![operator_record, records[0].clone(), records[1].clone()]
+            records: vec![self.operator_record.clone(), records[0].clone(), records[1].clone()]
                 .into_iter()
                 .chain(self.ledger.values().filter(|r| r.header().table == Table::SuperNode).cloned())
                 .collect(),
@@ -477,6 +476,7 @@ impl World {
             one_machine: false,
             bound: None,
             carriers: vec![peerage_proto::carrier::Carrier::Udp],
+            wide_checks: false,
             known_carriers: Default::default(),
             super_role: node::SuperConfig::default(),
         };
@@ -745,7 +745,9 @@ impl World {
     fn host_output(&mut self, address: SocketAddr, output: node::Output) {
         let host = self.hosts.get_mut(&address).expect("it has just spoken");
         let back = match output {
-            node::Output::Transmit { remote, payload } => {
+            // Nobody translates here.
+            node::Output::Transmit { remote, payload }
+            | node::Output::TransmitWidely { remote, payload, .. } => {
                 self.send(address, remote, payload);
                 return;
             }

@@ -8,6 +8,7 @@ use peerage_proto::{node, operator};
 use super::{Bug, Due, MAX_OVERHEARD, World};
 use crate::invariants::Fact;
 use crate::network::{Multicast, PORT, Party, Place};
+use crate::wide::WidePorts;
 
 /// How long a datagram takes on a LAN.
 const LAN_DELAY: std::time::Duration = std::time::Duration::from_micros(300);
@@ -114,6 +115,9 @@ impl World {
                     return;
                 }
                 self.trace.note(self.now, 4, host as u64, &payload);
+                if let Some(host) = self.hosts.get_mut(host) {
+                    host.wide_ports.heard(from, address);
+                }
                 self.host_input(host, node::Input::Datagram { remote: from, payload });
             }
         }
@@ -126,7 +130,9 @@ impl World {
 
     /// Returns the computer with an address of a LAN.
     pub(super) fn host_at(&self, site: usize, address: SocketAddr) -> Option<usize> {
-        self.places.get(&(site, address)).copied()
+        let main = SocketAddr::new(address.ip(), PORT);
+        let of_many = || self.places.get(&(site, main)).filter(|_| WidePorts::is_one(address.port()));
+        self.places.get(&(site, address)).or_else(of_many).copied()
     }
 
     // ---- groups of LANs -----------------------------------------------------------------------

@@ -235,7 +235,15 @@ impl World {
         let Some(host) = self.hosts.get_mut(index) else { return };
         let (inner, boot) = (host.inner, host.boot);
         match output {
-            Output::Transmit { remote, payload } => self.send(Party::Host(index), inner, remote, payload),
+            Output::Transmit { remote, payload } => {
+                let from = host.wide_ports.source(inner, remote);
+                self.send(Party::Host(index), from, remote, payload);
+            }
+            Output::TransmitWidely { remote, payload, ports } => {
+                for from in host.wide_ports.open(inner, remote, ports) {
+                    self.send(Party::Host(index), from, remote, payload.clone());
+                }
+            }
             Output::Multicast { interface, payload } => self.multicast(index, interface, payload),
             Output::Store { task, changes } => {
                 let delay = match host.store.disk {
@@ -571,6 +579,7 @@ fn config_of(
         one_machine: false,
         bound: None,
         carriers: vec![peerage_proto::carrier::Carrier::Udp],
+        wide_checks: host.wide_checks,
         known_carriers: Default::default(),
         elections: Elections::default(),
         super_role: SuperConfig { on: host.lends, max_bytes: host.lent_bytes, ..SuperConfig::default() },

@@ -13,6 +13,7 @@ use crate::model::Standing;
 use crate::network::Party;
 use crate::operations::Operation;
 use crate::store::Disk;
+use crate::wide::WidePorts;
 
 impl World {
     pub(super) fn operate(&mut self, operation: Operation) {
@@ -131,6 +132,7 @@ impl World {
         if let Some(host) = self.hosts.get_mut(index) {
             host.site = site;
             host.inner = inner;
+            host.wide_ports = WidePorts::default();
         }
         // A tunnel-node that has left cannot serve the devices that it left behind.
         self.model.excuse(|tunnel| tunnel.server == Some(index) || tunnel.user == index);

@@ -24,6 +24,7 @@ use crate::network::{Lan, Network, PORT, Quality, Site};
 use crate::shell::Shell;
 use crate::store::Store;
 use crate::trace::Trace;
+use crate::wide::WidePorts;
 
 /// A bug that is planted, so that an invariant can be seen to catch it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,6 +230,8 @@ impl World {
             inner,
             advertise,
             serves: setup.serves,
+            wide_checks: false,
+            wide_ports: WidePorts::default(),
             lends: setup.lends,
             lent_bytes: SuperConfig::default().max_bytes,
             clock,

@@ -102,6 +102,7 @@ pub(crate) async fn up(args: Up, context: Context) -> Result {
         circumstances: config.super_node.circumstances(),
         lan: config.lan.settings(),
         port_mapping: config.node.port_mapping.unwrap_or(true),
+        wide_checks: config.node.wide_checks.unwrap_or(false),
         carriers,
         one_machine: args.one_machine.map(|place| OneMachine { place, neighbours: args.neighbours }),
         connector: proxy::connector(&config.network)?,

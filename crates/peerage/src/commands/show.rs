@@ -157,7 +157,8 @@ fn nat(nat: &Nat) -> String {
     } else {
         format!("{seen}, mapping {}, ports {}", nat.mapping, nat.ports)
     };
-    format!("{seen_as}{filtering}{hairpinning}")
+    let wide = if nat.wide_checks { ", trying many ports where it must" } else { "" };
+    format!("{seen_as}{filtering}{hairpinning}{wide}")
 }
 
 /// Writes who serves the devices at a location.

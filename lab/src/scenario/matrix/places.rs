@@ -241,7 +241,8 @@ pub(super) struct Cast<'a> {
 
 impl<'a> Cast<'a> {
     /// Starts everything; a node that cannot join or start is noted and left out.
-    pub(super) fn start(stage: &'a Stage, programs: &Programs) -> Result<Self> {
+    /// With `is_wide` all owners permit many ports to be tried.
+    pub(super) fn start(stage: &'a Stage, programs: &Programs, is_wide: bool) -> Result<Self> {
         let lab = &stage.lab;
         let wires = stage.start_wires(programs)?;
         let mut operator = Player::new(lab, programs, &stage.operator, &["operator", "run"])?;
@@ -272,6 +273,10 @@ impl<'a> Cast<'a> {
         let listen = format!("[::]:{NODE_PORT}");
         let node = |place: &'a Place| Player::new(lab, programs, &place.host, &["up", "--listen", &listen]);
         let mut players = stage.places.iter().map(node).collect::<Result<Vec<_>>>()?;
+        if is_wide {
+            let configured = |player: &Player<'_>| player.peerage.configure("[node]\nwide_checks = true\n");
+            players.iter().try_for_each(configured)?;
+        }
         let errors = join_all(&operator, &mut players);
         let nodes = players.into_iter().zip(errors).collect();
         let devices = stage.places.iter().map(|place| place.switch_on(programs)).collect::<Result<_>>()?;

@@ -129,6 +129,18 @@ impl Pair {
         }
     }
 
+    /// Returns whether a direct path is likely where many ports are tried: the user's end writes from many random ones to the one port of the
+    /// other end, which tries random ones in turn.
+    pub(super) fn is_likely_widely(&self) -> bool {
+        let Self { user, node, together } = self;
+        let is_one_port = [Some(node.nat), node.carrier]
+            .into_iter()
+            .flatten()
+            .all(|nat| behaviour(nat).0 == EndpointIndependent);
+        let has_both = |side: &Side| side.has_udp() && side.has_ipv4();
+        *together == Together::Apart && has_both(user) && has_both(node) && !user.udp().0 && is_one_port
+    }
+
     fn is_possible_by_udp(&self) -> bool {
         let Self { user, node, .. } = self;
         if !user.has_udp() || !node.has_udp() {
@@ -285,6 +297,17 @@ mod tests {
                 assert!(!is_possible(unknown, closed) && !is_possible(closed, unknown), "{unknown} {closed}");
             }
         }
+    }
+
+    #[test]
+    fn many_random_ports_of_the_user_are_found_from_one_port_and_not_from_another_random_one() {
+        let is_likely = |user: &str, node: &str| {
+            let is = |pair: &Pair| pair.user.name == user && pair.node.name == node;
+            pairs().iter().find(|pair| is(pair)).unwrap().is_likely_widely()
+        };
+        assert!(is_likely("symmetric", "eim-apdf") && is_likely("adm-apdf", "masquerade"));
+        assert!(!is_likely("symmetric", "symmetric") && !is_likely("symmetric", "sequential"));
+        assert!(!is_likely("eim-apdf", "symmetric") && !is_likely("no-udp", "masquerade"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing depends on it: what is lost here, or never fitted in, the holders find out when they compare what they hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use peerage_wire::id::{Domain, NodeId, RecordKey};
 use peerage_wire::message::Request;
@@ -93,10 +94,13 @@ impl Pushes {
         true
     }
 
-    /// Returns the holders that may be sent something now, in turn.
-    fn open(&self) -> Vec<NodeId> {
+    /// Returns the holder that may be sent something now and comes next after this one; after the last comes the first. There may be
+    /// thousands, and of those whose turn it is not yet nothing is looked at.
+    fn open_after(&self, last: Option<NodeId>) -> Option<NodeId> {
         let is_open = |node: &&NodeId| self.counts.get(node).copied().unwrap_or(0) < MAX_RUNNING;
-        self.waiting.keys().filter(is_open).copied().collect()
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let further = self.waiting.range((after, Bound::Unbounded)).map(|(node, _)| node);
+        further.chain(self.waiting.keys()).find(is_open).copied()
     }
 
     fn next(&mut self, node: &NodeId) -> Option<Item> {
@@ -158,26 +162,20 @@ impl Operator {
 
     /// Sends what there is room for, one thing to each holder in turn.
     pub(super) fn pump_pushes(&mut self, now: Now) {
-        loop {
-            let open = self.pushes.open();
-            if open.is_empty() {
-                return;
-            }
-            for node in open {
-                if self.pushes.running.len() >= MAX_RUNNING_IN_ALL {
-                    return;
-                }
-                let Some(remote) = self.supers.remote(&node) else {
-                    self.pushes.forget(&node);
-                    continue;
-                };
-                let Some(request) = self.pushes.next(&node).and_then(|item| self.request_for(item, now))
-                else {
-                    continue;
-                };
-                let id = self.endpoint.request(node, remote, &request, now);
-                self.pushes.begun(id, node);
-            }
+        let mut last = None;
+        while self.pushes.running.len() < MAX_RUNNING_IN_ALL
+            && let Some(node) = self.pushes.open_after(last)
+        {
+            last = Some(node);
+            let Some(remote) = self.supers.remote(&node) else {
+                self.pushes.forget(&node);
+                continue;
+            };
+            let Some(request) = self.pushes.next(&node).and_then(|item| self.request_for(item, now)) else {
+                continue;
+            };
+            let id = self.endpoint.request(node, remote, &request, now);
+            self.pushes.begun(id, node);
         }
     }
 
@@ -218,7 +216,7 @@ mod tests {
         }
         assert_eq!(pushes.queued, MAX_QUEUED);
         pushes.forget(&node(1));
-        assert_eq!((pushes.queued, pushes.open()), (0, vec![]));
+        assert_eq!((pushes.queued, pushes.open_after(None)), (0, None));
     }
 
     /// Rule 6.76: Heads come last; who does not answer gets nothing more of this batch, and others are not kept waiting.
@@ -233,9 +231,25 @@ mod tests {
         for n in 2..=u64::try_from(MAX_RUNNING).unwrap() {
             pushes.begun(RequestId(n), node(1));
         }
-        assert_eq!(pushes.open(), [node(2)]);
+        assert_eq!(pushes.open_after(None), Some(node(2)));
         assert!(pushes.ended(RequestId(1), false));
         assert!(!pushes.ended(RequestId(1), false), "once");
-        assert_eq!((pushes.queued, pushes.open()), (1, vec![node(2)]));
+        assert_eq!((pushes.queued, pushes.open_after(None)), (1, Some(node(2))));
+    }
+
+    /// Rule 6.76: one thing to each in turn, and the first comes again after the last.
+    #[test]
+    fn holders_come_in_turn() {
+        let mut pushes = Pushes::default();
+        for n in [1, 2, 3] {
+            pushes.add(node(n), item(7));
+            pushes.add(node(n), item(8));
+        }
+        let (mut last, mut order) = (None, Vec::new());
+        while let Some(next) = pushes.open_after(last) {
+            order.extend(pushes.next(&next).map(|_| next));
+            last = Some(next);
+        }
+        assert_eq!(order, [1, 2, 3, 1, 2, 3].map(node));
     }
 }

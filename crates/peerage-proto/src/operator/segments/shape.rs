@@ -73,13 +73,15 @@ impl Draft<'_> {
     /// Cuts segments without holders into parts for which those who wait have room. Where a network has grown while the operator was
     /// alone, nobody has room for the whole.
     pub(super) fn cut_to_fit(&mut self, waiting: &[NodeId]) {
-        let mut rooms: Vec<_> =
-            waiting.iter().filter_map(|id| Some(Reverse(self.nodes.get(id)?.capacity))).collect();
+        let capacity = |id: &NodeId| Some(Reverse(self.nodes.get(id)?.capacity));
+        let mut rooms: Vec<_> = waiting.iter().filter_map(capacity).collect();
         rooms.sort_unstable();
-        let Some(Reverse(room)) = rooms.get(REPLICAS - 1).copied() else { return };
+        let Some(Reverse(room)) = rooms.iter().take(REPLICAS).next_back().copied() else { return };
         // One may be of a domain in its part, where it does not count. A part for which too few are left would only draw away those
-        // who are enough for another.
-        let mut left = waiting.len().min(MAX_CHANGES) / (REPLICAS + 1);
+        // who are enough for another; those who come one by one are enough for one after the other.
+        let is_poor = |part: &Part| !part.holders.is_empty() && replicas(&self.expected(part)) < REPLICAS;
+        let next = usize::from(!self.parts.values().any(is_poor));
+        let mut left = (waiting.len().min(MAX_CHANGES) / (REPLICAS + 1)).max(next);
         let empty = self.parts.values().filter(|part| part.holders.is_empty()).map(|part| part.segment);
         for segment in empty.filter(|segment| self.records_in(segment) > room).collect::<Vec<_>>() {
             self.parts.remove(&segment.from);

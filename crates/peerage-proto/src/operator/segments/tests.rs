@@ -592,6 +592,22 @@ fn a_table_that_fits_nobody_is_cut_among_those_who_wait() {
     assert_eq!(net.segments().last().map(|segment| segment.to), Some(PlacementKey::MAX));
 }
 
+/// Rule 6.73: those who come one by one do not all go where others are already.
+#[test]
+fn a_table_that_fits_nobody_is_held_in_the_end_by_those_who_come_one_by_one() {
+    let mut net = Net::new();
+    net.load = (1..=40).map(|domain| (Domain(domain << 20), 100)).collect();
+    for domain in 1..=40 {
+        let id = net.join(domain << 20);
+        net.nodes.get_mut(&id).unwrap().capacity = 1_000;
+        net.settle();
+    }
+    for domain in net.load.keys() {
+        let place = Segment::of_domain(*domain).from;
+        assert!(!net.coverage().operator_stands_in(place, *domain), "{domain:?}");
+    }
+}
+
 /// Rule 6.73: those who are too few for all of it hold what they have room for; the rest stays the operator's.
 #[test]
 fn who_has_room_for_a_part_only_is_given_a_part() {

@@ -114,7 +114,8 @@ impl Forwarder {
         sealed.extend_from_slice(&of_request.0);
         sealed.extend_from_slice(&room.to_be_bytes());
         sealed.extend_from_slice(&address_bytes(*remote));
-        crypto.seal(&self.key, &nonce, &associated(to), &mut sealed).ok()?;
+        let tag = crypto.seal(&self.key, &nonce, &associated(to), &mut sealed).ok()?;
+        sealed.extend_from_slice(&tag);
         Some([&nonce[..], &sealed].concat().into())
     }
 

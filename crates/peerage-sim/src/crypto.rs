@@ -147,12 +147,10 @@ impl Crypto for Cheap {
         key: &SecretKey,
         nonce: &[u8; 12],
         aad: &[u8],
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), CryptoError> {
-        self.mask(buffer);
-        let tag = tag(key, nonce, aad, buffer);
-        buffer.extend_from_slice(&tag);
-        Ok(())
+        text: &mut [u8],
+    ) -> Result<[u8; TAG_SIZE], CryptoError> {
+        self.mask(text);
+        Ok(tag(key, nonce, aad, text))
     }
 
     fn open<'b>(
@@ -211,7 +209,8 @@ mod tests {
     fn what_was_altered_does_not_open() {
         let key = SecretKey([7; 32]);
         let mut sealed = b"a text of more than sixteen bytes".to_vec();
-        Cheap::default().seal(&key, &[1; 12], b"aad", &mut sealed).unwrap();
+        let tag = Cheap::default().seal(&key, &[1; 12], b"aad", &mut sealed).unwrap();
+        sealed.extend_from_slice(&tag);
         assert!(Cheap::default().open(&key, &[1; 12], b"aad", &mut sealed.clone()).is_ok());
         assert!(Cheap::default().open(&key, &[2; 12], b"aad", &mut sealed.clone()).is_err());
         assert!(Cheap::default().open(&key, &[1; 12], b"ada", &mut sealed.clone()).is_err());

@@ -137,8 +137,10 @@ impl Beacon {
         body.extend_from_slice(&self.time.as_millis().to_be_bytes());
         body.extend_from_slice(&self.seated_secs.to_be_bytes());
         body.extend(self.head.into_iter().flatten());
-        let sealed = crypto.seal(&key(epoch_key, network), nonce, &[FORM, VERSION], &mut body);
-        debug_assert!(sealed.is_ok(), "a beacon is within the bound of its cipher");
+        match crypto.seal(&key(epoch_key, network), nonce, &[FORM, VERSION], &mut body) {
+            Ok(tag) => body.extend_from_slice(&tag),
+            Err(_) => debug_assert!(false, "a beacon is within the bound of its cipher"),
+        }
         [&[FORM, VERSION][..], nonce, &body].concat()
     }
 

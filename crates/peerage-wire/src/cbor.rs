@@ -475,7 +475,8 @@ impl MapWriter {
         self
     }
 
-    fn append_to(&self, out: &mut Vec<u8>) {
+    /// Appends the encoded map to what is there.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         head(out, MAP, self.count);
         out.extend_from_slice(&self.pairs);
     }
@@ -485,9 +486,21 @@ impl MapWriter {
         &self.pairs
     }
 
+    /// Returns how many bytes the encoded map has.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let head = match self.count {
+            0..=23 => 1,
+            24..=0xff => 2,
+            0x100..=0xffff => 3,
+            0x1_0000..=0xffff_ffff => 5,
+            _ => 9,
+        };
+        self.pairs.len().saturating_add(head)
+    }
+
     /// Returns the encoded map.
     pub fn finish(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.pairs.len() + 3);
+        let mut out = Vec::with_capacity(self.encoded_len());
         self.append_to(&mut out);
         out
     }

@@ -66,17 +66,17 @@ pub trait Crypto: Send + Sync + fmt::Debug {
         info: &[u8],
     ) -> Result<ContextKeys, CryptoError>;
 
-    /// Encrypts `buffer` from `start` on in place and appends the tag.
+    /// Encrypts a text in place and returns the tag that goes behind it.
     ///
     /// # Errors
-    /// If the buffer is longer than the cipher allows, which no message is.
+    /// If the text is longer than the cipher allows, which no message is.
     fn seal(
         &self,
         key: &SecretKey,
         nonce: &[u8; 12],
         aad: &[u8],
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), CryptoError>;
+        text: &mut [u8],
+    ) -> Result<[u8; TAG_SIZE], CryptoError>;
 
     /// Decrypts `buffer`, which ends with the tag, in place and returns the plaintext.
     ///
@@ -164,10 +164,11 @@ impl Crypto for Real {
         key: &SecretKey,
         nonce: &[u8; 12],
         aad: &[u8],
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), CryptoError> {
+        text: &mut [u8],
+    ) -> Result<[u8; TAG_SIZE], CryptoError> {
         let nonce = RingNonce::assume_unique_for_key(*nonce);
-        cipher(key)?.seal_in_place_append_tag(nonce, Aad::from(aad), buffer).map_err(|_| CryptoError)
+        let tag = cipher(key)?.seal_in_place_separate_tag(nonce, Aad::from(aad), text);
+        tag.ok().and_then(|tag| tag.as_ref().try_into().ok()).ok_or(CryptoError)
     }
 
     fn open<'b>(

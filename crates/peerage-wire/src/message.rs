@@ -154,12 +154,13 @@ fn read_flight(map: &mut Map<'_>, key: u64, most: usize) -> Result<Option<Bytes>
     }
 }
 
-fn frame(command: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(PLAINTEXT_HEADER + body.len());
+fn frame(command: u8, body: &MapWriter) -> Vec<u8> {
+    let length = body.encoded_len();
+    let mut out = Vec::with_capacity(PLAINTEXT_HEADER + length);
     out.push(command);
     // A body always fits into a datagram; a longer one fails to be sealed into one.
-    out.extend_from_slice(&u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes());
-    out.extend_from_slice(body);
+    out.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+    body.append_to(&mut out);
     out
 }
 

@@ -160,7 +160,7 @@ pub struct ShortHeader {
 impl ShortHeader {
     /// Returns the bytes on the wire, which are also the additional data of the seal.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(MAX_DATAGRAM);
+        let mut out = Vec::with_capacity(SHORT_OVERHEAD - TAG_SIZE);
         out.push(match self.class {
             Class::Read => kind::SHORT_READ,
             Class::Other => kind::SHORT_OTHER,
@@ -183,7 +183,7 @@ pub struct ReplyHeader {
 impl ReplyHeader {
     /// Returns the bytes on the wire.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(MAX_DATAGRAM);
+        let mut out = Vec::with_capacity(REPLY_OVERHEAD - TAG_SIZE);
         out.push(kind::REPLY);
         out.extend_from_slice(&self.request.0);
         out.extend_from_slice(&self.nonce.0);

@@ -134,7 +134,7 @@ impl SendContext {
         let header = header.to_bytes();
         let mut padded = plaintext.to_vec();
         padded.resize(padded.len().max(MIN_LONG.saturating_sub(header.len() + TAG_SIZE)), 0);
-        self.seal(header, nonce, &padded, crypto)
+        self.seal(&header, nonce, &padded, crypto)
     }
 
     /// Seals a request in the short form, for a receiver that has the context.
@@ -150,17 +150,17 @@ impl SendContext {
     ) -> Result<Sealed, CryptoError> {
         let nonce = self.next_nonce(time, rng)?;
         let header = ShortHeader { class, context: self.id, nonce };
-        self.seal(header.to_bytes(), nonce, plaintext, crypto)
+        self.seal(&header.to_bytes(), nonce, plaintext, crypto)
     }
 
     fn seal(
         &self,
-        header: Vec<u8>,
+        header: &[u8],
         nonce: Nonce,
         plaintext: &[u8],
         crypto: &dyn Crypto,
     ) -> Result<Sealed, CryptoError> {
-        let datagram = seal_after(header, &[], &nonce, plaintext, &self.keys.request, crypto)?;
+        let datagram = seal_after(header, header, &nonce, plaintext, &self.keys.request, crypto)?;
         Ok(Sealed { datagram, nonce })
     }
 
@@ -253,8 +253,8 @@ impl ReceiveContext {
         let mut nonce = Nonce([0; Nonce::SIZE]);
         rng.fill_bytes(&mut nonce.0);
         let header = ReplyHeader { request, nonce }.to_bytes();
-        let bound_to = [&self.enc[..], &request.0].concat();
-        seal_after(header, &bound_to, &nonce, plaintext, &self.keys.reply, crypto)
+        let aad = reply_aad(&header, &self.enc, &request);
+        seal_after(&header, &aad, &nonce, plaintext, &self.keys.reply, crypto)
     }
 }
 
@@ -263,23 +263,26 @@ fn reply_aad(header: &[u8], enc: &[u8; ENC_SIZE], request: &Nonce) -> Vec<u8> {
     [header, enc, &request.0].concat()
 }
 
+/// Makes a datagram of a header and what is sealed behind it, in memory of just that size.
 fn seal_after(
-    mut header: Vec<u8>,
-    bound_to: &[u8],
+    header: &[u8],
+    aad: &[u8],
     nonce: &Nonce,
     plaintext: &[u8],
     key: &crate::keys::SecretKey,
     crypto: &dyn Crypto,
 ) -> Result<Vec<u8>, CryptoError> {
-    if header.len() + plaintext.len() + TAG_SIZE > MAX_DATAGRAM {
+    let length = header.len() + plaintext.len() + TAG_SIZE;
+    if length > MAX_DATAGRAM {
         return Err(CryptoError);
     }
-    let aad = [&header, bound_to].concat();
-    let mut body = Vec::with_capacity(plaintext.len() + TAG_SIZE);
-    body.extend_from_slice(plaintext);
-    crypto.seal(key, &nonce.0, &aad, &mut body)?;
-    header.extend_from_slice(&body);
-    Ok(header)
+    let mut datagram = Vec::with_capacity(length);
+    datagram.extend_from_slice(header);
+    datagram.extend_from_slice(plaintext);
+    let (_, text) = datagram.split_at_mut_checked(header.len()).ok_or(CryptoError)?;
+    let tag = crypto.seal(key, &nonce.0, aad, text)?;
+    datagram.extend_from_slice(&tag);
+    Ok(datagram)
 }
 
 fn open_copy(

@@ -190,7 +190,7 @@ impl Reply {
 
     /// Encodes the plaintext.
     pub fn encode(&self) -> Vec<u8> {
-        frame(self.number(), &self.body().finish())
+        frame(self.number(), &self.body())
     }
 
     /// Reads a reply from an opened plaintext.

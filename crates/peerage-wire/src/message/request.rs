@@ -296,7 +296,7 @@ impl Request {
 
     /// Encodes the plaintext without padding.
     pub fn encode(&self) -> Vec<u8> {
-        frame(self.number(), &self.body().finish())
+        frame(self.number(), &self.body())
     }
 
     /// Reads a request from an opened plaintext.

@@ -569,7 +569,7 @@ fn unknown_fields_of_a_command_matter_below_128_only() {
     let with = |key: u64| {
         let mut body = MapWriter::new();
         body.uint(key, 1_u64);
-        Request::decode(&frame(number::PING, &body.finish()))
+        Request::decode(&frame(number::PING, &body))
     };
     assert_eq!(with(2), Err(Malformed::Unknown(2).into()));
     assert_eq!(with(128), Ok(Request::Ping));
@@ -585,7 +585,7 @@ fn unknown_kinds_of_candidates_are_left_out() {
         map.bytes(1, &address_bytes(known.address)).uint(2, *transport).uint(3, *kind);
         map
     });
-    let reply = Reply::decode(&frame(number::TUNNEL_REQUEST + 1, &body.finish()));
+    let reply = Reply::decode(&frame(number::TUNNEL_REQUEST + 1, &body));
     let ethernet = Candidate { kind: CandidateKind::Ethernet, transport: Transport::Udp, ..known };
     assert_eq!(reply, Ok(Reply::TunnelOpened { candidates: vec![ethernet, known], flight: None }));
 }
@@ -626,10 +626,7 @@ fn lists_beyond_their_limits_are_refused() {
     let tags = vec![[1_u8; 16]; MAX_TAGS + 1];
     let mut body = MapWriter::new();
     body.list_of_bytes(1, &tags);
-    assert_eq!(
-        Request::decode(&frame(number::GET_TUNNEL_NODES, &body.finish())),
-        Err(Malformed::Type(1).into())
-    );
+    assert_eq!(Request::decode(&frame(number::GET_TUNNEL_NODES, &body)), Err(Malformed::Type(1).into()));
     let page = Page { records: vec![Bytes::new(); MAX_LIST + 1], more: false };
     assert_eq!(Reply::decode(&Reply::Devices(page).encode()), Err(Malformed::Type(1).into()));
     let many = Reply::TunnelOpened { candidates: candidates(MAX_CANDIDATES + 1), flight: None };
@@ -642,13 +639,13 @@ fn lists_beyond_their_limits_are_refused() {
 fn request_of(command: u8, write: impl FnOnce(&mut MapWriter)) -> Result<Request, BadMessage> {
     let mut body = MapWriter::new();
     write(&mut body);
-    Request::decode(&frame(command, &body.finish()))
+    Request::decode(&frame(command, &body))
 }
 
 fn reply_of(command: u8, write: impl FnOnce(&mut MapWriter)) -> Result<Reply, BadMessage> {
     let mut body = MapWriter::new();
     write(&mut body);
-    Reply::decode(&frame(command, &body.finish()))
+    Reply::decode(&frame(command, &body))
 }
 
 /// Rule 4.3: both ends of the range of GetDevices may be left out, and then mean the first and the last place of all.
@@ -813,7 +810,8 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(command in 0..66_u8, bytes in vec(any::<u8>(), 0..100)) {
-        let framed = frame(command, &bytes);
+        let length = u16::try_from(bytes.len()).unwrap();
+        let framed = [&[command], &length.to_be_bytes()[..], &bytes].concat();
         if let Ok(request) = Request::decode(&framed) {
             prop_assert_eq!(request.number(), command);
         }

@@ -45,7 +45,9 @@ impl PrivateDraft {
     ) -> Result<(), DraftError> {
         map.uint(EPOCH, self.epoch).bytes(SALT, &self.salt);
         let mut body = padded(&self.body.finish())?;
-        crypto.seal(&key_of(header, &self.epoch_key, &self.salt), &NONCE, map.pairs(), &mut body)?;
+        let key = key_of(header, &self.epoch_key, &self.salt);
+        let tag = crypto.seal(&key, &NONCE, map.pairs(), &mut body)?;
+        body.extend_from_slice(&tag);
         map.bytes(SEALED, &body);
         Ok(())
     }

@@ -85,7 +85,7 @@ pub fn answer(request: &Request, asked: Asked<'_>, view: View<'_>) -> Result<Rep
         }
         Request::GetDomainKey => {
             let key = asked.from.id.record_key();
-            held(view.signed, PlacementKey::new(own, &key.0))?;
+            held(view.signed, own, &key.0)?;
             Ok(Reply::DomainKey(bytes_of(view.records.get(Table::DomainKey, own, key), asked.time)))
         }
         Request::TransferPartition { table, range, after } => {
@@ -169,8 +169,13 @@ fn covers(segments: &[Segment], range: Segment) -> bool {
     }
 }
 
-fn held(segments: &[Segment], place: PlacementKey) -> Result<(), Discard> {
-    let is_held = segments.iter().any(|segment| segment.contains(place));
+/// Decides whether the place of a key is held. Where the whole domain is, the place need not be computed, which takes a hash.
+fn held(segments: &[Segment], domain: Domain, key: &[u8]) -> Result<(), Discard> {
+    let whole = Segment::of_domain(domain);
+    let is_held = segments.iter().any(|segment| segment.covers(&whole)) || {
+        let place = PlacementKey::new(domain, key);
+        segments.iter().any(|segment| segment.contains(place))
+    };
     if is_held { Ok(()) } else { Err(Discard::OutOfRange) }
 }
 
@@ -182,10 +187,10 @@ fn touches(view: View<'_>, domain: Domain) -> Result<(), Discard> {
 /// Decides whether somebody may read about a node: a member of its domain, an operator, or who holds the same place; about operators
 /// everybody may (Rule 4.5).
 fn readable(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<(), Discard> {
-    let place = PlacementKey::new(node.domain, &node.hash);
     let may = node.domain == asked.from.id.domain
         || node.domain == Domain::OPERATORS
-        || asker_segment(asked, view).is_some_and(|segment| segment.contains(place));
+        || asker_segment(asked, view)
+            .is_some_and(|segment| segment.contains(PlacementKey::new(node.domain, &node.hash)));
     if may { Ok(()) } else { Err(Discard::Forbidden) }
 }
 
@@ -194,7 +199,7 @@ fn node_record(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<Option
     let table = if node.domain == Domain::OPERATORS {
         Table::OperatorNode
     } else {
-        held(view.signed, PlacementKey::new(node.domain, &node.hash))?;
+        held(view.signed, node.domain, &node.hash)?;
         Table::Node
     };
     Ok(bytes_of(view.records.get(table, node.domain, node.record_key()), asked.time))
@@ -202,7 +207,7 @@ fn node_record(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<Option
 
 fn node_info(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<Option<Bytes>, Discard> {
     readable(node, asked, view)?;
-    held(view.announced, PlacementKey::new(node.domain, &node.hash))?;
+    held(view.announced, node.domain, &node.hash)?;
     Ok(bytes_of(view.records.get(Table::NodeInfo, node.domain, node.record_key()), asked.time))
 }
 
@@ -229,7 +234,7 @@ fn tunnel_nodes(
     view: View<'_>,
 ) -> Result<Page, Discard> {
     let own = asked.from.id.domain;
-    let is_held = |tag: &&LookupTag| held(view.announced, PlacementKey::new(own, &tag.0)).is_ok();
+    let is_held = |tag: &&LookupTag| held(view.announced, own, &tag.0).is_ok();
     let here: Vec<_> = tags.iter().filter(is_held).copied().collect();
     if here.is_empty() {
         return Err(Discard::OutOfRange);
@@ -238,7 +243,7 @@ fn tunnel_nodes(
     if !page.more {
         let found = page.records.iter().filter_map(|info| UnverifiedRecord::parse(info).ok());
         let keys: Vec<_> = found.map(|info| info.header().key).collect();
-        let is_here = |key: &&RecordKey| held(view.signed, PlacementKey::new(own, &key.0)).is_ok();
+        let is_here = |key: &&RecordKey| held(view.signed, own, &key.0).is_ok();
         let nodes = keys.iter().filter(is_here).map(|key| view.records.get(Table::Node, own, *key));
         page.accompany(nodes.filter_map(|node| bytes_of(node, asked.time)), asked.room);
     }
@@ -263,8 +268,10 @@ fn devices(
     Ok(filled(view.records.list_within(Table::EndDevice, asked.from.id.domain, wanted, after), asked))
 }
 
+/// Copies a record, if it is valid: its bytes are read anyway to answer with them, whereas the count of those who share them lies
+/// elsewhere, and of a large table that is one more wait for memory.
 fn bytes_of(record: Option<&Record>, time: UnixTime) -> Option<Bytes> {
-    record.filter(|record| record.is_valid_at(time)).map(|record| record.bytes().clone())
+    record.filter(|record| record.is_valid_at(time)).map(|record| Bytes::copy_from_slice(record.bytes()))
 }
 
 fn page(view: View<'_>, table: Table, domain: Domain, after: Option<RecordKey>, asked: Asked<'_>) -> Page {

@@ -15,6 +15,7 @@ pub mod discard;
 pub mod election;
 pub mod endpoint;
 pub mod forward;
+mod indexed;
 pub mod lan;
 pub mod limiter;
 pub mod link;

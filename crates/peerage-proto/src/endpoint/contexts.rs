@@ -7,6 +7,7 @@ use peerage_wire::id::{ContextId, NodeId, Nonce};
 use peerage_wire::seal::ReceiveContext;
 use peerage_wire::time::UnixTime;
 
+use crate::indexed::Indexed;
 use crate::sizes::TableSize;
 
 /// Most contexts of one sender: its threads, and one it has just replaced.
@@ -53,7 +54,7 @@ struct Entry {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contexts {
-    all: BTreeMap<ContextId, Entry>,
+    all: Indexed<ContextId, Entry>,
     by_sender: BTreeMap<NodeId, VecDeque<ContextId>>,
     oldest: VecDeque<ContextId>,
 }
@@ -72,19 +73,26 @@ impl Contexts {
         self.all.get(&id).map(|entry| Arc::clone(&entry.context))
     }
 
-    /// Remembers a context from which a message was opened.
-    pub(super) fn insert(&mut self, context: &Arc<ReceiveContext>) {
-        let (id, sender) = (context.id(), context.sender());
-        if self.all.contains_key(&id) {
-            return;
+    /// Remembers a context from which a message was opened, and the message's nonce. Returns false if it arrived before (Rule 3.12).
+    pub(super) fn first_time(&mut self, context: &Arc<ReceiveContext>, nonce: &Nonce) -> bool {
+        if let Some(entry) = self.all.get_mut(&context.id()) {
+            return entry.seen.first_time(nonce.counter());
         }
+        let mut entry = Entry { context: Arc::clone(context), seen: Seen::default() };
+        let is_first = entry.seen.first_time(nonce.counter());
+        self.insert(entry);
+        is_first
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let (id, sender) = (entry.context.id(), entry.context.sender());
         let own = self.by_sender.entry(sender).or_default();
         own.push_back(id);
         let surplus = if own.len() > MAX_PER_SENDER { own.pop_front() } else { None };
         if let Some(surplus) = surplus {
             self.all.remove(&surplus);
         }
-        self.all.insert(id, Entry { context: Arc::clone(context), seen: Seen::default() });
+        self.all.insert(id, entry);
         self.oldest.push_back(id);
         while self.all.len() > MAX_CONTEXTS || self.oldest.len() > 2 * MAX_CONTEXTS {
             let Some(oldest) = self.oldest.pop_front() else { break };
@@ -103,18 +111,13 @@ impl Contexts {
         }
     }
 
-    /// Notes the nonce of a message that was opened. Returns false if it arrived before (Rule 3.12).
-    pub(super) fn first_time(&mut self, id: ContextId, nonce: &Nonce) -> bool {
-        self.all.get_mut(&id).is_some_and(|entry| entry.seen.first_time(nonce.counter()))
-    }
-
     pub(super) fn forget_expired(&mut self, time: UnixTime) {
         let spent = self.all.iter().filter(|(_, entry)| !entry.context.covers(time));
         let spent: Vec<_> = spent.map(|(id, _)| *id).collect();
         for id in spent {
             self.remove(id);
         }
-        self.oldest.retain(|id| self.all.contains_key(id));
+        self.oldest.retain(|id| self.all.get(id).is_some());
     }
 }
 

@@ -1,13 +1,12 @@
 //! The nodes that this one has dealt with lately: bounded, and forgotten when unused.
 
-use std::collections::BTreeMap;
-
 use peerage_wire::id::NodeId;
 use peerage_wire::intro::KeyStatement;
 use peerage_wire::packet::COOKIE_SIZE;
 use peerage_wire::seal::SendContext;
 use peerage_wire::time::{Instant, UnixTime};
 
+use crate::indexed::Indexed;
 use crate::sizes::TableSize;
 use crate::trust::Member;
 
@@ -38,7 +37,7 @@ pub(super) struct Peer {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peers {
-    all: BTreeMap<NodeId, Peer>,
+    all: Indexed<NodeId, Peer>,
 }
 
 impl Peers {
@@ -88,7 +87,7 @@ impl Peers {
             return;
         }
         // A sixteenth at once, so that a flood of strangers does not search the whole table for each.
-        let mut by_age: Vec<_> = self.all.values().map(|peer| (peer.used_at, peer.member.id)).collect();
+        let mut by_age: Vec<_> = self.all.iter().map(|(id, peer)| (peer.used_at, *id)).collect();
         by_age.sort_unstable();
         for (_, id) in by_age.into_iter().take(MAX_PEERS / 16) {
             self.all.remove(&id);
@@ -126,9 +125,7 @@ impl Peers {
     }
 
     pub(super) fn drop_contexts(&mut self) {
-        for peer in self.all.values_mut() {
-            peer.opened = None;
-        }
+        self.all.for_each_mut(|peer| peer.opened = None);
     }
 }
 

@@ -249,13 +249,14 @@ impl Endpoint {
             return Err(Discard::SpentContext);
         }
         self.check_sender(sender, trust, now)?;
-        self.contexts.insert(context);
-        if !self.contexts.first_time(context.id(), &request.nonce) {
+        if !self.contexts.first_time(context, &request.nonce) {
             return Err(Discard::Replayed);
         }
         self.carried.heard(sender.member.id, origin.back);
+        let mut from = sender.member;
         if let Some(fingerprint) = sender.introduction {
             self.peers.introduced(sender.member, sender.statement, fingerprint, now.mono);
+            from = self.peers.get(&from.id).map_or(from, |peer| peer.member);
         }
         let decoded = Request::decode(&plaintext).map_err(bad_message)?;
         if decoded.class() != request.class {
@@ -269,7 +270,6 @@ impl Endpoint {
         if trust.is_revoked(&sender.member.id) && !finds_out {
             return Err(Discard::Revoked);
         }
-        let from = self.peers.get(&sender.member.id).map_or(sender.member, |peer| peer.member);
         let incoming = Incoming { from, remote: origin.remote, request: decoded, reply_to };
         self.outcomes.push_back(Outcome::Request(Box::new(incoming)));
         Ok(())

@@ -31,6 +31,7 @@ use rand_core::Rng as _;
 use crate::carrier::StreamOrder;
 use crate::discard::{Discard, Discards};
 use crate::endpoint::{self, Endpoint, Incoming, Outcome, ReplyTo};
+use crate::indexed::Indexed;
 use crate::relay::{self, Desk};
 use crate::responder::{self, Asked, View};
 use crate::sizes::TableSize;
@@ -97,7 +98,7 @@ pub struct Operator {
     records: Records,
     facts: BTreeMap<Domain, DomainFacts>,
     heads: Heads,
-    contacts: BTreeMap<NodeId, Contact>,
+    contacts: Indexed<NodeId, Contact>,
     notes: Notes,
     desk: Desk,
     supers: Supers,
@@ -125,7 +126,7 @@ impl Operator {
             records: Records::default(),
             facts: BTreeMap::new(),
             heads: Heads::default(),
-            contacts: BTreeMap::new(),
+            contacts: Indexed::default(),
             notes: Notes::default(),
             desk,
             supers: Supers::new(now.mono),
@@ -473,12 +474,14 @@ impl Operator {
         (from, remote, room): (&Member, SocketAddr, usize),
         now: Now,
     ) -> Result<Reply, Discard> {
+        use Request::{GetNodeInfo, GetTunnelNodes, Reconcile};
         let asked = Asked { from, remote, room, time: self.endpoint.time(now) };
-        let stands_in = self.stands_in(from.id.domain);
         let view = View::everywhere(&self.records);
         // Holders may have whatever announcements there still are (Rule 6.75).
-        let is_bulk = matches!(read, Request::TransferPartition { .. });
-        let announced = if is_bulk { view.announced } else { &stands_in };
+        if !matches!(read, GetNodeInfo(_) | GetTunnelNodes { .. } | Reconcile { .. }) {
+            return responder::answer(read, asked, view);
+        }
+        let announced = &self.stands_in(from.id.domain);
         responder::answer(read, asked, View { announced, ..view })
     }
 
@@ -491,18 +494,19 @@ impl Operator {
 
     /// Remembers where a member was last heard: a NAT's mapping may carry a Notify back for a while.
     fn note_contact(&mut self, node: NodeId, remote: SocketAddr, now: Now) {
-        let known = self.contacts.get(&node);
-        if known.is_none() && self.contacts.len() >= MAX_CONTACTS {
+        if let Some(known) = self.contacts.get_mut(&node) {
+            (known.remote, known.heard_at) = (remote, now.mono);
+            if now.mono - known.noted_at < CONTACT_NOTED_INTERVAL {
+                return;
+            }
+            known.noted_at = now.mono;
+        } else if self.contacts.len() < MAX_CONTACTS {
+            let (heard_at, noted_at) = (now.mono, now.mono);
+            self.contacts.insert(node, Contact { remote, heard_at, noted_at, attached_at: None });
+        } else {
             return;
         }
-        let noted_at = known.map(|contact| contact.noted_at);
-        let due = noted_at.is_none_or(|at| now.mono - at >= CONTACT_NOTED_INTERVAL);
-        let noted_at = if due { now.mono } else { noted_at.unwrap_or(now.mono) };
-        let attached_at = known.and_then(|contact| contact.attached_at);
-        self.contacts.insert(node, Contact { remote, heard_at: now.mono, noted_at, attached_at });
-        if due {
-            self.outputs.push_back(Output::Contact { node, remote });
-        }
+        self.outputs.push_back(Output::Contact { node, remote });
     }
 
     /// Keeps a record while the operator stands in for super-nodes: a member's own NodeInfo (Rule 6.23).

@@ -4,6 +4,7 @@
 //! give; only the load, and what it is compared with, are parts of the bench itself. Reference and subject take turns, so that what
 //! else the machine does disturbs both alike, and what counts is the median of their ratios.
 
+mod ledger;
 mod machine;
 mod many;
 mod messages;
@@ -48,7 +49,13 @@ enum What {
         peers: u32,
     },
     /// Look-ups in the operator's table, against Pings
-    Lookups(How),
+    Lookups {
+        #[command(flatten)]
+        how: How,
+        /// How many members' records the operator holds
+        #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
+        records: u32,
+    },
     /// Bytes through a direct tunnel, against two plain hops that copy
     Tunnel(How),
     /// Bytes through a relay, against the direct tunnel
@@ -163,7 +170,7 @@ struct Ready {
 pub(crate) fn run(args: &Bench, output: Output) -> Result {
     let report = match &args.what {
         What::Messages { how, peers } => messages::messages(how, *peers as usize)?,
-        What::Lookups(how) => messages::lookups(how, LOOKUP_PEERS)?,
+        What::Lookups { how, records } => messages::lookups(how, LOOKUP_PEERS, *records)?,
         What::Tunnel(how) => tunnel::tunnel(how)?,
         What::Relay(args) | What::Punched(args) if !args.inside => {
             let status = paths::go_inside()?;

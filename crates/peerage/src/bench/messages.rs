@@ -28,8 +28,8 @@ use peerage_wire::{
 use rand_core::SeedableRng as _;
 
 use super::{
-    How,
-    machine::cpu,
+    How, ledger,
+    machine::{cpu, resident},
     network::Network,
     report::{Case, Report, Run, median},
     strangers::Strangers,
@@ -87,7 +87,7 @@ fn ping(
         one.connect(echo)?;
         let (plain, spent) = costing(echo_process, || udp::flood_plainly(&one, how.length(), size))?;
         plain_cost.push(spent);
-        let (own, spent) = costing(responder, || crowd.flood(how.length(), &Request::Ping))?;
+        let (own, spent) = costing(responder, || crowd.flood(how.length(), &mut || Request::Ping))?;
         cost.push(spent);
         ensure!(own.answers > 0, "the operator does not answer");
         lost.lost += own.lost;
@@ -118,9 +118,9 @@ fn beside_strangers(how: &How, crowd: &mut Crowd, operator: &Operator) -> Result
     let elsewhere = nobody.local_addr()?;
     let (mut runs, mut rates, mut lost) = (Vec::new(), Vec::new(), 0);
     for _ in 0..how.runs() {
-        let (spared, _) = strangers.beside(elsewhere, || crowd.flood(how.length(), &Request::Ping))?;
+        let (spared, _) = strangers.beside(elsewhere, || crowd.flood(how.length(), &mut || Request::Ping))?;
         let (flooded, sent) =
-            strangers.beside(operator.address, || crowd.flood(how.length(), &Request::Ping))?;
+            strangers.beside(operator.address, || crowd.flood(how.length(), &mut || Request::Ping))?;
         runs.push(Run::new(flooded.per_second(), spared.per_second()));
         rates.push(sent);
         lost += flooded.lost;
@@ -135,21 +135,38 @@ fn beside_strangers(how: &How, crowd: &mut Crowd, operator: &Operator) -> Result
 }
 
 /// Measures look-ups of Node records beside Pings of the same run.
-pub(super) fn lookups(how: &How, peers: usize) -> Result<Report> {
-    let Responder { mut crowd, id, _network: network } = Responder::start(peers)?;
+pub(super) fn lookups(how: &How, peers: usize, records: u32) -> Result<Report> {
+    // Whether it works shows with a few as well.
+    let records = u64::from(if how.is_instant() { records.min(1_000) } else { records });
+    let network = Network::start()?.reopen(|data| ledger::fill(data, DOMAIN, records))?;
     let responder = network.operator.process();
-    let reads = [("GetNode", Request::GetNode(id)), ("GetNodeInfo", Request::GetNodeInfo(id))];
+    let memory = resident(responder);
+    let operator = Operator::find(&network)?;
+    let mut crowd = operator.crowd(peers, responder)?;
+    let mut number = 0_u64;
+    let mut another = || {
+        // A step that has no factor in common with the number of records comes to all of them, from everywhere in the table.
+        number = number.wrapping_add(7_919);
+        Request::GetNode(ledger::member(DOMAIN, number % records))
+    };
+    let mut own_info = || Request::GetNodeInfo(operator.id);
+    let reads: [(String, &mut dyn FnMut() -> Request); 2] = [
+        (format!("GetNode, another each time, of {records}"), &mut another),
+        ("GetNodeInfo, always the same".to_owned(), &mut own_info),
+    ];
     let mut cases = Vec::new();
     for (name, request) in reads {
-        let (mut runs, mut costs) = (Vec::new(), Vec::new());
+        let (mut runs, mut costs, mut ping_costs) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..how.runs() {
-            let ping = crowd.flood(how.length(), &Request::Ping)?;
-            let (read, cost) = costing(responder, || crowd.flood(how.length(), &request))?;
-            ensure!(read.answers > 0, "the operator does not answer a {name}");
+            let (ping, cost) = costing(responder, || crowd.flood(how.length(), &mut || Request::Ping))?;
+            ping_costs.push(cost);
+            let (read, cost) = costing(responder, || crowd.flood(how.length(), &mut *request))?;
+            ensure!(read.answers > 0, "the operator does not answer: {name}");
             runs.push(Run::new(read.per_second(), ping.per_second()));
             costs.push(cost);
         }
-        cases.push(Case::new(name, runs).with("responder_cpu_us", median(costs)));
+        let case = Case::new(name, runs).with("responder_cpu_us", median(costs));
+        cases.push(case.with("ping_cpu_us", median(ping_costs)).with("responder_bytes", memory));
     }
     Report::new("lookups", "answers a second", "Pings of the same peers", cases)
 }
@@ -202,7 +219,7 @@ impl Responder {
 
     /// Returns how many answers come in a second.
     pub(super) fn flood(&mut self, length: Duration, request: &Request) -> Result<f64> {
-        let count = self.crowd.flood(length, request)?;
+        let count = self.crowd.flood(length, &mut || request.clone())?;
         ensure!(count.answers > 0, "the operator does not answer");
         Ok(count.per_second())
     }
@@ -376,16 +393,12 @@ impl Crowd {
         padded(&Request::Ping).len() + SHORT_OVERHEAD
     }
 
-    fn flood(&mut self, length: Duration, request: &Request) -> Result<Count> {
+    /// Asks for so long what `next` says.
+    fn flood(&mut self, length: Duration, next: &mut dyn FnMut() -> Request) -> Result<Count> {
         let (sockets, contexts): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.peers).into_iter().map(|peer| (peer.socket, peer.context)).unzip();
-        let mut talk = Sealed {
-            contexts,
-            request: request.clone(),
-            plaintext: padded(request),
-            clock: Clock::new(),
-            rng: &mut self.rng,
-        };
+        let mut talk =
+            Sealed { contexts, next, asked: Request::Ping.number(), clock: Clock::new(), rng: &mut self.rng };
         let count = udp::flood(&sockets, length, &mut talk);
         self.peers = sockets
             .into_iter()
@@ -407,8 +420,9 @@ fn padded(request: &Request) -> Vec<u8> {
 /// Sealed requests of the short form; answers are opened and read.
 struct Sealed<'a> {
     contexts: Vec<SendContext>,
-    request: Request,
-    plaintext: Vec<u8>,
+    next: &'a mut dyn FnMut() -> Request,
+    /// The command that was asked last, as they all are.
+    asked: u8,
     clock: Clock,
     rng: &'a mut ChaCha20Rng,
 }
@@ -416,8 +430,10 @@ struct Sealed<'a> {
 impl Talk for Sealed<'_> {
     fn ask(&mut self, peer: usize, datagram: &mut Vec<u8>) -> Result<()> {
         let context = self.contexts.get_mut(peer).context("there is no such peer")?;
-        let (class, time) = (self.request.class(), self.clock.now().unix);
-        let sealed = context.seal_short(class, &self.plaintext, time, (&Real, self.rng));
+        let request = (self.next)();
+        self.asked = request.number();
+        let (class, time) = (request.class(), self.clock.now().unix);
+        let sealed = context.seal_short(class, &padded(&request), time, (&Real, self.rng));
         *datagram = sealed.map_err(|_| anyhow!("a request cannot be sealed"))?.datagram;
         debug_assert!(datagram.len() > TAG_SIZE, "a sealed datagram has a tag");
         Ok(())
@@ -427,6 +443,8 @@ impl Talk for Sealed<'_> {
         let Ok(Packet::Reply { header, aad, sealed }) = Packet::parse(datagram) else { return false };
         let Some(context) = self.contexts.get(peer) else { return false };
         let Ok(plaintext) = context.open_reply(&header, aad, sealed, &Real) else { return false };
-        Reply::decode(&plaintext).is_ok_and(|reply| reply.answers(self.request.number()))
+        let Ok(reply) = Reply::decode(&plaintext) else { return false };
+        // What is asked for is there.
+        reply.answers(self.asked) && !matches!(reply, Reply::Node(None) | Reply::NodeInfo(None))
     }
 }

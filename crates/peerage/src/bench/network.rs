@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +29,10 @@ const DOMAIN: &str = "bench";
 /// Where nodes are that have a device, and where others are: a node at the place of a device would not need a tunnel.
 const SITE: &str = "site";
 const ELSEWHERE: &str = "elsewhere";
+
+/// What starts the operator. What may pass in a day is no limit here.
+const RUN: [&str; 7] =
+    ["operator", "run", "--no-spies", "--relay-rate", "100GB/s", "--relay-daily", "1000TB"];
 
 /// The computers; all ends when this is dropped.
 #[derive(Debug)]
@@ -87,12 +91,18 @@ impl Network {
         let made = operator.call(&["operator", "init", "--listen", "127.0.0.1:0"], COMMAND_TIMEOUT)?;
         let network_id = text(&made, "network")?.to_owned();
         let address = text(&made, "listen")?.parse()?;
-        // What may pass in a day is no limit here.
-        let unlimited = ["--relay-rate", "100GB/s", "--relay-daily", "1000TB"];
-        let daemon = operator.start(&[&["operator", "run", "--no-spies"], &unlimited[..]].concat())?;
+        let daemon = operator.start(&RUN)?;
         operator.call(&["domain", "add", DOMAIN], COMMAND_TIMEOUT)?;
         let operator = Running { computer: operator, daemon };
         Ok(Self { operator, program, address, network_id, directory })
+    }
+
+    /// Starts the operator anew, after something was done to its data directory while it did not run.
+    pub(super) fn reopen(self, change: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let computer = self.operator.end();
+        change(&computer.data())?;
+        let daemon = computer.start(&RUN)?;
+        Ok(Self { operator: Running { computer, daemon }, ..self })
     }
 
     /// Makes a join token.
@@ -197,11 +207,7 @@ pub(super) struct Tunnel {
     _held: Daemon,
 }
 
-fn computer(
-    program: &std::path::Path,
-    directory: &tempfile::TempDir,
-    name: &'static str,
-) -> Result<Computer> {
+fn computer(program: &Path, directory: &tempfile::TempDir, name: &'static str) -> Result<Computer> {
     let own = directory.path().join(name);
     fs::DirBuilder::new().mode(0o700).recursive(true).create(&own)?;
     Ok(Computer::this(name, program, own))

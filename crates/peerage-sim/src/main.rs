@@ -91,7 +91,7 @@ enum Command {
         /// Leaves out of a series of networks those that have fewer computers.
         #[arg(long, default_value_t = 0)]
         least: usize,
-        /// Leaves out of a series of networks those that have more computers; 10,000 of them take half an hour.
+        /// Leaves out of a series of networks those that have more computers; 10,000 of them take some minutes.
         #[arg(long, default_value_t = 10_000)]
         most: usize,
         /// Where to write the plots, as SVG and as PNG; none are written if it is not given.

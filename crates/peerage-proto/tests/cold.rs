@@ -210,6 +210,22 @@ fn a_tunnel_node_that_has_failed_is_looked_for_anew() {
     assert!(sent_to_operator(&world, user) >= before + 2);
 }
 
+/// Rule 6.15: where answers take longer than the pause between two questions, both tunnel-nodes are asked, and either may be the first.
+#[test]
+fn a_tunnel_node_that_has_failed_does_not_win_by_answering_sooner() {
+    let (mut world, site, user) = office(13);
+    let other = world.join("45.10.0.2:7400", lan("192.168.1.11", 1));
+    world.host(other).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(200));
+    world.faults.delay_millis = 600;
+    let (failed, other) = (world.host(site).id, world.host(other).id);
+    for _ in 0..8 {
+        world.input(user, node::Input::RouteFailed { device: support::device(), peer: failed, code: None });
+        let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no way") };
+        assert!(matches!(route.way, Way::Tunnel { peer, .. } if peer == other), "{:?}", route.way);
+    }
+}
+
 /// Rule 7.29: an answer for nobody prepares nothing and is not kept.
 #[test]
 fn a_shell_that_answers_what_nobody_has_asked_is_ignored() {

@@ -430,8 +430,7 @@ impl Node {
             let id = target.member.id;
             let mut relays = target.attached_to.iter();
             let has_relay = relays.len() == 0 || relays.any(|relay| !self.legs.is_full(relay, now.mono));
-            let failed = self.routing.failed_at.get(&(device.device, id));
-            let failed = failed.is_some_and(|at| now.mono - *at < FAILED_FOR);
+            let failed = self.failed_lately(device.device, id, now);
             let order = (failed, !has_relay, Some(id) != sticky, !self.links.contains(&id));
             (order, how_hidden(&target.announced))
         });
@@ -504,6 +503,10 @@ impl Node {
             way,
         };
         self.answer(task, Answer::Route(Box::new(route)));
+    }
+
+    fn failed_lately(&self, device: DeviceId, peer: NodeId, now: Now) -> bool {
+        self.routing.failed_at.get(&(device, peer)).is_some_and(|at| now.mono - *at < FAILED_FOR)
     }
 
     pub(super) fn route_failed(&mut self, device: DeviceId, peer: NodeId, now: Now) {

@@ -45,6 +45,8 @@ pub(super) struct Asking {
     targets: Vec<Target>,
     /// What is left to be tried: all of one turn at the same time.
     turns: VecDeque<Vec<Try>>,
+    /// How many of these, the last ones, ask those who failed lately.
+    last_resorts: usize,
     next_at: Option<Instant>,
     attempts: Vec<Attempt>,
     /// When nobody is waited for any more.
@@ -111,24 +113,39 @@ impl Node {
         let Some(search) = self.routing.searches.get(&task) else { return };
         let is_lost = search.peer.is_some();
         let service = chosen_service(device, search.service.as_deref()).map(|service| service.name.clone());
-        let mut turns = VecDeque::<Vec<Try>>::new();
-        for (index, target) in targets.iter().enumerate() {
-            for (n, one) in self.tries(index, target, now).into_iter().enumerate() {
-                let turn = if is_lost { 0 } else { index + n };
-                turns.resize(turns.len().max(turn + 1), Vec::new());
-                turns.get_mut(turn).into_iter().for_each(|tries| tries.push(one));
-            }
+        // Those who failed lately come last.
+        let has_failed = |target: &Target| self.failed_lately(device.device, target.member.id, now);
+        let (good, failed) = targets.split_at(targets.partition_point(|target| !has_failed(target)));
+        let (mut turns, rest) = (self.turns(0, good, now), self.turns(good.len(), failed, now));
+        let last_resorts = if turns.is_empty() { 0 } else { rest.len() };
+        turns.extend(rest);
+        if is_lost {
+            turns = VecDeque::from([turns.into_iter().flatten().collect()]);
         }
         let asking = Asking {
             device: device.device,
             service: service.unwrap_or_default(),
             targets,
             turns,
+            last_resorts,
             next_at: None,
             attempts: Vec::new(),
             deadline: now.mono.after(PATH_TIMEOUT),
         };
         self.ask_next(task, asking, now);
+    }
+
+    /// Returns the ways of asking tunnel-nodes, each a turn after the one before it, and those of each node, too. `first` is the place of the
+    /// first among the targets.
+    fn turns(&self, first: usize, targets: &[Target], now: Now) -> VecDeque<Vec<Try>> {
+        let mut turns = VecDeque::<Vec<Try>>::new();
+        for (index, target) in targets.iter().enumerate() {
+            for (n, one) in self.tries(first + index, target, now).into_iter().enumerate() {
+                turns.resize(turns.len().max(index + n + 1), Vec::new());
+                turns.get_mut(index + n).into_iter().for_each(|tries| tries.push(one));
+            }
+        }
+        turns
     }
 
     /// Returns the ways of asking one tunnel-node, the nearest forwarder first.
@@ -156,7 +173,9 @@ impl Node {
             }
         }
         asking.deadline = now.mono.after(PATH_TIMEOUT);
-        asking.next_at = (!asking.turns.is_empty()).then(|| now.mono.after(STAGGER));
+        // Who failed lately would often be the faster one, and fail again.
+        let pause = if asking.turns.len() == asking.last_resorts { PATH_TIMEOUT } else { STAGGER };
+        asking.next_at = (!asking.turns.is_empty()).then(|| now.mono.after(pause));
         self.set_stage(task, super::Stage::Asking(Box::new(asking)));
     }
 

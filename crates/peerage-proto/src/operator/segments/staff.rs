@@ -53,7 +53,8 @@ impl Draft<'_> {
             parts.filter(|(_, part)| is_open(part))
         };
         let in_need = ranked().take_while(|(rank, _)| !rank.bearable);
-        let drawn = draw(in_need.filter(|(_, part)| self.counts(member, part)), rng);
+        let is_needed = |part: &Part| self.counts(member, part) || self.helps(member, part);
+        let drawn = draw(in_need.filter(|(_, part)| is_needed(part)), rng);
         if drawn.is_some() {
             return drawn;
         }

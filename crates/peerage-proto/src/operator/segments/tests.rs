@@ -323,6 +323,28 @@ fn a_segment_that_lost_all_holders_goes_to_those_who_stand_by() {
     assert_eq!(net.segments().len(), 2, "no reason to join");
 }
 
+/// Who is gone is expected back for ten minutes; until then it keeps nobody of its own organisation from helping out.
+#[test]
+fn a_segment_with_one_holder_left_goes_to_others_of_the_same_organisations_as_well() {
+    let mut net = Net::new();
+    let first: Vec<_> = (1..=4).map(|domain| net.join(domain)).collect();
+    net.settle();
+    let spares = [net.join(1), net.join(2)];
+    assert_eq!(net.settle(), []);
+    for id in &first[..3] {
+        net.lose(id);
+    }
+    net.wait(SETTLE_TIME);
+    net.settle();
+    assert!(spares.iter().any(|id| net.held.contains_key(id)), "one is enough to have two");
+    assert!(first.iter().all(|id| net.held.contains_key(id)), "the lost may still come back");
+    for id in &first {
+        net.nodes.get_mut(id).unwrap().standing = Standing::Live;
+    }
+    net.settle();
+    assert_eq!(net.held.len(), first.len(), "nobody is there twice any more");
+}
+
 #[test]
 fn a_lost_segment_for_which_nobody_has_room_falls_to_the_operator() {
     let mut net = Net::two_segments();

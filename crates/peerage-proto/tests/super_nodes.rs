@@ -377,12 +377,39 @@ fn an_announcement_is_acknowledged_by_two_of_three() {
     assert!(!world.host(site).events.contains(&announced));
     assert_eq!(stored_for(&world.holder(holders[2]).records, DOMAIN), [via]);
     world.cut.remove(&holders[0]);
-    world.run(Duration::from_secs(60));
+    world.run(Duration::from_secs(200));
     assert!(world.host(site).events.contains(&announced));
     world.cut.clear();
     world.run(Duration::from_secs(400));
     assert_eq!(stored_for(&world.holder(holders[1]).records, DOMAIN), [via]);
     assert_eq!(world.host(site).events.iter().filter(|event| **event == announced).count(), 1);
+}
+
+/// Rule 6.6: two that share a router with the tunnel-node, and that it turns nothing round for, are never reached.
+#[test]
+fn an_announcement_that_only_the_same_one_takes_is_made_again_ever_more_seldom() {
+    let (mut world, holders) = world_of(31, 3);
+    let site = world.join(SITE, lan("192.168.1.10", 1));
+    world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
+    world.run(Duration::from_secs(1));
+    world.cut.extend([holders[0], holders[1]]);
+    let via = world.host(site).id;
+    world.put_device(printer(via));
+    world.run(Duration::from_secs(900));
+    let own = |world: &World| {
+        let records = &world.holders[&holders[2]].records;
+        records.get(peerage_wire::record::Table::NodeInfo, DOMAIN, via.record_key()).map(|r| r.header().version)
+    };
+    let (mut versions, ten_minutes) = (BTreeSet::new(), 600);
+    for _ in 0..ten_minutes {
+        versions.extend(own(&world));
+        world.run(Duration::from_secs(1));
+    }
+    assert!((2..=4).contains(&versions.len()), "one every five minutes: {versions:?}");
+    // Whoever comes back gets the next, and if that is lost the one after it, half a minute later.
+    world.cut.clear();
+    world.run(Duration::from_secs(400));
+    assert!(world.host(site).events.contains(&Event::Announced(vec![device()])));
 }
 
 // ---- Rule 6.10: attachments ---------------------------------------------------------------------

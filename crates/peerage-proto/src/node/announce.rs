@@ -21,8 +21,8 @@ const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(300);
 /// Shortest time between two announcements, so that a flapping interface does not flood the table.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long after an announcement that too few have acknowledged the next is made. While nobody does, doubled each time up to
-/// [`ANNOUNCE_INTERVAL`]: all through an outage every tunnel-node says it to every holder.
+/// How long after an announcement that too few have acknowledged the next is made. While nobody else does, doubled each time up to
+/// [`ANNOUNCE_INTERVAL`]: all through an outage every tunnel-node says it to every holder, and where one never reaches them, always.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// How soon a change is announced: several come together.
@@ -47,7 +47,7 @@ pub(super) struct Announcing {
     pending: Option<(TaskId, Record)>,
     /// The one that is being stored.
     storing: Option<Storing>,
-    /// How many were to be made again since somebody acknowledged one.
+    /// How many were to be made again since somebody acknowledged one who had not acknowledged the one before.
     silences: u32,
     /// The highest version of the own NodeInfo that a holder has named.
     version_held: u64,
@@ -63,6 +63,8 @@ struct Storing {
     places: Vec<(BTreeSet<NodeId>, BTreeSet<NodeId>)>,
     /// Who has not answered yet.
     open: BTreeSet<NodeId>,
+    /// Who had acknowledged the version before.
+    had_before: BTreeSet<NodeId>,
 }
 
 impl Storing {
@@ -72,9 +74,13 @@ impl Storing {
         self.places.iter().all(|(holders, acknowledged)| acknowledged.len() >= enough(holders))
     }
 
-    /// Returns whether anybody else has it.
-    fn is_answered(&self, me: NodeId) -> bool {
-        self.places.iter().flat_map(|(_, acknowledged)| acknowledged).any(|by| *by != me)
+    fn acknowledged(&self) -> BTreeSet<NodeId> {
+        self.places.iter().flat_map(|(_, acknowledged)| acknowledged).copied().collect()
+    }
+
+    /// Returns whether anybody else has it who did not have the one before.
+    fn has_news(&self, me: NodeId) -> bool {
+        self.acknowledged().iter().any(|by| *by != me && !self.had_before.contains(by))
     }
 }
 
@@ -181,8 +187,7 @@ impl Node {
     /// Returns the version of the own NodeInfo that was announced last, and who has acknowledged it so far.
     pub fn acknowledged(&self) -> Option<(u64, BTreeSet<NodeId>)> {
         let storing = self.serving.announcing.storing.as_ref()?;
-        let by = storing.places.iter().flat_map(|(_, acknowledged)| acknowledged);
-        Some((storing.version, by.copied().collect()))
+        Some((storing.version, storing.acknowledged()))
     }
 
     /// Returns the own locations at which a served device is.
@@ -212,8 +217,10 @@ impl Node {
         }
         // A holder of its own places has it as safely as any other.
         let is_held = self.hold_own_info(&record, now);
-        let mut storing =
-            Storing { version: record.header().version, places: Vec::new(), open: BTreeSet::new() };
+        let before = self.serving.announcing.storing.as_ref();
+        let had_before = before.map(Storing::acknowledged).unwrap_or_default();
+        let version = record.header().version;
+        let mut storing = Storing { version, places: Vec::new(), open: BTreeSet::new(), had_before };
         for (stretch, servers) in self.places_of(&record, now) {
             let me = (is_held && self.holds_place(stretch.from)).then_some(self.me.id);
             let holders = servers.iter().map(|server| server.node).chain(me).collect();
@@ -279,7 +286,7 @@ impl Node {
     fn review_storing(&mut self, now: Now) {
         let Some(storing) = &self.serving.announcing.storing else { return };
         let (is_acknowledged, is_over) = (storing.is_acknowledged(), storing.open.is_empty());
-        if storing.is_answered(self.me.id) {
+        if storing.has_news(self.me.id) {
             self.serving.announcing.silences = 0;
         }
         if is_acknowledged && !std::mem::replace(&mut self.serving.announcing.is_acknowledged, true) {

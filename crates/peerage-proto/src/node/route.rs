@@ -535,19 +535,29 @@ impl Node {
         let late = self.routing.searches.iter().filter(|(_, search)| late(search));
         let late: Vec<_> = late.map(|(task, search)| (*task, search.stage.clone())).collect();
         for (task, stage) in late {
+            let is_over = self.is_over(task, now);
+            if let Some(search) = self.routing.searches.get_mut(&task).filter(|_| is_over) {
+                // Nor is the search of the own LAN waited for.
+                search.beside = None;
+            }
             match stage {
                 Stage::Asking(_) => self.asking_timeout(task, now),
-                Stage::Observing(_) => self.ask_observed(task, now),
+                Stage::Observing(_) if !is_over => self.ask_observed(task, now),
+                Stage::FindingHere(find, Some(_)) if !is_over => self.ask_beside(task, find, now),
                 Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
-                Stage::FindingHere(find, Some(_)) => self.ask_beside(task, find, now),
-                Stage::FindingHere(_, None) | Stage::ProvingHere(..) => {
+                Stage::FindingHere(..) | Stage::ProvingHere(..) => {
                     self.route_failed_with(task, Failure::UnusableDevice);
                 }
-                Stage::CheckingNodes(_) | Stage::Meeting(_) => {
+                Stage::Observing(_) | Stage::CheckingNodes(_) | Stage::Meeting(_) => {
                     self.route_failed_with(task, Failure::NoTunnelNode);
                 }
             }
         }
+    }
+
+    /// Returns whether a search has taken as long as it may: nothing may be begun for it any more.
+    fn is_over(&self, task: TaskId, now: Now) -> bool {
+        self.routing.searches.get(&task).is_none_or(|search| search.deadline <= now.mono)
     }
 
     // ---- which nodes were looked for lately ---------------------------------------------------
@@ -585,5 +595,38 @@ fn chosen_service<'a>(device: &'a EndDevice, name: Option<&str>) -> Option<&'a S
     match name {
         Some(name) => device.service(name),
         None => device.services.first(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::tests::Bed;
+    use crate::node::{Answer, Input, Output};
+
+    /// Searches that wait for something which would begin another stage a moment after their time, or just then.
+    #[test]
+    fn a_search_whose_time_is_over_begins_nothing_more() {
+        for beyond in [Duration::ZERO, Duration::from_millis(1)] {
+            for beside in [None, Some(TaskId(8))] {
+                let over = |at: Instant| at.after(ROUTE_TIMEOUT);
+                let stages: [fn(Instant) -> Stage; 3] =
+                    [|at| Stage::FindingHere(TaskId(9), Some(at)), Stage::Observing, |_| Stage::FindingNodes];
+                for stage in stages {
+                    let mut bed = Bed::new();
+                    let mut node = crate::node::tests::node(&mut bed, Vec::new());
+                    node.route(TaskId(7), "hp".to_owned(), None, bed.now);
+                    node.set_stage(TaskId(7), stage(over(bed.now.mono).after(beyond)));
+                    node.routing.searches.values_mut().for_each(|search| search.beside = beside);
+                    bed.now = bed.now.after(ROUTE_TIMEOUT);
+                    node.handle(Input::Timeout, bed.now);
+                    let answered = std::iter::from_fn(|| node.poll_output()).any(|output| {
+                        matches!(output, Output::Answer { task: TaskId(7), answer: Answer::Failed(_) })
+                    });
+                    assert!(answered, "beside {beside:?}");
+                    assert_eq!(node.routing.next_at(), None);
+                }
+            }
+        }
     }
 }

@@ -52,7 +52,7 @@ fn device_record(bed: &Bed, body: MapWriter) -> Record {
 }
 
 /// Makes a node that has these records in its store, and an operator to ask, who never answers.
-fn node(bed: &mut Bed, mut records: Vec<Record>) -> Node {
+pub(super) fn node(bed: &mut Bed, mut records: Vec<Record>) -> Node {
     let identity = IdentityKey::generate(&mut bed.rng);
     let record = bed.node_record(&identity, DOMAIN, Roles { tunnel: true, super_node: false });
     records.extend([bed.operator_record.clone(), record.clone()]);

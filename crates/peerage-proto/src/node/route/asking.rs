@@ -344,7 +344,7 @@ impl Node {
 
     pub(super) fn asking_timeout(&mut self, task: TaskId, now: Now) {
         let Some(asking) = self.asking(task) else { return };
-        if asking.next_at.is_some_and(|at| at <= now.mono) {
+        if asking.next_at.is_some_and(|at| at <= now.mono) && !self.is_over(task, now) {
             self.ask_next(task, asking, now);
         } else {
             self.dial_as_announced(task, now);
@@ -355,11 +355,13 @@ impl Node {
     /// where it has announced itself, as where UDP is blocked.
     fn dial_as_announced(&mut self, task: TaskId, now: Now) {
         let Some(mut asking) = self.asking(task) else { return };
+        let is_over = self.is_over(task, now);
         if self.goes_on_here(task) {
             return self.give_up(asking.attempts);
         }
         let was_known = self.routing.searches.get(&task).is_some_and(|search| search.from_known);
-        if let Some((_, device)) = self.devices.get(&asking.device).cloned().filter(|_| was_known) {
+        if let Some((_, device)) = self.devices.get(&asking.device).cloned().filter(|_| was_known && !is_over)
+        {
             // They may have moved, and others may have come: dialling one that is gone takes far longer than asking who is there.
             self.give_up(asking.attempts);
             return self.find_anew(task, &device, now);

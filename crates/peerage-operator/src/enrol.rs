@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::ledger::{Enrolment, LedgerError, LedgerHandle, rng};
 use peerage_node::carrier::{Content, Intake, begins_http};
-use peerage_node::http::{self, Limits, Listeners};
+use peerage_node::http::{self, Limits, Listeners, Stay};
 
 const LIMITS: Limits = Limits {
     // Each holds some 40 KiB of TLS buffers while it lasts; fewer, and a few slow clients keep others waiting.
@@ -109,20 +109,22 @@ pub(crate) async fn serve(
     let connections = Mutex::new(Limiter::new(CONNECTION_RATE));
     http::accept(listeners, LIMITS, ending.clone(), |(stream, remote), stay| {
         let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
-        let router = router.clone().layer(Extension(Remote(remote)));
-        let routes = router.merge(intake.routes(remote, &stay));
-        let first = (stream, remote, intake.clone());
-        welcome.then(|| serve_connection(first, tls.clone(), routes, ending.clone()))
+        welcome.then(|| {
+            let first = (stream, remote, stay);
+            serve_connection(first, tls.clone(), (router.clone(), intake.clone()), ending.clone())
+        })
     })
     .await;
 }
 
 async fn serve_connection(
-    (stream, remote, intake): (TcpStream, SocketAddr, Intake),
+    (stream, remote, stay): (TcpStream, SocketAddr, Stay),
     tls: TlsAcceptor,
-    router: Router,
+    (router, intake): (Router, Intake),
     ending: watch::Receiver<bool>,
 ) {
+    // Made where HTTP is spoken alone.
+    let routes = || router.layer(Extension(Remote(remote))).merge(intake.routes(remote, &stay));
     let mut first = [0];
     // Whoever is asked answers in one go.
     drop(stream.set_nodelay(true));
@@ -133,7 +135,7 @@ async fn serve_connection(
         }
         // What is asked and answered is sealed, so it needs no TLS (Rule 6.112).
         Ok(Ok(1)) if begins_http(first[0]) => {
-            return http::serve_stream(stream, router, LIMITS, ending).await;
+            return http::serve_stream(stream, routes(), LIMITS, ending).await;
         }
         Ok(Ok(1)) => {}
         Ok(Ok(_) | Err(_)) | Err(_) => return,
@@ -142,7 +144,7 @@ async fn serve_connection(
         // Those whom UDP does not reach send their messages so (Rule 6.100); they have limits of their own, too.
         Ok(Ok(stream)) => match Content::of(&stream) {
             Some(content) => drop(tokio::spawn(async move { intake.serve(content, stream, remote).await })),
-            None => http::serve_stream(stream, router, LIMITS, ending).await,
+            None => http::serve_stream(stream, routes(), LIMITS, ending).await,
         },
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),

@@ -334,7 +334,8 @@ impl Node {
                 continue;
             };
             attempt.refused = attempt.leg.take();
-            if asking.turns.is_empty() {
+            // A relay without room says nothing against the tunnel-node: those who failed lately still wait for its answer.
+            if asking.turns.len() <= asking.last_resorts {
                 self.set_stage(task, super::Stage::Asking(Box::new(asking)));
             } else {
                 self.ask_next(task, asking, now);

@@ -604,6 +604,27 @@ fn for_a_day_without_an_operator_members_find_and_use_devices() {
     assert!(matches!(world.open(site, 2, user_id, device(), "ipp"), Decision::Served(_)));
 }
 
+/// Rule 6.9: whoever had another time was not heard, and so had no fresh Head. Whoever learns the time asks again.
+#[test]
+fn a_node_that_has_learned_the_time_asks_for_a_head_before_it_goes_on_without() {
+    let (mut world, _, site) = office_of(54, 3);
+    let user = new_user(&mut world, true);
+    let user_id = world.host(user).id;
+    assert!(matches!(world.route(user, "hp", None), Answer::Route(_)));
+    world.operator_up = false;
+    world.run(Duration::from_secs(600));
+    assert!(matches!(world.open(site, 1, user_id, device(), "ipp"), Decision::Served(_)));
+    world.revoke(user_id);
+    world.operator_up = true;
+    world.step_clock(site, 90_000);
+    world.host(site).events.clear();
+    while !world.host(site).events.iter().any(|event| matches!(event, Event::ClockLearned(_))) {
+        world.run(Duration::from_millis(10));
+    }
+    let decision = world.open(site, 2, user_id, device(), "ipp");
+    assert_eq!(decision, Decision::Refused(peerage_wire::frame::Code::Revoked));
+}
+
 /// Rule 5.6: operators that are down are silent as well as to the revoked, and an outage is not to bring them more than a request an
 /// hour from each node.
 #[test]

@@ -570,6 +570,8 @@ impl Node {
     fn clock_learned(&mut self, now: Now) {
         // It was planned by another time.
         self.renewal_of = None;
+        // Whoever would have given a fresh Head may not have taken what was said with another time.
+        self.freshness.forget_silence();
         self.own_records_changed(now);
         self.announce_soon(now);
     }

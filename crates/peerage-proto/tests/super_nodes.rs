@@ -579,6 +579,25 @@ fn a_revocation_is_in_force_within_a_minute_although_those_attached_to_keep_it_b
     assert!(attached_to(&world, site).is_disjoint(&liars), "they are passed over");
 }
 
+/// Rule 6.15: of two relays one refuses and one is dead; the tunnel-node has answered by the way of the first.
+#[test]
+fn an_answer_is_used_although_the_other_relay_is_waited_for_in_vain() {
+    let (mut world, _, site) = office_of(55, 3);
+    let user = new_user(&mut world, true);
+    world.route(user, "hp", None);
+    for dead in attached_to(&world, site) {
+        world.cut.insert(dead);
+        world.legs.mute.insert(dead);
+        let before = world.log.len();
+        let Answer::Route(route) = world.route(user, "hp", None) else { panic!("no way") };
+        let Way::Tunnel { begun: Some(begun), .. } = route.way else { panic!("no handshake") };
+        assert!(begun.flight.is_some(), "what it said was dropped");
+        assert!(world.log.len() - before <= 15, "it was looked up and asked again");
+        world.cut.clear();
+        world.legs.mute.clear();
+    }
+}
+
 // ---- Rule 6.9: without an operator --------------------------------------------------------------
 
 /// Super-nodes alone keep the network going; what they cannot give is a fresh Head, and that is said.

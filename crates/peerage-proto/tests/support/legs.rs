@@ -1,6 +1,6 @@
 //! The relay of the operator's computer in a world of no sockets: legs that open at once, and who was joined with whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub struct Legs {
     what: BTreeMap<(SocketAddr, LegId), OwnLeg>,
     /// Whether relays refuse connections.
     pub refuse: bool,
+    /// Relays that neither take nor refuse one.
+    pub mute: BTreeSet<SocketAddr>,
 }
 
 impl World {
@@ -62,7 +64,9 @@ impl World {
                     self.legs.next += 1;
                     self.legs.hosts.insert(LegId(self.legs.next), (address, own));
                 }
-                self.tell_host(address, own, if stands { LegNews::Opened } else { LegNews::Closed });
+                if !self.legs.mute.contains(&what.address) {
+                    self.tell_host(address, own, if stands { LegNews::Opened } else { LegNews::Closed });
+                }
             }
             LegOrder::Send(payload) => {
                 let leg = relay_leg.expect("only an open leg is spoken on");

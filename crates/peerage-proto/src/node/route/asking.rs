@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::codec::Transport;
+use peerage_wire::codec::{Candidate, Transport};
 use peerage_wire::id::{DeviceId, LinkId, NodeId, SessionId};
 use peerage_wire::limits::{MAX_HELLO, MAX_STRANGERS_REQUEST};
 use peerage_wire::message::{Reply, Request, TunnelRequest};
@@ -49,6 +49,8 @@ pub(super) struct Asking {
     last_resorts: usize,
     next_at: Option<Instant>,
     attempts: Vec<Attempt>,
+    /// What was answered to an attempt without a relay, while the same tunnel-node is asked to come to another one.
+    kept: Option<(Attempt, Said)>,
     /// When nobody is waited for any more.
     deadline: Instant,
 }
@@ -60,6 +62,13 @@ struct Try {
     forwarder: Option<Server>,
     /// Whether it is asked at its own addresses too.
     is_straight: bool,
+}
+
+/// What a tunnel-node has answered.
+#[derive(Clone, Debug)]
+struct Said {
+    candidates: Vec<Candidate>,
+    flight: Option<Bytes>,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +139,7 @@ impl Node {
             last_resorts,
             next_at: None,
             attempts: Vec::new(),
+            kept: None,
             deadline: now.mono.after(PATH_TIMEOUT),
         };
         self.ask_next(task, asking, now);
@@ -165,8 +175,11 @@ impl Node {
         std::iter::once(first).chain(others).collect()
     }
 
-    /// Makes the attempts of the next turn, and plans the one after.
+    /// Makes the attempts of the next turn, and plans the one after; unless somebody has answered already.
     fn ask_next(&mut self, task: TaskId, mut asking: Asking, now: Now) {
+        if let Some(kept) = asking.kept.take() {
+            return self.use_answer(task, asking, kept);
+        }
         for one in asking.turns.pop_front().unwrap_or_default() {
             if let Some(attempt) = self.attempt(task, &asking, one, now) {
                 asking.attempts.push(attempt);
@@ -281,25 +294,32 @@ impl Node {
         };
         let Some(answered) = asking.attempt_with(request) else { return };
         let attempt = asking.attempts.remove(answered);
-        if attempt.refused.is_some() && asking.awaits_at_relay(attempt.target) {
-            // It comes to another relay as well, where there may be room: what it says there counts.
-            self.forget_requests(&attempt);
-            return self.set_stage(task, super::Stage::Asking(Box::new(asking)));
-        }
-        let Some(target) = asking.targets.get(attempt.target).cloned() else { return };
+        self.forget_requests(&attempt);
         // Others through whom the same node was asked, and earlier, may have died.
         let passed_over =
             asking.attempts.iter().take(answered).filter(|other| other.target == attempt.target);
         passed_over.filter_map(|other| other.forwarder).for_each(|node| self.servers.doubt(node, now.mono));
+        let said = Said { candidates: candidates.clone(), flight: flight.clone() };
+        if attempt.refused.is_some() && asking.awaits_at_relay(attempt.target) {
+            // It comes to another relay as well, where there may be room: what it says there comes first, and nobody else is asked.
+            asking.kept = Some((attempt, said));
+            asking.next_at = None;
+            return self.set_stage(task, super::Stage::Asking(Box::new(asking)));
+        }
+        self.use_answer(task, asking, (attempt, said));
+    }
+
+    /// Ends the search with what a tunnel-node has said.
+    fn use_answer(&mut self, task: TaskId, asking: Asking, (attempt, said): (Attempt, Said)) {
+        let Some(target) = asking.targets.get(attempt.target).cloned() else { return };
         self.give_up(asking.attempts);
-        self.forget_requests(&attempt);
         // What it says now comes before what it announced minutes ago. UDP asks nobody whether it wants to be sent to, so there only
         // what the node has signed counts.
-        let mut places = self.dialable(candidates.clone());
+        let mut places = self.dialable(said.candidates);
         places.retain(|candidate| candidate.transport == Transport::Tcp);
-        let said: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
-        places.extend(target.announced.iter().filter(|c| !said.contains(&(c.transport, c.address))));
-        let begun = attempt.begun.map(|attempt| Begun { attempt, flight: flight.clone() });
+        let named: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
+        places.extend(target.announced.iter().filter(|c| !named.contains(&(c.transport, c.address))));
+        let begun = attempt.begun.map(|attempt| Begun { attempt, flight: said.flight });
         self.path_found(task, target, (places, attempt.leg.or(attempt.refused), begun));
     }
 
@@ -334,6 +354,11 @@ impl Node {
                 continue;
             };
             attempt.refused = attempt.leg.take();
+            let target = attempt.target;
+            let is_awaited = asking.awaits_at_relay(target);
+            if let Some(kept) = asking.kept.take_if(|_| !is_awaited) {
+                return self.use_answer(task, asking, kept);
+            }
             // A relay without room says nothing against the tunnel-node: those who failed lately still wait for its answer.
             if asking.turns.len() <= asking.last_resorts {
                 self.set_stage(task, super::Stage::Asking(Box::new(asking)));
@@ -356,6 +381,9 @@ impl Node {
     /// where it has announced itself, as where UDP is blocked.
     fn dial_as_announced(&mut self, task: TaskId, now: Now) {
         let Some(mut asking) = self.asking(task) else { return };
+        if let Some(kept) = asking.kept.take() {
+            return self.use_answer(task, asking, kept);
+        }
         let is_over = self.is_over(task, now);
         if self.goes_on_here(task) {
             return self.give_up(asking.attempts);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use peerage_sim::idle;
+use peerage_sim::operations::Operation;
 use peerage_sim::plan::Plan;
 use peerage_sim::run::run;
 
@@ -31,6 +32,19 @@ fn seeds_eleven_to_fifteen_break_nothing() {
 #[test]
 fn seeds_sixteen_to_twenty_break_nothing() {
     check(16..21);
+}
+
+/// Its clocks stand still meanwhile, so that it does not know the time when it wakes; it is elected a moment later, on a lossy line, and what it
+/// asks for then was due long ago. The world fails where a node wants a time-out for a moment that has passed.
+#[test]
+fn a_computer_that_sleeps_twice_and_is_elected_anew_asks_for_the_time() {
+    let mut plan = Plan::draw(1_795_462_000_001_144);
+    let sleep = |at, span| {
+        let span = Duration::from_millis(span);
+        (Duration::from_millis(at), Operation::Sleep { host: 1, span, counts: false })
+    };
+    plan.operations = vec![sleep(832_317, 237_265), sleep(1_130_305, 163_180)];
+    assert_eq!(run(&plan).unwrap().violation, None);
 }
 
 #[test]

@@ -342,7 +342,6 @@ impl Node {
             while let Some(outcome) = self.endpoint.poll_outcome() {
                 self.handle_outcome(outcome, now);
             }
-            self.seek_time(now);
             self.settle_hold(now);
             self.review_mapping();
             self.advance_openings(now);
@@ -350,7 +349,8 @@ impl Node {
             self.advance_elections(now);
             self.settle_paths(now);
             self.settle_carriers(now);
-            // After all that may make the Head needed: it is due at once then.
+            // After all that may make the time or the Head needed: they are due at once then.
+            self.seek_time(now);
             self.keep_fresh(now);
             // What a look-up ends with may let an opening or a route go on, which may begin another look-up.
             let moved = self.drive_queries(now);

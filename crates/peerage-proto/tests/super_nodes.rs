@@ -398,9 +398,7 @@ fn an_announcement_that_only_the_same_one_takes_is_made_again_ever_more_seldom()
     world.run(Duration::from_secs(900));
     let own = |world: &World| {
         let records = &world.holders[&holders[2]].records;
-        records
-            .get(peerage_wire::record::Table::NodeInfo, DOMAIN, via.record_key())
-            .map(|r| r.header().version)
+        records.get(Table::NodeInfo, DOMAIN, via.record_key()).map(|r| r.header().version)
     };
     let (mut versions, ten_minutes) = (BTreeSet::new(), 600);
     for _ in 0..ten_minutes {

@@ -39,11 +39,11 @@ fn seeds_sixteen_to_twenty_break_nothing() {
 #[test]
 fn a_computer_that_sleeps_twice_and_is_elected_anew_asks_for_the_time() {
     let mut plan = Plan::draw(1_795_462_000_001_144);
-    let sleep = |at, span| {
+    let nap = |at, span| {
         let span = Duration::from_millis(span);
         (Duration::from_millis(at), Operation::Sleep { host: 1, span, counts: false })
     };
-    plan.operations = vec![sleep(832_317, 237_265), sleep(1_130_305, 163_180)];
+    plan.operations = vec![nap(832_317, 237_265), nap(1_130_305, 163_180)];
     assert_eq!(run(&plan).unwrap().violation, None);
 }
 

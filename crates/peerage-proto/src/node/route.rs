@@ -559,19 +559,6 @@ impl Node {
     fn is_over(&self, task: TaskId, now: Now) -> bool {
         self.routing.searches.get(&task).is_none_or(|search| search.deadline <= now.mono)
     }
-
-    // ---- which nodes were looked for lately ---------------------------------------------------
-
-    pub(super) fn note_looked_up(&mut self, node: NodeId, now: Instant) {
-        if self.routing.looked_up_at.len() >= MAX_REMEMBERED {
-            self.routing.looked_up_at.clear();
-        }
-        self.routing.looked_up_at.insert(node, now);
-    }
-
-    pub(super) fn looked_up_lately(&self, node: &NodeId, since: Instant) -> bool {
-        self.routing.looked_up_at.get(node).is_some_and(|at| *at >= since)
-    }
 }
 
 /// Returns how unlikely it is that a node with these candidates is reached without a relay.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerage_wire::id::{DeviceId, LookupTag};
+use peerage_wire::id::{DeviceId, LookupTag, NodeId};
 use peerage_wire::record::{EndDevice, UnverifiedRecord, subject};
 use peerage_wire::time::{Instant, Now};
 
@@ -104,5 +104,18 @@ impl Node {
         if !infos.is_empty() && (all.len() < MAX_REMEMBERED || all.contains_key(&device)) {
             all.insert(device, FoundNodes { infos, found_at: now.mono });
         }
+    }
+
+    // ---- which nodes were looked for lately ---------------------------------------------------
+
+    pub(in crate::node) fn note_looked_up(&mut self, node: NodeId, now: Instant) {
+        if self.routing.looked_up_at.len() >= MAX_REMEMBERED {
+            self.routing.looked_up_at.clear();
+        }
+        self.routing.looked_up_at.insert(node, now);
+    }
+
+    pub(in crate::node) fn looked_up_lately(&self, node: &NodeId, since: Instant) -> bool {
+        self.routing.looked_up_at.get(node).is_some_and(|at| *at >= since)
     }
 }

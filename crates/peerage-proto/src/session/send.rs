@@ -8,6 +8,13 @@ use peerage_wire::frame::MAX_DATA;
 use super::budget::{Budget, Lease};
 use super::{FIRST_CREDIT, Violation, WINDOW_MIN};
 
+/// The longest frame of a direction's first bytes: with its headers one packet of a link over TCP (Rule 7.28). A receiver can read nothing
+/// of a TLS record before all of it has come, and a long one does not fit into what TCP sends before it is acknowledged for the first time.
+const FIRST_PIECE: usize = 1_120;
+
+/// How many bytes go in such frames. More costs headers, fewer makes applications that say much at once wait a round trip longer.
+const FIRST_BYTES: u64 = 16 * 1_024;
+
 /// How many bytes of the application are taken beyond what the peer has room for, so that credit that arrives
 /// finds bytes waiting. Less makes small windows stutter; more delays the moment at which a slow device slows
 /// the application down.
@@ -183,7 +190,8 @@ impl SendHalf {
             return None;
         }
         let front = self.unsent.front_mut()?;
-        let len = front.len().min(MAX_DATA).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let most = if self.cursor < FIRST_BYTES { FIRST_PIECE } else { MAX_DATA };
+        let len = front.len().min(most).min(usize::try_from(room).unwrap_or(usize::MAX));
         let piece = if len == front.len() { self.unsent.pop_front()? } else { front.split_to(len) };
         let offset = self.cursor;
         self.cursor += len as u64;

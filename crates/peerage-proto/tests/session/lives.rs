@@ -393,10 +393,28 @@ fn a_session_moves_back_and_forth_at_any_byte() {
     assert_eq!(world.opener.stats().resent_bytes, 0);
 }
 
+/// Rule 7.2: what arrives of the first bytes can be read before all of them have come.
+#[test]
+fn the_first_bytes_of_a_direction_go_in_short_frames_and_later_ones_in_long_ones() {
+    let mut world = World::opened();
+    world.write(Opener, 60_000);
+    let sizes: Vec<_> = frames(&mut world, Opener, 0)
+        .iter()
+        .filter_map(
+            |frame| if let StreamFrame::Data { payload, .. } = frame { Some(payload.len()) } else { None },
+        )
+        .collect();
+    let short = sizes.iter().take_while(|size| **size <= 1_120).count();
+    assert_eq!(sizes[..short].iter().sum::<usize>().div_ceil(1_120), 16_384_usize.div_ceil(1_120));
+    assert!(sizes[short..].contains(&MAX_DATA), "{sizes:?}");
+}
+
 /// Rule 7.19: after the death of a carrier, exactly what the peer lacks is sent again.
 #[test]
 fn a_dead_carrier_costs_only_the_bytes_that_were_lost() {
     let mut world = World::opened();
+    // The first bytes go in short frames.
+    world.transfer(Opener, 20_000);
     world.write(Opener, 40_000);
     world.pump(0, Opener, 8);
     world.deliver(0, Acceptor, 2 * (MAX_DATA + 16));
@@ -405,7 +423,7 @@ fn a_dead_carrier_costs_only_the_bytes_that_were_lost() {
     world.attach();
     assert!(!world.opener.needs_carrier());
     world.settle_reading();
-    assert_eq!(world.apps[Acceptor as usize].read, 40_000);
+    assert_eq!(world.apps[Acceptor as usize].read, 60_000);
     assert_eq!(world.opener.stats().resent_bytes, 40_000 - 2 * MAX_DATA as u64);
 }
 
@@ -500,7 +518,7 @@ fn an_acknowledgement_that_went_to_a_carrier_in_doubt_is_said_again_on_the_one_t
 fn a_suspect_carrier_that_recovers_does_no_harm() {
     let mut world = World::opened();
     world.write(Opener, 40_000);
-    world.pump(0, Opener, 8);
+    world.pump(0, Opener, 32);
     world.opener.set_suspect(C0, true);
     assert!(world.opener.needs_carrier());
     world.attach();

@@ -100,6 +100,8 @@ pub struct Host {
     pub(crate) stopped_since: Option<Instant>,
     /// Since when it can talk to an operator that is up; none while it cannot.
     pub in_contact_since: Option<Instant>,
+    /// Since when all operators that it reaches give another time than the one it follows.
+    pub(crate) torn_since: Option<Instant>,
     /// What it was told of the operators' sealing keys when it joined.
     pub statements: Vec<KeyStatement>,
     pub(crate) wake_at: Option<Instant>,

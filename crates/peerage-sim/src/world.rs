@@ -24,9 +24,11 @@ use peerage_proto::link::bundle::Dial;
 use peerage_proto::node::{Event, TaskId, TunnelId};
 use peerage_proto::operator::{Assignment, CheckId};
 use peerage_proto::path::Path;
+use peerage_proto::wall::OPERATOR_STANDS;
 use peerage_proto::{node, operator};
 use peerage_wire::crypto::Crypto;
 use peerage_wire::id::{CommandId, NodeId, SessionId};
+use peerage_wire::limits::TIME_WINDOW;
 use peerage_wire::record::DraftError;
 use peerage_wire::time::{Instant, Now, UnixTime};
 
@@ -465,11 +467,33 @@ impl World {
                     self.network.sites.get(host.site).is_some_and(|site| site.quality.loss <= MAX_LOSS);
                 host.is_awake() && is_good && self.reaches_operator(host.site)
             });
+            let is_torn = can && self.is_torn(index);
             let now = self.now;
             if let Some(host) = self.hosts.get_mut(index) {
+                let since = is_torn.then(|| host.torn_since.unwrap_or(now));
+                host.torn_since = since;
+                let can = can && since.is_none_or(|since| now - since > OPERATOR_STANDS);
                 host.in_contact_since = can.then(|| host.in_contact_since.unwrap_or(now));
             }
         }
+    }
+
+    /// Returns whether a computer follows an operator from whose date those differ that it reaches: until that one has been silent for a while
+    /// it does not believe them (Rule 6.1).
+    fn is_torn(&self, index: usize) -> bool {
+        if self.operators.iter().all(|operator| operator.error_millis == 0) {
+            return false;
+        }
+        let Some(host) = self.hosts.get(index) else { return false };
+        let now = host.now(self.now);
+        let offset = host.node.as_ref().and_then(|node| node.status(now).clock_offset_millis);
+        let Some(time) = offset.map(|offset| now.unix.shifted(offset)) else { return false };
+        let reached = self.operators().filter(|(operator, _)| {
+            self.network.reaches(host.site, crate::network::Place::Operator(*operator))
+        });
+        let mut times =
+            reached.filter_map(|(operator, _)| Some(self.operators.get(operator)?.now(self.now).unix));
+        times.all(|theirs| theirs.distance(time) > TIME_WINDOW)
     }
 
     /// Notes which tunnels are cut in two.

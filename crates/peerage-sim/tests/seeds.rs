@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use peerage_sim::app::Script;
 use peerage_sim::idle;
 use peerage_sim::operations::Operation;
 use peerage_sim::plan::Plan;
@@ -44,6 +45,24 @@ fn a_computer_that_sleeps_twice_and_is_elected_anew_asks_for_the_time() {
         (Duration::from_millis(at), Operation::Sleep { host: 1, span, counts: false })
     };
     plan.operations = vec![nap(832_317, 237_265), nap(1_130_305, 163_180)];
+    assert_eq!(run(&plan).unwrap().violation, None);
+}
+
+/// Rule 6.1: an operator that comes back with another date is not believed before the one that was followed has been silent for five minutes.
+/// Until then computers go on as without any operator, and a revocation by the other is not in force.
+#[test]
+fn an_operator_with_another_date_is_no_contact_until_it_is_followed() {
+    let mut plan = Plan::draw(1_795_456_712_000_218);
+    let script = Script::PROBE;
+    plan.operations = [
+        (20_968, Operation::Open { host: 11, device: 3, script }),
+        (469_478, Operation::Outage { span: Duration::from_millis(1_740_330) }),
+        (564_178, Operation::SetOperatorDate { operator: 1, error_millis: -77_050 }),
+        (567_734, Operation::Revoke { host: 8 }),
+        (681_752, Operation::Open { host: 8, device: 0, script }),
+    ]
+    .map(|(at, operation)| (Duration::from_millis(at), operation))
+    .to_vec();
     assert_eq!(run(&plan).unwrap().violation, None);
 }
 

@@ -243,6 +243,7 @@ impl World {
             asleep_until: None,
             stopped_since: None,
             in_contact_since: None,
+            torn_since: None,
             statements: Vec::new(),
             wake_at: None,
             next_task: 0,

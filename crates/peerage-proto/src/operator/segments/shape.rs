@@ -19,6 +19,10 @@ const SMALLEST_SHARE: u128 = 4;
 /// holders; smaller makes more segments than are needed.
 const ROOM_TO_GROW: u64 = 4;
 
+/// Nothing is cut to fit whoever has room for fewer records. So few do not lie evenly: that of 64 a quarter too many lie in one part is two
+/// standard deviations away. More leaves the little that somebody lends unused.
+const LEAST_ROOM: u64 = 64;
+
 /// Weight of a record, where a place without records weighs 1: what 2^14 records weigh, spread over all places, is
 /// added to what there is, so that an empty table is divided evenly and a handful of records does not cut a domain
 /// in two.
@@ -77,6 +81,9 @@ impl Draft<'_> {
         let mut rooms: Vec<_> = waiting.iter().filter_map(capacity).collect();
         rooms.sort_unstable();
         let Some(Reverse(room)) = rooms.iter().take(REPLICAS).next_back().copied() else { return };
+        if room < LEAST_ROOM {
+            return;
+        }
         // One may be of a domain in its part, where it does not count. A part for which too few are left would only draw away those
         // who are enough for another; those who come one by one are enough for one after the other.
         let is_poor = |part: &Part| !part.holders.is_empty() && replicas(&self.expected(part)) < REPLICAS;

@@ -21,6 +21,10 @@ use socket2::{Domain, Socket, Type};
 /// Requests under way. More fill the buffers of sockets until they lose datagrams; fewer leave both ends idle in turns.
 const WINDOW: usize = 64;
 
+/// How long the first answer is waited for, however short it is asked: where other programs run, nobody else may in a short while. A bench
+/// without any answer has nothing to say.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
 /// When nothing has come back for so long, what is under way is taken for lost.
 const PATIENCE_MS: u16 = 100;
 
@@ -122,7 +126,7 @@ fn flood_from_one(socket: &UdpSocket, length: Duration, talk: &mut dyn Talk) -> 
     let (mut count, mut under_way) = (Count::default(), 0_usize);
     let (mut piece, mut one) = (Vec::new(), Vec::new());
     let began_at = Instant::now();
-    while began_at.elapsed() < length {
+    while goes_on(&count, began_at, length) {
         // Half of the window at a time, so that pieces stay large.
         while under_way <= WINDOW / 2 {
             piece.clear();
@@ -173,7 +177,7 @@ fn flood_from_many(sockets: &[UdpSocket], length: Duration, talk: &mut dyn Talk)
     let (mut count, mut under_way, mut turn) = (Count::default(), 0_usize, 0_usize);
     let (mut out, mut buffer) = (Vec::new(), [0; DATAGRAM_BYTES]);
     let began_at = Instant::now();
-    while began_at.elapsed() < length {
+    while goes_on(&count, began_at, length) {
         while under_way < WINDOW {
             let Some(socket) = sockets.get(turn) else { break };
             talk.ask(turn, &mut out)?;
@@ -210,7 +214,7 @@ pub(super) fn flood_plainly(socket: &UdpSocket, length: Duration, size: usize) -
     let (out, mut buffer) = (vec![0x5a; size], [0; DATAGRAM_BYTES]);
     let (mut count, mut under_way) = (Count::default(), 0_usize);
     let began_at = Instant::now();
-    while began_at.elapsed() < length {
+    while goes_on(&count, began_at, length) {
         while under_way < WINDOW {
             socket.send(&out)?;
             under_way += 1;
@@ -225,6 +229,12 @@ pub(super) fn flood_plainly(socket: &UdpSocket, length: Duration, size: usize) -
     }
     count.took = began_at.elapsed();
     Ok(count)
+}
+
+/// Returns whether it is asked on: for that long, and until one answer has come.
+fn goes_on(count: &Count, began_at: Instant, length: Duration) -> bool {
+    let spent = began_at.elapsed();
+    spent < length || (count.answers == 0 && spent < FIRST_ANSWER)
 }
 
 fn note(count: &mut Count, is_answer: bool) {

@@ -47,8 +47,8 @@ const DEFENCES: [Defence; 4] = [
 
 pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
     let (shares, every): (&[usize], usize) = match terms.scale {
-        // Both kinds of overload, without a floor.
-        Scale::Small => (&[60], 2),
+        // Both kinds of overload, without a floor, and no more than the reserve makes up for.
+        Scale::Small => (&[20], 2),
         Scale::Full => (&[0, 10, 20, 30, 40, 50, 60], 1),
     };
     let mut table = Table::new(
@@ -98,8 +98,8 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
 fn town(defence: Defence, terms: Terms) -> Town {
     let is_full = terms.scale == Scale::Full;
     Town {
-        domains: if is_full { 12 } else { 2 },
-        users: if is_full { 40 } else { 12 },
+        domains: if is_full { 12 } else { 6 },
+        users: if is_full { 40 } else { 8 },
         offices: 2,
         printers: 2,
         servers: 3,

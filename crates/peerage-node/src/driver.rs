@@ -36,7 +36,7 @@ use crate::membership::Membership;
 use crate::relay::{OwnLegEvent, OwnLegs};
 use crate::store::{Batch, Store};
 use crate::tunnel::{Tunnels, pin, serve};
-use crate::udp::{Datagrams, MAX_BATCH};
+use crate::udp::{Arrived, Datagrams, MAX_BATCH};
 
 /// The most requests that wait for the node; whoever asks for more waits.
 const MAX_REQUESTS: usize = 1_024;
@@ -228,10 +228,14 @@ impl Driver {
                     // Whoever fills his connection leaves datagrams their turn.
                     self.take_datagrams(1);
                 }
-                (remote, payload) = self.datagrams.receive() => {
-                    self.handle(Input::Datagram { remote, payload });
-                    self.take_datagrams(MAX_BATCH - 1);
-                }
+                arrived = self.datagrams.arrived() => match arrived {
+                    Arrived::Datagram(remote, payload) => {
+                        self.handle(Input::Datagram { remote, payload });
+                        self.take_datagrams(MAX_BATCH - 1);
+                        self.take_strangers(true);
+                    }
+                    Arrived::Strangers => self.take_strangers(false),
+                },
             }
         }
     }
@@ -242,6 +246,15 @@ impl Driver {
             let Some((remote, payload)) = self.datagrams.try_receive() else { break };
             self.handle(Input::Datagram { remote, payload });
         }
+    }
+
+    fn take_strangers(&mut self, do_others_wait: bool) {
+        let Self { node, clock, datagrams, .. } = self;
+        datagrams.receive_strangers(do_others_wait, clock, |remote, payload| {
+            let input = Input::Datagram { remote, payload };
+            tracing::trace!(?input);
+            node.handle(input, clock.now());
+        });
     }
 
     fn handle(&mut self, input: Input) {

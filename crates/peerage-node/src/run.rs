@@ -189,7 +189,7 @@ pub async fn run(
     };
     let clock = Clock::new();
     let id = member.membership.node_id(&member.keys);
-    let ports = Ports::bind(config.listen)?;
+    let ports = Ports::bind_apart(config.listen)?;
     let local = ports.local;
     let (links, link_events) = Links::new(link_config(&member, &config, &clock)?);
     let (legs, leg_events) = OwnLegs::new(config.connector.clone());
@@ -268,17 +268,17 @@ fn link_config(member: &Member, config: &UpConfig, clock: &Clock) -> Result<Link
 async fn open_ports(
     links: &Links,
     lent: &Lent,
-    (ports, config): (Ports, &UpConfig),
+    (Ports { udp, strangers, tcp, local }, config): (Ports, &UpConfig),
 ) -> Result<Datagrams, RunError> {
-    let unusable = |source| BindError::Io { address: ports.local, source };
-    let mut listeners = vec![ports.tcp];
+    let failed = |source| BindError::Io { address: local, source };
+    let mut listeners = vec![tcp];
     for address in config.also_listen.iter().copied() {
         let bound = TcpListener::bind(address).await;
         listeners.push(bound.map_err(|source| RunError::AlsoListen { address, source })?);
     }
     links.serve_behind(lent.door(), listeners);
-    let (datagrams, socket) = Datagrams::beside_quic(ports.udp, config.wide_checks).map_err(unusable)?;
-    links.use_quic(socket, Some(lent.door())).map_err(unusable)?;
+    let (datagrams, socket) = Datagrams::beside_quic((udp, strangers), config.wide_checks).map_err(failed)?;
+    links.use_quic(socket, Some(lent.door())).map_err(failed)?;
     Ok(datagrams)
 }
 

@@ -2,6 +2,7 @@
 
 mod batch;
 mod shared;
+mod strangers;
 mod wide;
 
 use std::collections::VecDeque;
@@ -19,6 +20,8 @@ use tokio::sync::mpsc;
 use self::batch::Sending;
 pub use self::batch::{Batches, Refused};
 pub(crate) use self::shared::SharedSocket;
+pub use self::strangers::{Strangers, strangers};
+use crate::clock::Clock;
 
 /// How often a free port is looked for whose number is free for UDP and TCP both.
 const MAX_PORT_ATTEMPTS: usize = 32;
@@ -62,6 +65,8 @@ pub enum BindError {
 pub struct Ports {
     /// For messages and QUIC.
     pub udp: UdpSocket,
+    /// For the first words of strangers, who write to the same port; none where they were not asked for, or cannot be kept apart.
+    pub strangers: Option<UdpSocket>,
     /// For links.
     pub tcp: TcpListener,
     /// Where both listen.
@@ -74,16 +79,35 @@ impl Ports {
     /// # Errors
     /// If the address is in use or cannot be had.
     pub fn bind(listen: Option<SocketAddr>) -> Result<Self, BindError> {
+        Self::bind_for(listen, Guests::Mixed)
+    }
+
+    /// The same with a socket for strangers, where the system can sort what comes.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_apart(listen: Option<SocketAddr>) -> Result<Self, BindError> {
+        Self::bind_for(listen, Guests::Apart)
+    }
+
+    fn bind_for(listen: Option<SocketAddr>, guests: Guests) -> Result<Self, BindError> {
         match listen {
-            Some(address) => bind_both(address),
-            None => bind_both((Ipv6Addr::UNSPECIFIED, 0).into())
+            Some(address) => bind_both(address, guests),
+            None => bind_both((Ipv6Addr::UNSPECIFIED, 0).into(), guests)
                 // Systems without IPv6.
-                .or_else(|_| bind_both((Ipv4Addr::UNSPECIFIED, 0).into())),
+                .or_else(|_| bind_both((Ipv4Addr::UNSPECIFIED, 0).into(), guests)),
         }
     }
 }
 
-fn bind_both(address: SocketAddr) -> Result<Ports, BindError> {
+/// Whether strangers have a queue of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guests {
+    Mixed,
+    Apart,
+}
+
+fn bind_both(address: SocketAddr, guests: Guests) -> Result<Ports, BindError> {
     let failed = |source: io::Error| {
         if source.kind() == io::ErrorKind::AddrInUse {
             return BindError::InUse { address };
@@ -92,7 +116,7 @@ fn bind_both(address: SocketAddr) -> Result<Ports, BindError> {
     };
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _attempt in 0..MAX_PORT_ATTEMPTS {
-        match try_bind(address) {
+        match try_bind(address, guests) {
             // Chosen by the system for TCP, and taken for UDP by somebody else: choose again.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 => last = error,
             result => return result.map_err(failed),
@@ -101,7 +125,7 @@ fn bind_both(address: SocketAddr) -> Result<Ports, BindError> {
     Err(failed(last))
 }
 
-fn try_bind(address: SocketAddr) -> io::Result<Ports> {
+fn try_bind(address: SocketAddr, guests: Guests) -> io::Result<Ports> {
     let tcp = socket(address, Type::STREAM, Protocol::TCP)?;
     // Without it, a restart would have to wait for the connections of the last run.
     tcp.set_reuse_address(true)?;
@@ -109,11 +133,32 @@ fn try_bind(address: SocketAddr) -> io::Result<Ports> {
     tcp.listen(BACKLOG)?;
     let tcp = TcpListener::from_std(tcp.into())?;
     let local = tcp.local_addr()?;
-    let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
+    let at = SocketAddr::new(address.ip(), local.port());
+    let udp = datagrams(at, SOCKET_BUFFER_BYTES, guests)?;
+    let strangers = (guests == Guests::Apart).then(|| second(at)).transpose();
+    // Without a queue of their own they are served all the same.
+    let strangers =
+        strangers.inspect_err(|error| tracing::info!(%error, "strangers and others share a queue"));
+    let strangers = strangers.ok().flatten();
+    Ok(Ports { udp: UdpSocket::from_std(udp.into())?, strangers, tcp, local })
+}
+
+/// Binds the socket for strangers.
+fn second(at: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = datagrams(at, strangers::BUFFER_BYTES, Guests::Apart)?;
+    strangers::sort(&socket)?;
+    UdpSocket::from_std(socket.into())
+}
+
+fn datagrams(at: SocketAddr, buffer_bytes: usize, guests: Guests) -> io::Result<Socket> {
+    let socket = socket(at, Type::DGRAM, Protocol::UDP)?;
     // Less is no error: the system gives what it allows.
-    let _ = udp.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    udp.bind(&SocketAddr::new(address.ip(), local.port()).into())?;
-    Ok(Ports { udp: UdpSocket::from_std(udp.into())?, tcp, local })
+    let _ = socket.set_recv_buffer_size(buffer_bytes);
+    if guests == Guests::Apart {
+        strangers::share_port(&socket)?;
+    }
+    socket.bind(&at.into())?;
+    Ok(socket)
 }
 
 fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -136,7 +181,18 @@ pub(crate) struct Datagrams {
     sending: mpsc::Sender<(SocketAddr, Bytes)>,
     /// The socket that is shared with QUIC.
     shared: Option<Arc<SharedSocket>>,
+    /// What strangers write, where that waits apart.
+    strangers: Option<Strangers>,
     errors: Arc<AtomicU64>,
+}
+
+/// What has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    /// A datagram, and from where.
+    Datagram(SocketAddr, Bytes),
+    /// Something of strangers, which [`Datagrams::receive_strangers`] takes.
+    Strangers,
 }
 
 /// Where datagrams come from.
@@ -159,12 +215,15 @@ impl Datagrams {
         })
     }
 
-    /// The same on a socket that is shared with QUIC, whose endpoint has to read it. `is_wide` says whether further ones may be opened
-    /// (Rule 6.99).
+    /// The same on a socket that is shared with QUIC, whose endpoint has to read it, and perhaps one for strangers. `is_wide` says whether
+    /// further ones may be opened (Rule 6.99).
     ///
     /// # Errors
     /// If the system refuses the options that QUIC needs.
-    pub(crate) fn beside_quic(socket: UdpSocket, is_wide: bool) -> io::Result<(Self, Arc<SharedSocket>)> {
+    pub(crate) fn beside_quic(
+        (socket, strangers): (UdpSocket, Option<UdpSocket>),
+        is_wide: bool,
+    ) -> io::Result<(Self, Arc<SharedSocket>)> {
         let errors = Arc::default();
         let (shared, messages) = SharedSocket::new(socket, is_wide, Arc::clone(&errors))?;
         let socket = Arc::clone(&shared);
@@ -172,6 +231,7 @@ impl Datagrams {
             send_all((socket.io(), Some(socket.state())), sending, &errors).await;
         });
         datagrams.shared = Some(Arc::clone(&shared));
+        datagrams.strangers = strangers.map(Strangers::new).transpose()?;
         Ok((datagrams, shared))
     }
 
@@ -182,7 +242,7 @@ impl Datagrams {
     ) -> Self {
         let (sending, waiting) = mpsc::channel(MAX_SENDING);
         tokio::spawn(send(waiting, Arc::clone(&errors)));
-        Self { source, sending, shared: None, errors }
+        Self { source, sending, shared: None, strangers: None, errors }
     }
 
     /// Sends a datagram, or drops it if too many wait.
@@ -212,14 +272,44 @@ impl Datagrams {
         self.errors.load(Ordering::Relaxed)
     }
 
-    /// Waits for the next datagram. May be dropped while it waits without losing one.
+    /// Waits for what comes next, strangers last. May be dropped while it waits without losing anything.
+    pub(crate) async fn arrived(&mut self) -> Arrived {
+        let Self { source, strangers, errors, .. } = self;
+        tokio::select! {
+            biased;
+            (remote, payload) = Self::next(source, errors) => Arrived::Datagram(remote, payload),
+            Ok(()) = strangers::strangers(strangers.as_ref()) => Arrived::Strangers,
+        }
+    }
+
+    /// Waits for the next datagram where strangers have no queue of their own.
     pub(crate) async fn receive(&mut self) -> (SocketAddr, Bytes) {
-        match &mut self.source {
+        Self::next(&mut self.source, &self.errors).await
+    }
+
+    /// Takes a few datagrams of strangers, if it is their turn: always if no others wait.
+    pub(crate) fn receive_strangers(
+        &mut self,
+        do_others_wait: bool,
+        clock: &Clock,
+        mut take: impl FnMut(SocketAddr, Bytes),
+    ) {
+        let Some(strangers) = &mut self.strangers else { return };
+        let failed = strangers.receive(do_others_wait, clock, |remote, datagram| {
+            // What is longer than any message is refused for its length, for which its beginning is enough.
+            let datagram = datagram.get(..RECEIVE_BYTES).unwrap_or(datagram);
+            take(plain(remote), Bytes::copy_from_slice(datagram));
+        });
+        self.errors.fetch_add(failed, Ordering::Relaxed);
+    }
+
+    async fn next(source: &mut Source, errors: &AtomicU64) -> (SocketAddr, Bytes) {
+        match source {
             Source::Socket { socket, buffer } => loop {
                 match socket.recv_from(buffer).await {
                     Ok((count, remote)) => return take(buffer, count, remote),
                     // An ICMP message that answers an earlier datagram, as a rule.
-                    Err(error) => note(&self.errors, &error),
+                    Err(error) => note(errors, &error),
                 }
             },
             Source::Queue(messages) => match messages.recv().await {
@@ -275,9 +365,13 @@ fn note(errors: &AtomicU64, error: &io::Error) {
     tracing::trace!(%error, "an error came in place of a datagram");
 }
 
+/// Returns an IPv4 address as such, whatever family the socket has.
+const fn plain(remote: SocketAddr) -> SocketAddr {
+    SocketAddr::new(remote.ip().to_canonical(), remote.port())
+}
+
 fn take(buffer: &[u8], count: usize, remote: SocketAddr) -> (SocketAddr, Bytes) {
-    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    (remote, Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))
+    (plain(remote), Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))
 }
 
 /// Returns an IPv4 address as sockets of IPv6 want it.
@@ -330,5 +424,52 @@ mod tests {
         assert_eq!(here.receive().await, (other_address, Bytes::new()));
         assert_eq!(here.receive().await, (other_address, Bytes::from_static(b"answer")));
         assert_eq!(here.try_receive(), None);
+    }
+
+    /// Rule 3.1: the first byte tells the long forms from all else.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_flood_of_first_words_takes_no_room_of_others() {
+        let ports = Ports::bind_apart(Some("127.0.0.1:0".parse().unwrap())).unwrap();
+        let strangers = Strangers::new(ports.strangers.unwrap()).unwrap();
+        let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        // Several times what all queues together have room for.
+        for count in 0..6_000_u32 {
+            let first = 6 + u8::try_from(count % 2).unwrap();
+            stranger.send_to(&[&[first][..], &[7; 1_000]].concat(), ports.local).unwrap();
+        }
+        let others: [&[u8]; 5] = [b"\x04a", b"\x05b", b"\x09c", b"\x0bd", b"\xc0e"];
+        for other in others {
+            stranger.send_to(other, ports.local).unwrap();
+        }
+        let mut here = Datagrams::new(ports.udp);
+        here.strangers = Some(strangers);
+        for other in others {
+            let from = stranger.local_addr().unwrap();
+            assert_eq!(here.arrived().await, Arrived::Datagram(from, Bytes::copy_from_slice(other)));
+        }
+        assert_eq!(here.arrived().await, Arrived::Strangers);
+        let mut taken = 0;
+        here.receive_strangers(false, &Clock::new(), |_, datagram| {
+            assert!(matches!(datagram[0], 6 | 7) && datagram.len() == 1_001);
+            taken += 1;
+        });
+        assert!(taken > 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn strangers_are_served_between_others_and_when_nobody_else_is_there() {
+        let ports = Ports::bind_apart(None).unwrap();
+        let (mut here, clock) = (Datagrams::new(ports.udp), Clock::new());
+        here.strangers = Some(Strangers::new(ports.strangers.unwrap()).unwrap());
+        let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for do_others_wait in [true, false, false] {
+            stranger.send_to(b"\x06", ("127.0.0.1", ports.local.port())).unwrap();
+            assert_eq!(here.arrived().await, Arrived::Strangers);
+            let mut from = None;
+            here.receive_strangers(do_others_wait, &clock, |remote, _| from = Some(remote));
+            assert_eq!(from, stranger.local_addr().ok());
+        }
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use peerage_node::carrier::Streams;
 use peerage_node::clock::Clock;
 use peerage_node::relay::Legs;
-use peerage_node::udp::{Batches, Refused};
+use peerage_node::udp::{self, Batches, Refused, Strangers};
 use peerage_proto::carrier::StreamNews;
 use peerage_proto::operator::{
     Assignment, Evidence, Input, Operator, Output, Port, SegmentStatus, SuperNodeStatus,
@@ -76,6 +76,8 @@ pub(crate) struct Driver {
     pub(crate) socket: UdpSocket,
     /// Its room for many datagrams at once.
     pub(crate) batches: Batches,
+    /// What strangers write to the same port, where that waits apart.
+    pub(crate) strangers: Option<Strangers>,
     /// What is to be sent from it before anything else is done.
     pub(crate) sending: VecDeque<(SocketAddr, Bytes)>,
     /// For what must come from a port that nobody knows.
@@ -166,6 +168,10 @@ impl Driver {
                 Ok(()) => Wake::Readable(Port::Main),
                 Err(_) => Wake::Timer,
             },
+            readable = udp::strangers(self.strangers.as_ref()) => match readable {
+                Ok(()) => Wake::Readable(Port::Main),
+                Err(_) => Wake::Timer,
+            },
             readable = self.probe.readable() => match readable {
                 Ok(()) => Wake::Readable(Port::Probe),
                 Err(_) => Wake::Timer,
@@ -243,24 +249,24 @@ impl Driver {
     /// Reads what has arrived, up to a batch, before anything is answered.
     fn receive(&mut self, port: Port) {
         match port {
-            Port::Main => self.receive_many(),
+            Port::Main => {
+                let have_others_come = self.receive_many() > 0;
+                self.receive_strangers(have_others_come);
+            }
             Port::Probe | Port::Spy(_) => self.receive_few(),
         }
     }
 
-    fn receive_many(&mut self) {
+    fn receive_many(&mut self) -> usize {
         let Self { machine, clock, batches, socket, failed_receives, .. } = self;
         let mut taken = 0;
         while taken < MAX_BATCH {
-            let received = batches.receive(socket, |remote, datagram| {
-                // One byte more than is allowed, so that a longer one is seen to be longer.
-                let datagram = datagram.get(..=MAX_DATAGRAM).unwrap_or(datagram);
-                let (remote, payload) = (as_known(remote), Bytes::copy_from_slice(datagram));
-                machine.handle(Input::Datagram { remote, payload }, clock.now());
+            let received = batches.receive(socket, usize::MAX, |remote, datagram| {
+                machine.handle(received(remote, datagram), clock.now());
             });
             match received {
                 Ok(count) => taken += count.max(1),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Such as the news that an earlier datagram did not reach anybody.
                 Err(_) => {
                     *failed_receives += 1;
@@ -268,6 +274,14 @@ impl Driver {
                 }
             }
         }
+        taken
+    }
+
+    fn receive_strangers(&mut self, do_others_wait: bool) {
+        let Self { machine, clock, strangers: Some(strangers), failed_receives, .. } = self else { return };
+        *failed_receives += strangers.receive(do_others_wait, clock, |remote, datagram| {
+            machine.handle(received(remote, datagram), clock.now());
+        });
     }
 
     fn receive_few(&mut self) {
@@ -423,6 +437,13 @@ impl Driver {
             tracing::debug!("the ledger is too busy to write down who was seen");
         }
     }
+}
+
+/// Makes a datagram an input of the machine.
+fn received(remote: SocketAddr, datagram: &[u8]) -> Input {
+    // One byte more than is allowed, so that a longer one is seen to be longer.
+    let datagram = datagram.get(..=MAX_DATAGRAM).unwrap_or(datagram);
+    Input::Datagram { remote: as_known(remote), payload: Bytes::copy_from_slice(datagram) }
 }
 
 /// Returns an address as members know it: a socket of both families shows IPv4 addresses as IPv6.

@@ -10,7 +10,7 @@ use peerage_node::clock::Clock;
 use peerage_node::connect::Connector;
 use peerage_node::relay::{self, Legs};
 use peerage_node::tls::Tls;
-use peerage_node::udp::{Batches, BindError, Ports};
+use peerage_node::udp::{Batches, BindError, Ports, Strangers};
 use peerage_proto::endpoint;
 use peerage_proto::operator::{Config, Input, Operator};
 use peerage_proto::relay::Limits;
@@ -151,7 +151,7 @@ pub async fn run(
     let (admin_listen, also_listen) = (config.admin_listen, config.also_listen.clone());
     let prepare = tokio::task::spawn_blocking(move || prepare(&config));
     let prepared = prepare.await.map_err(|_| RunError::Stopped("start"))??;
-    let ports = Ports::bind(Some(prepared.settings.listen))?;
+    let ports = Ports::bind_apart(Some(prepared.settings.listen))?;
     // Only its UDP half is used.
     let probe = Ports::bind(Some(SocketAddr::new(ports.local.ip(), 0)))?.udp;
     let mut others = Vec::new();
@@ -291,7 +291,7 @@ struct Parts {
 
 fn assemble(
     prepared: Prepared,
-    (udp, probe): (UdpSocket, UdpSocket),
+    (udp, strangers, probe): (UdpSocket, Option<UdpSocket>, UdpSocket),
     ready: Ready,
 ) -> Result<(Parts, DataDir, TlsAcceptor), RunError> {
     let Prepared { data, keys, signer, ledger, settings, record, tls, start, relay: relays, spies } =
@@ -313,12 +313,13 @@ fn assemble(
     let (committed, changes) = mpsc::channel(MAX_CHANGES);
     let (ask, asked) = mpsc::channel(MAX_ASKED);
     let (ledger, thread) = LedgerHandle::start(ledger, unix_now, committed).map_err(RunError::Thread)?;
-    let (published, strangers) =
+    let (published, told) =
         watch::channel(Published { statement: *machine.statement(), operator: record.bytes().clone() });
     let driver = Driver {
         machine,
         id: signer.id,
         batches: Batches::new(&udp).map_err(RunError::Datagrams)?,
+        strangers: strangers.map(Strangers::new).transpose().map_err(RunError::Datagrams)?,
         sending: std::collections::VecDeque::new(),
         socket: udp,
         probe,
@@ -347,7 +348,7 @@ fn assemble(
         id: signer.id,
         enrolment: keys.enrolment,
         ledger: ledger.clone(),
-        published: strangers,
+        published: told,
         clock,
         certificate,
     };
@@ -403,7 +404,8 @@ async fn serve(
 ) -> Result<(), RunError> {
     let described = describe(&prepared, &sockets)?;
     let spy_interval = prepared.spies.interval;
-    let (parts, data, tls) = assemble(prepared, (sockets.ports.udp, sockets.probe), described)?;
+    let udp = (sockets.ports.udp, sockets.ports.strangers, sockets.probe);
+    let (parts, data, tls) = assemble(prepared, udp, described)?;
     let Parts { driver, enroller, admin, ledger, mut thread, ready: told } = parts;
     data.replace(ADMIN_FILE, &admin.file_content())?;
     let (end, ending) = watch::channel(false);

@@ -22,6 +22,12 @@ mod kind {
 const FLAG_COOKIE: u8 = 1;
 const FLAG_INTRODUCTION: u8 = 2;
 
+/// What the first bytes of both long forms have in common, and which of their bits that is: what opens a context, and whatever strangers
+/// send, can be told from all else without looking further.
+pub const LONG_FORMS: u8 = kind::LONG_READ;
+/// The bits of [`LONG_FORMS`].
+pub const LONG_FORMS_MASK: u8 = !1;
+
 /// Bytes of the long form's header without cookie and introduction.
 pub const LONG_HEADER: usize = 138;
 /// Bytes that the short form adds to its plaintext: type, context, nonce, tag.
@@ -415,6 +421,8 @@ mod tests {
             let reads = matches!(byte, kind::SHORT_READ | kind::LONG_READ);
             assert!(!known || (byte & 1 == 0) == reads, "{byte:#x}");
             assert!(!known || byte & 0xc0 == 0, "{byte:#x}");
+            let is_long = matches!(byte, kind::LONG_READ | kind::LONG_OTHER);
+            assert_eq!(byte & LONG_FORMS_MASK == LONG_FORMS, is_long, "{byte:#x}");
         }
     }
 

@@ -40,17 +40,20 @@ impl Batches {
         Ok(Self { state, buffers, metas, sending: Sending::default() })
     }
 
-    /// Takes what one call gives, with addresses as the socket shows them; returns how many datagrams that was.
+    /// Takes what one call gives, at most so many buffers of it, with addresses as the socket shows them; returns how many datagrams that
+    /// was.
     ///
     /// # Errors
     /// `WouldBlock` if there is nothing; another one may come in place of a datagram.
     pub fn receive(
         &mut self,
         socket: &UdpSocket,
+        most: usize,
         mut take: impl FnMut(SocketAddr, &[u8]),
     ) -> io::Result<usize> {
         let Self { state, buffers, metas, .. } = self;
-        let mut slices: Vec<IoSliceMut<'_>> = buffers.iter_mut().map(|all| IoSliceMut::new(all)).collect();
+        let mut slices: Vec<IoSliceMut<'_>> =
+            buffers.iter_mut().take(most).map(|all| IoSliceMut::new(all)).collect();
         let count = socket
             .try_io(Interest::READABLE, || state.recv(socket.into(), &mut slices, metas.as_mut_slice()))?;
         let mut datagrams = 0;
@@ -218,7 +221,7 @@ mod tests {
         while arrived.last() != Some(&Bytes::from_static(b"last")) {
             socket.readable().await.unwrap();
             let from = here.1.local_addr().unwrap();
-            let taken = batches.receive(&socket, |remote, datagram| {
+            let taken = batches.receive(&socket, usize::MAX, |remote, datagram| {
                 assert_eq!(remote, from);
                 arrived.push(Bytes::copy_from_slice(datagram));
             });

@@ -320,7 +320,7 @@ impl End {
         let key = key(seed);
         let (links, events) = links(&key);
         let ports = Ports::bind(Some("127.0.0.1:0".parse().unwrap())).unwrap();
-        let (datagrams, socket) = Datagrams::beside_quic(ports.udp, false).unwrap();
+        let (datagrams, socket) = Datagrams::beside_quic((ports.udp, None), false).unwrap();
         links.use_quic(socket, door).unwrap();
         Self { key, links, events, datagrams, address: ports.local }
     }

@@ -6,6 +6,10 @@
 //! with TransferPartition, and what the answerer lacks it stores there. Nothing is ever deleted because another does not have it:
 //! records end by expiring, or by a tombstone.
 //!
+//! SuperNode records are too few to be cut, and lie elsewhere than where they belong: of them the answer is that they are the same, or
+//! that they are not, and then all that belong to the stretch are fetched. What was held and did not come is told, since an operator that
+//! does not list a super-node knows that it is elsewhere now.
+//!
 //! Both sides are values without I/O. [`answer`] is a function of the records. A [`Reconciliation`] yields requests and takes
 //! their replies; a [`Transfer`] does so for one stretch that is fetched whole. A counterpart that lies cannot make them work
 //! without end: parts must lie within the stretch and be smaller than it, the depth is limited, and each request uses up
@@ -22,7 +26,7 @@ use peerage_wire::message::{Entry, Part, Reconciled, Reply, Request};
 use peerage_wire::record::{SetSummary, Table};
 use peerage_wire::time::UnixTime;
 
-use crate::table::{Inserted, Records, stretch};
+use crate::table::{Inserted, Records, position, stretch};
 pub use transfer::{MAX_VAIN_PAGES, Transfer};
 
 /// Requests of one reconciliation under way at once. More settles sooner; fewer is kinder to the line of a borrowed machine, on
@@ -76,6 +80,9 @@ pub fn answer(
     let own = records.stretch_summary(table, from, to);
     if own == theirs {
         return Reconciled::Same;
+    }
+    if table == Table::SuperNode {
+        return Reconciled::Entries(Vec::new());
     }
     if usize::try_from(own.count).is_ok_and(|count| count <= MAX_ENTRIES) {
         let held = records.within(table, from, to);
@@ -178,6 +185,11 @@ pub struct Reconciliation {
     is_cut_short: bool,
     /// How many records of each domain had no room.
     full: BTreeMap<Domain, u32>,
+    /// The SuperNode records that were held when the other said that it holds others, with their versions, but for those that it has
+    /// listed since.
+    unlisted: BTreeMap<PlaceKey, u64>,
+    /// Whether it has listed all.
+    is_listed: bool,
     tally: Tally,
 }
 
@@ -200,6 +212,8 @@ impl Reconciliation {
             is_liar: false,
             is_cut_short: false,
             full: BTreeMap::new(),
+            unlisted: BTreeMap::new(),
+            is_listed: false,
             tally: Tally::default(),
         }
     }
@@ -207,6 +221,12 @@ impl Reconciliation {
     /// Returns what was done so far.
     pub const fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Returns the SuperNode records, with their versions, that were held here and that the other does not have, if it has listed all
+    /// that it has.
+    pub fn unlisted(&self) -> impl Iterator<Item = (&PlaceKey, u64)> {
+        self.unlisted.iter().filter(|_| self.is_listed).map(|(at, version)| (at, *version))
     }
 
     /// Returns how it has ended, `None` while there is something to do or to wait for.
@@ -329,6 +349,9 @@ impl Reconciliation {
     /// Sets what the other holds of a short stretch against what is held here.
     fn settle(&mut self, stretch: Stretch, theirs: &[Entry], records: &Records) {
         let Stretch { table, from, to } = stretch;
+        if table == Table::SuperNode {
+            return self.list_map(Segment { from: from.place, to: to.place }, records);
+        }
         let mut versions: BTreeMap<PlacementKey, Versions> = BTreeMap::new();
         for (at, record) in records.within(table, from, to) {
             versions.entry(at.place).or_default().own.insert(Entry::of(record));
@@ -352,6 +375,13 @@ impl Reconciliation {
             }
         }
         self.fetch_run(table, run);
+    }
+
+    /// Fetches all SuperNode records that belong to a range.
+    fn list_map(&mut self, range: Segment, records: &Records) {
+        let held = records.in_range(Table::SuperNode, range, None);
+        self.unlisted = held.map(|record| (position(record), record.header().version)).collect();
+        self.push(Todo::Fetch(Transfer::of_segment(Table::SuperNode, range)));
     }
 
     fn fetch_run(&mut self, table: Table, run: Option<(PlacementKey, PlacementKey)>) {
@@ -390,6 +420,10 @@ impl Reconciliation {
                 let outcomes = transfer.answered(page, take);
                 self.judge(transfer.table(), &outcomes);
                 self.is_cut_short |= transfer.is_broken_off();
+                if transfer.table() == Table::SuperNode {
+                    self.unlisted.retain(|at, _| !outcomes.iter().any(|(listed, _)| listed == at));
+                    self.is_listed = transfer.is_done() && !transfer.is_broken_off();
+                }
                 if !transfer.is_done() {
                     self.push(Todo::Fetch(transfer));
                 }
@@ -414,6 +448,7 @@ impl Reconciliation {
         let within = |at: &PlaceKey| stretch.from <= *at && *at <= stretch.to;
         match reconciled {
             Reconciled::Same => {}
+            Reconciled::Parts(_) if stretch.table == Table::SuperNode => self.lied(),
             Reconciled::Entries(theirs) => {
                 let places = stretch.from.place..=stretch.to.place;
                 let fits = theirs.iter().all(|entry| places.contains(&entry.place));

@@ -33,7 +33,7 @@ pub struct Asked<'a> {
 /// What whoever answers holds.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// The records. All SuperNode and OperatorNode records are among them, whatever the places.
+    /// The records. All OperatorNode records are among them, whatever the places.
     pub records: &'a Records,
     /// The places of which everything is held that operators sign.
     pub signed: &'a [Segment],
@@ -65,7 +65,7 @@ pub fn answer(request: &Request, asked: Asked<'_>, view: View<'_>) -> Result<Rep
             Ok(Reply::OperatorNodes(page(view, Table::OperatorNode, Domain::OPERATORS, *after, asked)))
         }
         Request::GetSuperNodes { key, after } => {
-            Ok(Reply::SuperNodes(super_nodes(key.as_deref(), *after, asked, view)))
+            super_nodes(key.as_deref(), *after, asked, view).map(Reply::SuperNodes)
         }
         Request::GetNode(node) => node_record(node, asked, view).map(Reply::Node),
         Request::GetNodeInfo(node) => node_info(node, asked, view).map(Reply::NodeInfo),
@@ -143,12 +143,15 @@ fn may_transfer(table: Table, range: Segment, asked: Asked<'_>, view: View<'_>) 
         Segment { from: from.place, to: to.place }
     };
     let (held, asker_holds): (Vec<_>, _) = match table {
-        Table::SuperNode | Table::OperatorNode => return Ok(()),
+        Table::OperatorNode => return Ok(()),
         // Of a NodeInfo not the domain counts, but where it is kept.
         Table::NodeInfo => (view.announced.to_vec(), asker),
-        Table::Node | Table::EndDevice | Table::DomainKey | Table::Revocation | Table::Head => {
-            (view.signed.iter().copied().map(places).collect(), places(asker))
-        }
+        Table::Node
+        | Table::SuperNode
+        | Table::EndDevice
+        | Table::DomainKey
+        | Table::Revocation
+        | Table::Head => (view.signed.iter().copied().map(places).collect(), places(asker)),
     };
     if !asker_holds.covers(&range) {
         return Err(Discard::Forbidden);
@@ -211,8 +214,14 @@ fn node_info(node: &NodeId, asked: Asked<'_>, view: View<'_>) -> Result<Option<B
     Ok(bytes_of(view.records.get(Table::NodeInfo, node.domain, node.record_key()), asked.time))
 }
 
-/// Finds the super-nodes that concern the asker's domain, or hold one place of it. Every holder knows all of them.
-fn super_nodes(key: Option<&[u8]>, after: Option<RecordKey>, asked: Asked<'_>, view: View<'_>) -> Page {
+/// Finds the super-nodes that concern the asker's domain, or hold one place of it. Every holder of its places knows all of them; whoever
+/// held some before knows to whom they have gone, and who knows nobody is silent.
+fn super_nodes(
+    key: Option<&[u8]>,
+    after: Option<RecordKey>,
+    asked: Asked<'_>,
+    view: View<'_>,
+) -> Result<Page, Discard> {
     let own = asked.from.id.domain;
     let range = key.map_or_else(
         || Segment::of_domain(own),
@@ -221,8 +230,11 @@ fn super_nodes(key: Option<&[u8]>, after: Option<RecordKey>, asked: Asked<'_>, v
             Segment { from: place, to: place }
         },
     );
-    let found = view.records.super_nodes(range, asked.time).map(|(record, _)| record);
-    filled(found.filter(|record| after.is_none_or(|after| record.header().key > after)), asked)
+    let mut found = view.records.super_nodes(range, asked.time).map(|(record, _)| record).peekable();
+    if found.peek().is_none() {
+        touches(view, own)?;
+    }
+    Ok(filled(found.filter(|record| after.is_none_or(|after| record.header().key > after)), asked))
 }
 
 /// Finds the nodes of the asker's domain under those of the tags whose places are held here; others hold the others. Behind them come the

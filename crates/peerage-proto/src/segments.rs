@@ -135,9 +135,21 @@ impl Coverage {
         all.map(|(from, stretch)| (Segment { from: *from, to: stretch.to }, stretch.holders.as_slice()))
     }
 
+    /// Returns whether a node holds any place.
+    pub fn is_holder(&self, node: &NodeId) -> bool {
+        self.holders.contains_key(node)
+    }
+
     /// Returns the super-nodes that hold any place of a domain.
     pub fn holders_in(&self, domain: Domain) -> BTreeSet<NodeId> {
-        self.segments_of(domain).flat_map(|(_, holders)| holders.iter().copied()).collect()
+        self.holders_within(Segment::of_domain(domain))
+    }
+
+    /// Returns the super-nodes that hold any place of a range.
+    pub fn holders_within(&self, range: Segment) -> BTreeSet<NodeId> {
+        let first = self.stretches.range(..=range.from).next_back().map_or(range.from, |(from, _)| *from);
+        let stretches = self.stretches.range(first..=range.to);
+        stretches.flat_map(|(_, stretch)| stretch.holders.iter().copied()).collect()
     }
 
     /// Returns whether the operator answers for a place as a holder, towards members of the asker's domain (Rule

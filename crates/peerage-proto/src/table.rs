@@ -348,7 +348,8 @@ impl Records {
             | Table::OperatorNode => stretch(table, segment),
         };
         let next = after.map_or(Some(PlaceKey::MIN), |after| after.successor());
-        let order = next.zip(self.orders.get(&table));
+        let map = next.filter(|_| table == Table::SuperNode).map(|next| self.map_positions(segment, next));
+        let order = next.zip(self.orders.get(&table)).filter(|_| table != Table::SuperNode);
         let inside = order.map(|(next, order)| order.range(next.max(first), last));
         let outside = next.filter(|_| table == Table::NodeInfo).map(|next| {
             let (below, above) = (segment.from.domain(), segment.to.domain());
@@ -359,8 +360,19 @@ impl Records {
         let (before, behind) = outside.unzip();
         let before = before.into_iter().flatten().filter(move |at| *at < first);
         let behind = behind.into_iter().flatten().filter(move |at| *at > last);
-        let positions = before.chain(inside.into_iter().flatten()).chain(behind);
+        let inside = map.into_iter().flatten().chain(inside.into_iter().flatten());
+        let positions = before.chain(inside).chain(behind);
         positions.filter_map(move |at| self.get(table, at.place.domain(), at.key))
+    }
+
+    /// Returns the positions, from one on, of the SuperNode records that belong to a segment: of those who hold any place of its domains.
+    fn map_positions(&self, segment: Segment, from: PlaceKey) -> BTreeSet<PlaceKey> {
+        let holders = self.holders.in_range(segment.whole_domains()).into_iter();
+        let positions = holders.map(|(node, _)| {
+            let key = node.record_key();
+            PlaceKey { place: PlacementKey::new(node.domain, &key.0), key }
+        });
+        positions.filter(|at| *at >= from).collect()
     }
 
     /// Returns the positions of one domain, from one to another, of what has a look-up tag whose place lies in a segment.
@@ -389,7 +401,8 @@ impl Records {
     }
 
     /// Returns whether a record belongs to a segment (Rule 1.8): by its place; a NodeInfo by the places of its tags as well;
-    /// revocations and Heads if any place of their domain does; super-nodes and operators always.
+    /// revocations and Heads if any place of their domain does; operators always. What is known of super-nodes elsewhere is kept as
+    /// well, for those who ask for them here because they were here before.
     fn belongs(&self, record: &Record, segment: &Segment) -> bool {
         let header = record.header();
         match header.table {
@@ -444,8 +457,13 @@ impl Records {
         self.orders.get(&table).map(|order| order.total(from, to)).unwrap_or_default()
     }
 
-    /// Summarises what is held of a table from one position to another, both included.
+    /// Summarises what is held of a table from one position to another, both included; of SuperNode records what belongs to the range
+    /// from one place to another.
     pub fn stretch_summary(&self, table: Table, from: PlaceKey, to: PlaceKey) -> SetSummary {
+        if table == Table::SuperNode {
+            let range = Segment { from: from.place, to: to.place };
+            return SetSummary::of(self.in_range(table, range, None));
+        }
         self.total(table, from, to).into()
     }
 
@@ -505,17 +523,15 @@ pub fn position(record: &Record) -> PlaceKey {
 }
 
 /// Returns the first and the last position of what belongs to a segment: by domain for those tables of which a holder has whole
-/// domains, and everything for those that every holder has (Rule 4.7).
+/// domains, and everything for those that every holder has (Rule 4.7). Of SuperNode records, which do not lie where they belong, these
+/// are the first and the last of the places that they concern.
 pub const fn stretch(table: Table, segment: Segment) -> (PlaceKey, PlaceKey) {
-    let (from, to) = (segment.from, segment.to);
-    let (from, to) = match table {
-        Table::Node | Table::EndDevice | Table::DomainKey => (from, to),
-        Table::NodeInfo | Table::Revocation | Table::Head => {
-            (PlacementKey(from.0 & !0xffff_ffff), PlacementKey(to.0 | 0xffff_ffff))
-        }
-        Table::SuperNode | Table::OperatorNode => (PlacementKey::MIN, PlacementKey::MAX),
+    let places = match table {
+        Table::Node | Table::EndDevice | Table::DomainKey => segment,
+        Table::NodeInfo | Table::Revocation | Table::Head | Table::SuperNode => segment.whole_domains(),
+        Table::OperatorNode => Segment::ALL,
     };
-    (PlaceKey::first_at(from), PlaceKey::last_at(to))
+    (PlaceKey::first_at(places.from), PlaceKey::last_at(places.to))
 }
 
 fn segment_of(record: &Record) -> Option<Segment> {

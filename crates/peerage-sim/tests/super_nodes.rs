@@ -180,6 +180,32 @@ fn a_super_node_whose_port_is_forwarded_no_longer_ends_its_role_by_itself() {
     check(&mut world);
 }
 
+/// Rules 6.4 and 6.76: of all super-nodes that a user knows none holds its places any more, and none of those who do has told it.
+#[test]
+fn a_user_that_slept_through_every_change_of_the_map_finds_its_printer() {
+    let mut world = world_of(Setup { eager: true, ..network(1, 8) });
+    let lent = first_lent(1);
+    for host in lent + 4..lent + 8 {
+        do_now(&mut world, Operation::Lend { host, on: false });
+    }
+    world.run(15 * MINUTE);
+    assert!(reach(&mut world, 1).is_some());
+    do_now(&mut world, Operation::Crash { host: 1, survivors: usize::MAX });
+    for host in lent + 4..lent + 8 {
+        do_now(&mut world, Operation::Lend { host, on: true });
+    }
+    world.run(5 * MINUTE);
+    for host in lent..lent + 4 {
+        do_now(&mut world, Operation::Lend { host, on: false });
+    }
+    world.run(120 * MINUTE);
+    assert_eq!(serving(&world), (lent + 4..lent + 8).collect::<Vec<_>>());
+    do_now(&mut world, Operation::Start { host: 1 });
+    let took = reach(&mut world, 1);
+    assert!(took.is_some_and(|took| took < 5 * MINUTE / 60), "{took:?}");
+    check(&mut world);
+}
+
 /// Ynddal 2016, section 3.9.2: the network does not need its operators to go on.
 #[test]
 fn every_operator_is_down_for_a_week_and_members_still_find_devices_and_open_tunnels() {

@@ -133,15 +133,16 @@ impl Operator {
         good.zip(self.assignment(node)).is_some_and(|(good, body)| set(good) != set(&body.addresses))
     }
 
-    /// Takes a SuperNode record that was committed. Returns it if it is news, and adds the places that it concerns.
+    /// Takes a SuperNode record that was committed, of a node that held a range before, if any. Returns it if it is news, and adds the
+    /// places that it concerns.
     pub(super) fn take_assignment(
         &mut self,
         record: Record,
+        before: Option<Segment>,
         places: &mut BTreeSet<Segment>,
         now: Now,
     ) -> Option<Record> {
         let node = subject(record.header());
-        let before = self.assignment(&node).map(|body| body.segment);
         let after = SuperNodeBody::read(&record).ok().filter(|_| !record.header().removed);
         let version = after.as_ref().map_or(0, |body| body.map_version);
         self.supers.map_version = self.supers.map_version.max(version);
@@ -159,7 +160,11 @@ impl Operator {
             self.supers.withheld.remove(&node);
         }
         let is_new = self.records.insert(record.clone()) == Inserted::New;
-        places.extend(before.into_iter().chain(after.map(|body| body.segment)).filter(|_| is_new));
+        let after = after.map(|body| body.segment);
+        if let (Some(held), true) = (before.filter(|_| after.is_some() && after != before), is_new) {
+            self.supers.former.note(node, held, now.mono);
+        }
+        places.extend(before.into_iter().chain(after).filter(|_| is_new));
         is_new.then_some(record)
     }
 

@@ -5,6 +5,7 @@
 //! Nothing durable depends on either.
 
 mod checks;
+mod former;
 mod heads;
 mod io;
 mod map;
@@ -212,9 +213,8 @@ impl Operator {
             TableSize::new("contacts", self.contacts.len(), MAX_CONTACTS),
             TableSize::new("changed domains", self.changed.len(), self.facts.len()),
             self.notes.size(),
-            self.supers.size(),
         ];
-        let own = own.into_iter().chain(self.spies.sizes());
+        let own = own.into_iter().chain(self.supers.sizes()).chain(self.spies.sizes());
         own.chain(self.pushes.sizes()).chain(self.endpoint.table_sizes()).collect()
     }
 
@@ -271,7 +271,9 @@ impl Operator {
                 self.endpoint.set_record(record.bytes().clone());
             }
             if header.table == Table::SuperNode {
-                fresh.extend(self.take_assignment(record, &mut places, now));
+                let before = self.assignment(&subject(&header)).map(|body| body.segment);
+                let record = self.take_assignment(record, before, &mut places, now);
+                fresh.extend(record.map(|record| (record, before)));
                 continue;
             }
             if matches!(header.table, Table::Node | Table::Revocation | Table::OperatorNode) {
@@ -280,12 +282,12 @@ impl Operator {
             }
             if self.records.insert(record.clone()) == Inserted::New {
                 self.touch(header.domain, now);
-                fresh.push(record);
+                fresh.push((record, None));
             }
         }
         self.map_changed(&places, now);
-        for record in &fresh {
-            self.push_record(record);
+        for (record, before) in &fresh {
+            self.push_record(record, *before, now);
         }
         self.review_legs(now);
     }

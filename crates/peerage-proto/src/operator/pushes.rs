@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use peerage_wire::id::{Domain, NodeId, RecordKey};
+use peerage_wire::id::{Domain, NodeId, RecordKey, Segment};
 use peerage_wire::message::Request;
-use peerage_wire::record::{Record, Table, subject};
+use peerage_wire::record::{Record, SuperNodeBody, Table, subject};
 use peerage_wire::time::Now;
 
 use super::Operator;
@@ -120,8 +120,9 @@ impl Pushes {
 }
 
 impl Operator {
-    /// Plans to push a record to the super-nodes that are to hold it, as far as they are there.
-    pub(super) fn push_record(&mut self, record: &Record) {
+    /// Plans to push a record to the super-nodes that are to hold it, as far as they are there. One about a super-node says that it
+    /// holds something else than `before`.
+    pub(super) fn push_record(&mut self, record: &Record, before: Option<Segment>, now: Now) {
         let Some(item) = Item::of(record) else { return };
         // At start there are a hundred thousand records, and nobody yet to push them to.
         if self.supers.leases.is_empty() {
@@ -129,10 +130,11 @@ impl Operator {
         }
         let header = record.header();
         let holders: Vec<NodeId> = match header.table {
-            // Whose own record it is may not be a holder yet, or no longer.
             Table::SuperNode => {
-                let own = subject(header);
-                self.supers.holders().chain([own]).collect()
+                let after = SuperNodeBody::read(record).ok().map(|body| body.segment);
+                // Whose own record it is may not be a holder yet, or no longer.
+                let concerned = self.concerned_by(before.into_iter().chain(after), now);
+                concerned.into_iter().chain([subject(header)]).collect()
             }
             Table::OperatorNode => self.supers.holders().collect(),
             Table::Revocation => self.supers.coverage.holders_in(header.domain).into_iter().collect(),
@@ -144,6 +146,18 @@ impl Operator {
         for node in holders {
             self.push_to(node, item);
         }
+    }
+
+    /// Returns who has to know at once that the holders of these ranges have changed: all that hold, or held until lately, places of the
+    /// same domains. Whoever else knows of them need not; so that what a change costs does not grow with the network.
+    fn concerned_by(&self, ranges: impl Iterator<Item = Segment>, now: Now) -> BTreeSet<NodeId> {
+        let mut concerned = BTreeSet::new();
+        for range in ranges.map(|range| range.whole_domains()) {
+            concerned.extend(self.supers.coverage.holders_within(range));
+            let former = self.supers.former.holders_within(range, now.mono);
+            concerned.extend(former.filter(|node| self.supers.coverage.is_holder(node)));
+        }
+        concerned
     }
 
     /// Plans to tell the holders of a domain about its new Head.
@@ -196,6 +210,11 @@ impl Operator {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use peerage_wire::id::PlacementKey;
+
+    use super::super::tests::Network;
     use super::*;
 
     fn node(n: u8) -> NodeId {
@@ -251,5 +270,57 @@ mod tests {
             last = Some(next);
         }
         assert_eq!(order, [1, 2, 3, 1, 2, 3].map(node));
+    }
+
+    /// Who is told of what has just been committed, of changes of the map.
+    fn told(network: &mut Network) -> BTreeSet<NodeId> {
+        let waiting = std::mem::take(&mut network.operator.pushes).waiting.into_iter();
+        let is_map = |items: &BTreeSet<Item>| items.iter().any(|item| matches!(item, Item::Map(..)));
+        waiting.filter(|(_, items)| is_map(items)).map(|(node, _)| node).collect()
+    }
+
+    /// So many places in the first domains.
+    const fn places(from: u64, to: u64) -> Segment {
+        Segment { from: PlacementKey(from << 32), to: PlacementKey((to << 32) - 1) }
+    }
+
+    /// Rule 6.76: what a change of the map costs does not depend on how many super-nodes there are.
+    #[test]
+    fn a_change_of_the_map_is_told_to_the_holders_of_the_same_domains_alone() {
+        for segments in [8_u64, 64] {
+            let mut network = Network::new();
+            let parts: Vec<_> = (0..segments).map(|n| places(n * 10, n * 10 + 10)).collect();
+            let holders: Vec<Vec<NodeId>> =
+                parts.iter().map(|part| (0..4).map(|_| network.super_node(*part)).collect()).collect();
+            told(&mut network);
+            network.assign(holders[3][0], Some(places(30, 35)));
+            assert_eq!(told(&mut network), holders[3].iter().copied().collect(), "{segments}");
+            // Cut inside of a domain, so that whoever serves its members has to know those of the other part as well.
+            let (cut, end) = (PlacementKey((35 << 32) + 9), places(30, 40).to);
+            network.assign(holders[3][1], Some(Segment { from: cut, to: end }));
+            network.assign(holders[3][2], Some(Segment { to: PlacementKey(cut.0 - 1), ..places(30, 40) }));
+            told(&mut network);
+            network.bed.now = network.bed.now.after(Duration::from_secs(3_601));
+            network.assign(holders[3][1], None);
+            let others = [1, 2, 3].map(|n| holders[3][n]);
+            assert_eq!(told(&mut network), BTreeSet::from(others), "{segments}");
+        }
+    }
+
+    /// Rule 6.76: who has held a place is told for an hour who holds it now, because members ask it who do not know yet.
+    #[test]
+    fn a_super_node_that_has_moved_is_told_for_an_hour_who_holds_what_it_had() {
+        let mut network = Network::new();
+        let [left, right] = [places(0, 10), places(10, 20)];
+        let [moved, stayed, there] = [left, left, right].map(|part| network.super_node(part));
+        network.assign(moved, Some(right));
+        told(&mut network);
+        let new = network.super_node(left);
+        assert_eq!(told(&mut network), BTreeSet::from([moved, stayed, new]));
+        network.assign(there, Some(places(10, 15)));
+        assert_eq!(told(&mut network), BTreeSet::from([moved, there]));
+        network.bed.now = network.bed.now.after(Duration::from_secs(3_601));
+        network.assign(new, Some(places(0, 5)));
+        assert_eq!(told(&mut network), BTreeSet::from([stayed, new]));
     }
 }

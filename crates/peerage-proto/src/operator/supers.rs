@@ -10,6 +10,7 @@ use peerage_wire::record::{Record, SuperNodeBody, Table};
 use peerage_wire::time::{Instant, Now};
 
 use super::checks::{Check, Checks};
+use super::former::Former;
 use super::pushes::Item;
 use super::segments::{LEASE, Standing};
 use super::spies::Spied;
@@ -78,6 +79,7 @@ pub(super) struct Supers {
     pub(super) withheld: BTreeMap<NodeId, Record>,
     refusals: BTreeMap<(Domain, RefusedReason), u64>,
     pub(super) coverage: Coverage,
+    pub(super) former: Former,
     /// The highest version of the segment map that any record named.
     pub(super) map_version: u64,
     /// Since when this operator has kept the map in this run: those it has not heard since then may only be on their way here.
@@ -150,6 +152,7 @@ impl Supers {
             withheld: BTreeMap::new(),
             refusals: BTreeMap::new(),
             coverage: Coverage::default(),
+            former: Former::default(),
             map_version: 0,
             started_at: now,
             kept_map: true,
@@ -164,8 +167,8 @@ impl Supers {
         [self.plan_at, review].into_iter().flatten().min()
     }
 
-    pub(super) fn size(&self) -> TableSize {
-        TableSize::new("leases", self.leases.len(), MAX_LEASES)
+    pub(super) fn sizes(&self) -> [TableSize; 2] {
+        [TableSize::new("leases", self.leases.len(), MAX_LEASES), self.former.size()]
     }
 
     /// Returns all that hold any part of the table.

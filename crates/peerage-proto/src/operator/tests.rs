@@ -202,6 +202,61 @@ fn submission(addresses: &[SocketAddr]) -> Request {
     })
 }
 
+/// Makes a SuperNode record; a tombstone without a range.
+fn assignment(bed: &Bed, identity: &IdentityKey, range: Option<Segment>, version: u64) -> Record {
+    let header = Header {
+        table: Table::SuperNode,
+        domain: DOMAIN,
+        key: identity.node_id(DOMAIN).record_key(),
+        version,
+        expires: bed.now.unix.after(Duration::from_secs(36_000)),
+        signer: bed.operator.node_id(Domain::OPERATORS),
+        removed: range.is_none(),
+    };
+    let addresses = vec![member_address()];
+    let body = |segment| SuperNodeBody { segment, map_version: 41, identity: identity.public(), addresses };
+    let public = range.map(|range| body(range).write()).unwrap_or_default();
+    Draft { header, public, private: None }.sign(&bed.operator, &bed.network, &Real).unwrap()
+}
+
+/// An operator with super-nodes that are there and say nothing more.
+pub(super) struct Network {
+    pub(super) bed: Bed,
+    pub(super) operator: Operator,
+    identities: BTreeMap<NodeId, IdentityKey>,
+    version: u64,
+}
+
+impl Network {
+    pub(super) fn new() -> Self {
+        let Pair { bed, operator, .. } = Pair::new();
+        let version = bed.now.unix.as_millis();
+        Self { bed, operator, identities: BTreeMap::new(), version }
+    }
+
+    /// Adds a member with a range that offers itself.
+    pub(super) fn super_node(&mut self, range: Segment) -> NodeId {
+        let identity = IdentityKey::generate(&mut self.bed.rng);
+        let (id, now) = (identity.node_id(DOMAIN), self.bed.now);
+        let record = self.bed.node_record(&identity, DOMAIN, LENDER);
+        let member = Trust::member(&record).unwrap();
+        self.operator.committed(vec![record], now);
+        self.identities.insert(id, identity);
+        // With a record about it, it counts as reached.
+        self.assign(id, Some(range));
+        let Request::SubmitSuperNode(offer) = submission(&[member_address()]) else { unreachable!() };
+        self.operator.submitted(&member, member_address(), offer, now).unwrap();
+        id
+    }
+
+    /// Gives a super-node another range, or none any more, as the ledger would.
+    pub(super) fn assign(&mut self, node: NodeId, range: Option<Segment>) {
+        self.version += 1;
+        let record = assignment(&self.bed, &self.identities[&node], range, self.version);
+        self.operator.committed(vec![record], self.bed.now);
+    }
+}
+
 impl Pair {
     /// A member that may be a super-node, as the ledger knows.
     fn lender() -> Self {
@@ -218,21 +273,9 @@ impl Pair {
 
     /// Gives the member the whole table, as the ledger would.
     fn assign(&mut self) {
-        let (id, now) = (self.identity.node_id(DOMAIN), self.bed.now);
-        let header = Header {
-            table: Table::SuperNode,
-            domain: DOMAIN,
-            key: id.record_key(),
-            version: now.unix.as_millis(),
-            expires: now.unix.after(Duration::from_secs(3_600)),
-            signer: self.operator.endpoint.id(),
-            removed: false,
-        };
-        let (identity, addresses) = (self.identity.public(), vec![member_address()]);
-        let body = SuperNodeBody { segment: Segment::ALL, map_version: 41, identity, addresses };
-        let draft = Draft { header, public: body.write(), private: None };
-        let record = draft.sign(&self.bed.operator, &self.bed.network, &Real).unwrap();
-        self.operator.handle(Input::Committed(vec![record]), now);
+        let version = self.bed.now.unix.as_millis();
+        let record = assignment(&self.bed, &self.identity, Some(Segment::ALL), version);
+        self.operator.handle(Input::Committed(vec![record]), self.bed.now);
     }
 
     /// Delivers what goes to the member alone, and lets it answer Ping. Returns the other addresses, and what else the operator

@@ -535,3 +535,33 @@ fn a_node_that_is_no_holder_is_told_nothing() {
     let told = responder::answer(&request, question, View::holder(&records, &segments));
     assert_eq!(told, Err(crate::discard::Discard::Forbidden));
 }
+
+/// Rule 4.8: what of the map the other does not list is told, unless it is newer than the question; and nothing is told before all is
+/// listed.
+#[test]
+fn who_is_not_listed_in_the_map_any_more_is_told() {
+    let map = |names: std::ops::Range<u8>| {
+        let mut records = Records::default();
+        for name in names {
+            records.insert(super_node(7, name, Segment::ALL).version(5).build());
+        }
+        records
+    };
+    let mut pair = Pair::new(map(10..40), map(20..60));
+    let mut run = Reconciliation::new(&[Table::SuperNode], Segment::ALL, 0);
+    let mut unlisted = Vec::new();
+    while let Some((step, request)) = run.poll(&pair.asker, NOW) {
+        let reply = pair.reply(&request).unwrap();
+        let asker = &mut pair.asker;
+        run.answered(step, reply, |bytes| {
+            Some(asker.insert(UnverifiedRecord::parse(&bytes).unwrap().trust_own_store()))
+        });
+        unlisted.push(run.unlisted().count());
+    }
+    let (last, before) = unlisted.split_last().unwrap();
+    assert!(before.iter().all(|count| *count == 0) && before.len() > 3, "{unlisted:?}");
+    assert_eq!((*last, run.ended()), (10, Some(Ended::Settled)));
+    let gone: BTreeSet<_> = run.unlisted().map(|(at, version)| (at.key, version)).collect();
+    assert_eq!(gone, (10..20).map(|name| (super_node_id(7, name).record_key(), 5)).collect());
+    assert_eq!((run.tally().taken, run.tally().given), (20, 0));
+}

@@ -27,7 +27,17 @@ pub struct Transfer {
 impl Transfer {
     /// Fetches what belongs to a segment. Of NodeInfo that is also what stands at the places of its look-up tags.
     pub fn of_segment(table: Table, segment: Segment) -> Self {
-        let (from, to) = stretch(table, segment);
+        let (from, to) = match table {
+            // They belong where their nodes hold something, wherever they lie themselves.
+            Table::SuperNode => (PlaceKey::MIN, PlaceKey::last_at(PlacementKey::MAX)),
+            Table::Node
+            | Table::NodeInfo
+            | Table::OperatorNode
+            | Table::EndDevice
+            | Table::DomainKey
+            | Table::Revocation
+            | Table::Head => stretch(table, segment),
+        };
         Self { range: segment, ..Self::new(table, from, to) }
     }
 

@@ -2,7 +2,8 @@ use std::collections::BTreeSet;
 
 use peerage_wire::id::PlaceKey;
 use peerage_wire::limits::MAX_DATAGRAM;
-use peerage_wire::record::{Header, Roles, SetSummary, UnverifiedRecord};
+use peerage_wire::message::Reconciled;
+use peerage_wire::record::{Header, Roles, SetSummary, UnverifiedRecord, subject};
 
 use super::*;
 use crate::table::position;
@@ -185,7 +186,9 @@ fn super_nodes_are_found_for_a_domain_and_for_a_place() {
     assert_eq!(found(OURS, None).len(), 52);
     assert_eq!(found(OURS - 1, None).len(), 51);
     assert_eq!(found(THEIRS, None), [20]);
-    assert_eq!(found(99, None), [0; 0]);
+    let request = Request::GetSuperNodes { key: None, after: None };
+    assert_eq!(ask(&request, &member(99), view), Err(Discard::OutOfRange), "it knows nobody, and others may");
+    assert_eq!(ask(&request, &member(99), View::everywhere(&Records::default())).map(drop), Ok(()));
     for record in records.list(Table::Node, Domain(OURS), None) {
         let key = record.header().key.0.to_vec();
         let expected = if lower().contains(record.header().placement()) { 51 } else { 1 };
@@ -322,8 +325,8 @@ fn parts_of_the_table_are_for_fellow_holders() {
     let segments = [lower()];
     let view = View::holder(&records, &segments);
     for (table, _) in Table::ALL {
-        let everyone = matches!(table, Table::SuperNode | Table::OperatorNode);
-        let by_domain = matches!(table, Table::Revocation | Table::Head);
+        let everyone = table == Table::OperatorNode;
+        let by_domain = matches!(table, Table::SuperNode | Table::Revocation | Table::Head);
         let told = |from: &Member, range| all(from, view, transfer(table, range)).map(drop);
         for from in [member(OURS), member(OURS - 1), holder(RETIRED)] {
             assert_eq!(told(&from, lower()), Err(Discard::Forbidden), "{table:?}");
@@ -369,6 +372,34 @@ fn what_is_handed_over_is_what_belongs_to_the_range() {
     assert_eq!(fetched(Table::SuperNode).len(), 2);
     let infos = fetched(Table::NodeInfo);
     assert!(infos.len() > 40 + 20 && infos.len() < 80, "{}", infos.len());
+}
+
+/// Rules 4.7 and 4.8: of the map, what concerns the domains of the range; it is compared as a whole.
+#[test]
+fn the_map_is_handed_over_as_far_as_it_concerns_the_domains_of_the_range() {
+    let places = |domain: u32, low: [u64; 2]| {
+        let place = |low| PlacementKey((u64::from(domain) << 32) | low);
+        Segment { from: place(low[0]), to: place(low[1]) }
+    };
+    let (below, own) = (places(7, [0, u64::from(u32::MAX)]), places(8, [0, 99]));
+    let (rest, above) = (places(8, [100, u64::from(u32::MAX)]), places(9, [0, 5]));
+    let mut records = Records::default();
+    for (name, segment) in [below, own, rest, above].into_iter().enumerate() {
+        records.insert(super_node(100, u8::try_from(name).unwrap(), segment).build());
+    }
+    let (held, asker) = ([own], Member { id: super_node_id(100, 1), ..member(100) });
+    let view = View::holder(&records, &held);
+    let told = all(&asker, view, transfer(Table::SuperNode, own)).unwrap();
+    let told: BTreeSet<_> = told.iter().map(|record| subject(record.header())).collect();
+    assert_eq!(told, BTreeSet::from([super_node_id(100, 1), super_node_id(100, 2)]));
+    let compared = |summary| {
+        let (from, to) = stretch(Table::SuperNode, own);
+        ask(&Request::Reconcile { table: Table::SuperNode, from, to, summary }, &asker, view).unwrap()
+    };
+    let both =
+        records.list(Table::SuperNode, Domain(100), None).filter(|r| told.contains(&subject(r.header())));
+    assert_eq!(compared(SetSummary::of(both)), Reply::Reconciled(Reconciled::Same));
+    assert_eq!(compared(SetSummary::default()), Reply::Reconciled(Reconciled::Entries(Vec::new())));
 }
 
 /// What has expired is not handed out, even if it was not swept yet.

@@ -6,7 +6,7 @@ use chacha20::ChaCha20Rng;
 use peerage_proto::node::SuperState;
 use peerage_wire::id::{PlaceKey, PlacementKey, RecordKey, Segment};
 use peerage_wire::message::{Part, Reconciled, Reply, Request};
-use peerage_wire::record::{SetSummary, Table};
+use peerage_wire::record::{SetSummary, Table, UnverifiedRecord};
 use rand_core::Rng as _;
 
 use crate::world::{LENDER, LENDERS, RED, World, holder_at, operator_address};
@@ -244,7 +244,7 @@ fn a_holder_that_lacks_everything_for_ever_is_given_a_bounded_part_of_it_an_hour
     lying_fellow(&mut world, |request, _| match request {
         Request::Reconcile { .. } => Some(Reply::Reconciled(Reconciled::Entries(Vec::new()))),
         Request::Store(bytes) => {
-            let header = *peerage_wire::record::UnverifiedRecord::parse(bytes).ok()?.header();
+            let header = *UnverifiedRecord::parse(bytes).ok()?.header();
             if header.table == Table::EndDevice {
                 GIVEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
@@ -332,4 +332,59 @@ fn two_equal_holders_compare_in_a_few_messages() {
     assert!(messages <= 260, "{messages} datagrams");
     assert!(served(&world, RECONCILE) <= 60, "{}", served(&world, RECONCILE));
     assert_eq!(served(&world, TRANSFER), 0);
+}
+
+/// Rules 6.54 and 6.76: of the map a holder has what concerns the domains of its range, and nothing about others is fetched.
+#[test]
+fn a_newcomer_fetches_the_part_of_the_map_that_concerns_it() {
+    let mut world = World::new(49);
+    let domain = |n: u32| Segment::of_domain(peerage_wire::id::Domain(n));
+    let (own, elsewhere) = (domain(1_000), domain(2_000));
+    let near = world.lend(holder_at(2), LENDERS[1]);
+    let far = world.lend(holder_at(3), LENDERS[2]);
+    world.assign(near, own);
+    world.assign(far, elsewhere);
+    let holder = world.holder(1, LENDERS[0], own);
+    world.run(60 * SECOND);
+    assert_eq!(world.on_disk(holder, Table::SuperNode, LENDERS[1]), 1);
+    assert_eq!(world.on_disk(holder, Table::SuperNode, LENDERS[2]), 0);
+}
+
+/// Rules 4.8 and 6.54: what an operator has said of a change of the map may be lost; it is asked at every third comparison, and whom it does
+/// not list is forgotten.
+#[test]
+fn a_super_node_whose_end_was_not_heard_of_is_forgotten_at_the_next_comparison_with_an_operator() {
+    let mut world = World::new(50);
+    let member = world.member("192.0.2.7:7400", RED);
+    let holders = [1, 2, 3].map(|n| world.holder(n, LENDERS[usize::from(n) - 1], Segment::ALL));
+    world.run(1_800 * SECOND);
+    let told = |world: &mut World, holder| {
+        let asked = world.ask(member, holder, &Request::GetSuperNodes { key: None, after: None });
+        if let Some(Reply::SuperNodes(page)) = asked { page.records.len() } else { 0 }
+    };
+    assert_eq!(holders.map(|holder| told(&mut world, holder)), [3; 3]);
+    world.dismiss(holders[2]);
+    world.run(2_400 * SECOND);
+    assert_eq!([0, 1].map(|n| told(&mut world, holders[n])), [2; 2]);
+    assert_eq!(world.on_disk(holders[0], Table::SuperNode, LENDERS[2]), 0);
+}
+
+/// Rule 4.5: members who have not heard of a change of the map ask who held their places before.
+#[test]
+fn a_holder_that_has_moved_says_who_holds_what_it_had() {
+    let mut world = World::new(51);
+    let member = world.member("192.0.2.7:7400", RED);
+    let moved = world.holder(1, LENDERS[0], Segment::ALL);
+    let new = world.holder(2, LENDERS[1], Segment::ALL);
+    let own = Segment::of_domain(RED);
+    let above = Segment { from: PlacementKey(own.to.0 + 1), to: PlacementKey::MAX };
+    let record = world.assign(moved, above);
+    world.push(moved, &[record]);
+    // Until it has dropped what it had.
+    world.run(120 * SECOND);
+    assert_eq!(world.ask(member, moved, &Request::GetRevocations { after: None }), None);
+    let asked = world.ask(member, moved, &Request::GetSuperNodes { key: None, after: None });
+    let Some(Reply::SuperNodes(page)) = asked else { panic!("{asked:?}") };
+    let keys = page.records.iter().map(|bytes| UnverifiedRecord::parse(bytes).unwrap().header().key);
+    assert_eq!(keys.collect::<Vec<_>>(), [world.holders[&new].id.record_key()]);
 }

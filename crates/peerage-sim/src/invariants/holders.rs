@@ -6,7 +6,7 @@ use std::time::Duration;
 use peerage_proto::node::{Change, SuperState};
 use peerage_wire::id::{Domain, RecordKey, Segment};
 use peerage_wire::limits::MAX_VERSION_AHEAD;
-use peerage_wire::record::{NodeInfoPublic, Record, Table};
+use peerage_wire::record::{NodeInfoPublic, Record, SuperNodeBody, Table};
 use peerage_wire::time::{Instant, UnixTime};
 
 use super::{Fact, Invariant};
@@ -168,7 +168,11 @@ impl Holders {
                 match header.table {
                     Table::Node | Table::EndDevice | Table::DomainKey => segment.contains(header.placement()),
                     Table::Revocation => segment.touches(header.domain),
-                    Table::SuperNode | Table::OperatorNode => true,
+                    Table::SuperNode => {
+                        let body = SuperNodeBody::read(record);
+                        body.is_ok_and(|body| body.segment.overlaps(&segment.whole_domains()))
+                    }
+                    Table::OperatorNode => true,
                     Table::NodeInfo | Table::Head => false,
                 }
             };

@@ -82,6 +82,13 @@ impl Segment {
         self.overlaps(&Self::of_domain(domain))
     }
 
+    /// Returns all places of the domains that the range touches.
+    #[must_use]
+    pub const fn whole_domains(&self) -> Self {
+        let (from, to) = (PlacementKey(self.from.0 & !0xffff_ffff), PlacementKey(self.to.0 | 0xffff_ffff));
+        Self { from, to }
+    }
+
     /// Returns whether every place of `other` lies in this range.
     pub fn covers(&self, other: &Self) -> bool {
         self.from <= other.from && other.to <= self.to

@@ -334,11 +334,30 @@ impl Node {
                 self.servers.mark(session.with.node, now.mono);
             }
             let is_authority = self.trust.is_operator(&session.with.node);
+            if let (Work::Compare(work), true) = (&session.work, is_authority) {
+                self.forget_unlisted(work);
+            }
             self.note_settled((id, session.goal), ended, is_authority, now);
             if let Goal::Stage(stage) = session.goal {
                 self.stage_ended(stage, session.with, ended, now);
             }
         }
+    }
+
+    /// Forgets the super-nodes that an operator, asked for all that concern these places, does not list: who has lost them cannot be
+    /// recognised in any other way if the record that says so was lost. Its own word about itself the node waits for.
+    fn forget_unlisted(&mut self, work: &Reconciliation) {
+        let own = self.me.id;
+        let Some(part) = &mut self.hold.part else { return };
+        let mut gone = Vec::new();
+        for (at, version) in work.unlisted() {
+            let node = NodeId { domain: at.place.domain(), hash: at.key.0 };
+            let held = part.records.get(Table::SuperNode, node.domain, at.key);
+            if node != own && held.is_some_and(|held| held.header().version == version) {
+                gone.extend(part.records.remove(Table::SuperNode, node.domain, at.key));
+            }
+        }
+        self.forget_on_disk(&gone);
     }
 
     /// Draws the consequences of a comparison for what is known to be complete; an operator's word counts for everything.

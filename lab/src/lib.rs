@@ -41,6 +41,8 @@ pub const PACKAGES: &[&str] = &[
     "miniupnpd-nftables",
     "mount",
     "nftables",
+    "openssh-client",
+    "openssh-server",
     "udhcpc",
     "util-linux",
 ];

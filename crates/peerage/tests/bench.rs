@@ -83,6 +83,7 @@ fn a_node_at_rest_is_measured_beside_a_plain_process() {
 #[test]
 fn what_the_thesis_measured_is_measured_again() {
     let report = report(&["thesis"]);
-    check(&report, 4);
-    assert_eq!(report["cases"][3]["those_that_are_open_go_on"], true, "{report}");
+    check(&report, 5);
+    assert!(report["cases"][3]["plainly_mb_s"].as_f64().unwrap() > 0.0, "{report}");
+    assert_eq!(report["cases"][4]["those_that_are_open_go_on"], true, "{report}");
 }

@@ -3,13 +3,10 @@
 //! Each is started as its manual says, on loopback addresses, with nothing tuned and its files in a temporary directory.
 
 use std::{
-    fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt as _,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -17,25 +14,18 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use super::{
     How,
     machine::milliseconds,
+    other::{Other, find, free_port},
     report::{Case, Report, median},
+    ssh as openssh,
     tcp::{self, Direction},
     tunnel::{Scene, Way, compare},
 };
-
-/// How long a program may take until bytes go through it.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether they do.
-const READY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Streams at once.
 const STREAMS: [u64; 2] = [1, 8];
 
 /// Connections that are opened to find out how long that takes.
 const OPENED: u32 = 50;
-
-/// Where Debian and others keep the server of OpenSSH, which is in nobody's search path.
-const SSHD: &str = "/usr/sbin/sshd";
 
 /// How a program is started that tunnels from a port to the device.
 type Start = fn(&Bench<'_>, &mut Other) -> Result<()>;
@@ -59,7 +49,7 @@ pub(super) fn peers(how: &How, programs: Option<&Path>) -> Result<Report> {
     let (mut cases, mut absent) = (Vec::new(), Vec::new());
     for (name, start) in OTHERS {
         match bench.start(start) {
-            Ok(other) => cases.extend(beside(how, name, &other.way(), &own)?),
+            Ok(other) => cases.extend(beside(how, name, &way(&other), &own)?),
             Err(error) => absent.push(format!("{name}: {error:#}")),
         }
     }
@@ -91,33 +81,20 @@ fn beside(how: &How, name: &str, other: &Way, own: &Way) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// Returns the way through a tunnel of another program.
+fn way(other: &Other) -> Way {
+    Way { at: other.at, processes: other.processes() }
+}
+
 /// What all of them need to know.
 struct Bench<'a> {
     programs: Option<&'a Path>,
     device: SocketAddr,
 }
 
-/// A tunnel of another program. Its processes end with it.
-struct Other {
-    at: SocketAddr,
-    running: Vec<Child>,
-    directory: tempfile::TempDir,
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        for mut child in self.running.drain(..).rev() {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 impl Bench<'_> {
     fn start(&self, start: Start) -> Result<Other> {
-        let directory = tempfile::Builder::new().prefix("peerage-bench-").tempdir()?;
-        let mut other = Other { at: free_port()?, running: Vec::new(), directory };
+        let mut other = Other::new()?;
         start(self, &mut other)?;
         let at = other.at;
         other.wait_until(|| tcp::first_byte(at).map(drop))?;
@@ -126,66 +103,8 @@ impl Bench<'_> {
 
     /// Returns the program of this name.
     fn find(&self, name: &str) -> Result<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = self.programs.map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
-        let mut found = folders.map(|folder| folder.join(name)).filter(|file| file.is_file());
-        found.next().with_context(|| format!("{name} is not installed"))
+        find(name, self.programs)
     }
-}
-
-impl Other {
-    fn way(&self) -> Way {
-        Way { at: self.at, processes: self.running.iter().map(Child::id).collect() }
-    }
-
-    /// Starts a program with this name for its log.
-    fn run(&mut self, name: &str, command: &mut Command) -> Result<()> {
-        let log = File::create(self.log(name))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // Ctrl-C reaches the bench alone, which then ends what it has started.
-        command.process_group(0).current_dir(self.directory.path());
-        let what = command.get_program().to_owned();
-        self.running.push(command.spawn().with_context(|| format!("cannot start {}", what.display()))?);
-        Ok(())
-    }
-
-    fn log(&self, name: &str) -> PathBuf {
-        self.directory.path().join(format!("{name}.log"))
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.directory.path().join(name);
-        fs::write(&path, text)?;
-        Ok(path)
-    }
-
-    fn wait_until<T>(&mut self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        let began_at = Instant::now();
-        loop {
-            let error = match attempt() {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            let ended = self.running.iter_mut().any(|child| matches!(child.try_wait(), Ok(Some(_))));
-            if ended || began_at.elapsed() > READY_TIMEOUT {
-                return Err(error.context(format!("it does not work: {}", self.last_words())));
-            }
-            thread::sleep(READY_INTERVAL);
-        }
-    }
-
-    fn last_words(&self) -> String {
-        let files = fs::read_dir(self.directory.path()).into_iter().flatten().flatten();
-        let logs = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "log"));
-        let last =
-            logs.filter_map(|log| Some(fs::read_to_string(log.path()).ok()?.lines().last()?.to_owned()));
-        last.collect::<Vec<_>>().join("; ")
-    }
-}
-
-/// Returns a port that nobody listens on now, for programs that cannot choose one and say which.
-fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 // ---- the programs -----------------------------------------------------------------------------
@@ -258,32 +177,14 @@ fn rathole_with(bench: &Bench<'_>, other: &mut Other, [server, client]: [&str; 2
 }
 
 fn ssh(bench: &Bench<'_>, other: &mut Other) -> Result<()> {
-    let (program, keygen) = (bench.find("ssh")?, bench.find("ssh-keygen")?);
-    ensure!(Path::new(SSHD).is_file(), "sshd is not installed");
-    let folder = other.directory.path().to_owned();
-    for key in ["host", "user"] {
-        let made = Command::new(&keygen)
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(folder.join(key))
-            .status()?;
-        ensure!(made.success(), "ssh-keygen makes no key");
-    }
-    fs::copy(folder.join("user.pub"), folder.join("authorized"))?;
-    let (at, folder) = (free_port()?, folder.display());
-    let settings = format!(
-        "ListenAddress {at}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\nStrictModes no\n\
-         UsePAM no\nPidFile none\nPasswordAuthentication no\n"
-    );
-    let settings = other.write("sshd_config", &settings)?;
-    other.run("server", Command::new(SSHD).args(["-D", "-e", "-f"]).arg(settings))?;
-    other.wait_until(|| Ok(std::net::TcpStream::connect(at).map(drop)?))?;
+    let program = bench.find("ssh")?;
+    let at = free_port()?;
+    openssh::serve(other, at)?;
     let forward = format!("{}:{}", other.at, bench.device);
-    let identity = other.directory.path().join("user");
-    let known = format!("UserKnownHostsFile={}", other.directory.path().join("known").display());
     let mut client = Command::new(&program);
-    client.args(["-N", "-L", &forward, "-p", &at.port().to_string(), "-i"]).arg(identity);
-    client.args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", &known, "-o", "BatchMode=yes"]);
-    other.run("client", client.args(["-o", "ExitOnForwardFailure=yes", "127.0.0.1"]))
+    client.args(["-N", "-L", &forward, "-p", &at.port().to_string()]);
+    openssh::as_user(&mut client, other).args(["-o", "ExitOnForwardFailure=yes", "127.0.0.1"]);
+    other.run("client", &mut client)
 }
 
 fn dumbpipe(bench: &Bench<'_>, other: &mut Other) -> Result<()> {
@@ -321,22 +222,5 @@ mod tests {
         let said = format!("Forwarding.\nTo connect, use e.g.:\ndumbpipe connect-tcp {ticket}\n");
         assert_eq!(dumbpipe_ticket(&said), Some(ticket.as_str()));
         assert_eq!(dumbpipe_ticket("dumbpipe connect-tcp\n"), None);
-    }
-
-    #[test]
-    fn a_program_that_ends_is_reported_with_its_last_words() {
-        let device = free_port().unwrap();
-        let bench = Bench { programs: None, device };
-        let start: Start =
-            |_, other| other.run("one", Command::new("/bin/sh").args(["-c", "echo no such option; exit 2"]));
-        let error = bench.start(start).err().unwrap();
-        assert!(format!("{error:#}").contains("no such option"), "{error:#}");
-    }
-
-    #[test]
-    fn what_is_not_installed_is_named() {
-        let bench = Bench { programs: None, device: free_port().unwrap() };
-        let error = bench.find("peerage-no-such-program").unwrap_err().to_string();
-        assert_eq!(error, "peerage-no-such-program is not installed");
     }
 }

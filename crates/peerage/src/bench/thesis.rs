@@ -9,6 +9,7 @@ use super::{
     How, many,
     messages::Responder,
     report::{Case, Report, Run},
+    scp,
     tcp::{self, Direction},
     tunnel::Scene,
 };
@@ -27,8 +28,8 @@ const TUNNELS: f64 = 750.0;
 /// Most tunnels that are tried: more than a node takes of one other.
 const MAX_TRIED: u32 = 1_200;
 
-/// Bytes of the file that is copied.
-const FILE_BYTES: u64 = 1 << 30;
+/// Bytes that are copied.
+pub(super) const FILE_BYTES: u64 = 1 << 30;
 
 /// Measures what the thesis measured.
 pub(super) fn thesis(how: &How) -> Result<Report> {
@@ -46,11 +47,21 @@ pub(super) fn thesis(how: &How) -> Result<Report> {
     }
     let part = super::report::median(plainly);
     cases.push(Case::new("MB/s of 1 GiB through a tunnel", copied).with("part_of_the_plain_copy", part));
+    let absent = match scp::copied(how, TUNNELLED) {
+        Ok(case) => {
+            cases.push(case);
+            None
+        }
+        Err(error) => Some(format!("scp: {error:#}")),
+    };
     let tried = if how.is_instant() { 8 } else { MAX_TRIED };
     let (open, goes_on) = many::until_refused(&scene, tried)?;
     ensure!(goes_on, "the tunnels that are open do not go on when others are refused");
     let open = Case::new("tunnels until the next was refused", vec![Run::new(open as f64, TUNNELS)]);
     cases.push(open.with("those_that_are_open_go_on", goes_on));
+    if let (Some(absent), Some(first)) = (absent, cases.first_mut()) {
+        first.note("not_measured", absent);
+    }
     Report::new("thesis", "answers a second, MB/s, tunnels", "what the thesis measured in 2013", cases)
 }
 

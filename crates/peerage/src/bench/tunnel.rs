@@ -22,7 +22,7 @@ const MIN_BYTES: u64 = 8 << 20;
 const STREAMS: [u64; 2] = [1, 8];
 
 /// The MAC address of the device, of the block that RFC 7042 keeps for examples, made a local one.
-const DEVICE_MAC: &str = "02:00:5e:00:53:01";
+pub(super) const DEVICE_MAC: &str = "02:00:5e:00:53:01";
 
 /// Something that bytes go through, and who works for it.
 #[derive(Clone, Debug)]

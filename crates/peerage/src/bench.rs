@@ -4,6 +4,7 @@
 //! give; only the load, and what it is compared with, are parts of the bench itself. Reference and subject take turns, so that what
 //! else the machine does disturbs both alike, and what counts is the median of their ratios.
 
+mod agree;
 mod ledger;
 mod machine;
 mod many;

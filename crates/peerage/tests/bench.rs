@@ -69,7 +69,7 @@ fn all_tunnels_that_open_still_answer() {
 
 #[test]
 fn records_and_enrolments_are_measured_beside_plain_writes() {
-    check(&report(&["table", "--records", "200"]), 3);
+    check(&report(&["table", "--records", "200"]), 4);
     check(&report(&["operator"]), 1);
 }
 

@@ -16,7 +16,7 @@ use peerage_wire::{
 };
 
 use super::{
-    How,
+    How, agree,
     machine::{milliseconds, resident, synced_writes},
     report::{Case, Report, Run},
 };
@@ -31,13 +31,13 @@ const DOMAINS: u32 = 50;
 const FILLING_BYTES: usize = 134;
 
 /// Makes a record of about 300 bytes, which is what a device takes, signed by nobody.
-fn record(name: u32) -> Result<Record> {
+fn record(name: u32, version: u64) -> Result<Record> {
     let expires = UnixTime::from_secs(4_000_000_000);
     let mut map = MapWriter::new();
     map.uint(1, Table::EndDevice.number())
         .uint(2, 1 + name % DOMAINS)
         .bytes(3, &sha256(&[&name.to_be_bytes()]))
-        .uint(4, 1_u64)
+        .uint(4, version)
         .uint(5, expires.as_millis())
         .bytes(6, &NodeId { domain: Domain::OPERATORS, hash: [9; 32] }.to_bytes())
         .map(8, &MapWriter::new())
@@ -51,7 +51,7 @@ fn record(name: u32) -> Result<Record> {
 /// Measures with so many records.
 pub(super) fn table(how: &How, count: u32) -> Result<Report> {
     let directory = tempfile::Builder::new().prefix("peerage-bench-").tempdir()?;
-    let made: Vec<Record> = (0..count).map(record).collect::<Result<_>>()?;
+    let made: Vec<Record> = (0..count).map(|name| record(name, 1)).collect::<Result<_>>()?;
     // Before anything else has used memory that would only be used again.
     let memory = memory(&made);
     let (mut writes, mut loads, mut finds) = (Vec::new(), Vec::new(), Vec::new());
@@ -71,11 +71,16 @@ pub(super) fn table(how: &How, count: u32) -> Result<Report> {
         ensure!(contents.records.len() == made.len(), "the store has lost records");
         finds.push(find(&made)?);
     }
+    // From everywhere in the table.
+    let step = (count / agree::DIFFERENCES).max(1) as usize;
+    let newer = (0..count).step_by(step).map(|name| record(name, 2)).collect::<Result<Vec<_>>>()?;
+    let agreed = agree::agree(how.runs(), &made, &newer)?;
     let cases = vec![
         Case::new("records written durably a second, 64 under way", writes),
         Case::new("ms to open a store of them, against reading the file", loads).with("records", made.len()),
         Case::new("µs to find one in memory, against a sorted list", finds)
             .with("overhead_bytes_a_record", memory),
+        agreed,
     ];
     Report::new(
         "table",

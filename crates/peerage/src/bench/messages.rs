@@ -350,11 +350,11 @@ impl Member {
             // Silence means that it is sent once more.
             let Ok(length) = socket.recv(&mut buffer) else { continue };
             match Packet::parse(buffer.get(..length).unwrap_or_default()) {
+                // What does not open answers what was sent before a hint.
                 Ok(Packet::Reply { header, aad, sealed }) => {
-                    context
-                        .open_reply(&header, aad, sealed, &Real)
-                        .map_err(|_| anyhow!("the operator's answer cannot be opened"))?;
-                    return Ok(Peer { socket, context });
+                    if context.open_reply(&header, aad, sealed, &Real).is_ok() {
+                        return Ok(Peer { socket, context });
+                    }
                 }
                 Ok(Packet::Hint(hint)) => match hint.reason {
                     HintReason::Cookie(shown) => cookie = Some(shown),

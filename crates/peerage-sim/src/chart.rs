@@ -3,10 +3,12 @@
 mod letters;
 mod picture;
 
+use serde::{Deserialize, Serialize};
+
 use self::picture::{Anchor, Colour, Mark, Picture};
 
 /// How a curve is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Style {
     /// A line, and a dot at each point.
     Measured,
@@ -17,7 +19,7 @@ pub enum Style {
 }
 
 /// One curve.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
     /// Its name.
     pub name: String,
@@ -28,14 +30,15 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Makes a curve.
-    pub fn new(name: &str, style: Style, points: Vec<(f64, f64)>) -> Self {
+    /// Makes a curve. What is no number was not measured.
+    pub fn new(name: &str, style: Style, mut points: Vec<(f64, f64)>) -> Self {
+        points.retain(|(x, y)| x.is_finite() && y.is_finite());
         Self { name: name.to_owned(), points, style }
     }
 }
 
 /// How values are laid out along an axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scale {
     /// Evenly, from zero.
     Even,
@@ -44,7 +47,7 @@ pub enum Scale {
 }
 
 /// A plot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Chart {
     /// The name of its files.
     pub file: String,
@@ -81,6 +84,20 @@ const COLOURS: [Colour; 7] = [
 ];
 
 impl Chart {
+    /// Adds what another run has found: to each curve the points of the same name, which count where both have some, and the curves that
+    /// are not there yet.
+    pub fn add(&mut self, other: Self) {
+        for curve in other.curves {
+            let Some(own) = self.curves.iter_mut().find(|own| own.name == curve.name) else {
+                self.curves.push(curve);
+                continue;
+            };
+            own.points.retain(|(x, _)| !curve.points.iter().any(|(other, _)| other == x));
+            own.points.extend(curve.points);
+            own.points.sort_by(|one, other| one.0.total_cmp(&other.0));
+        }
+    }
+
     /// Draws it as SVG.
     pub fn svg(&self) -> String {
         self.picture().svg()
@@ -242,6 +259,23 @@ mod tests {
     fn numbers_are_written_for_people() {
         let written = [0.0, 1_234_567.0, 12.5, 0.00123, -4_000.0, 0.5].map(number);
         assert_eq!(written, ["0", "1,234,567", "12.5", "0.00123", "-4,000", "0.5"]);
+    }
+
+    #[test]
+    fn what_several_runs_have_found_is_drawn_together_after_it_was_written_and_read() {
+        let chart = |curves: &[(&str, &[(f64, f64)])]| {
+            let curves =
+                curves.iter().map(|(name, points)| Curve::new(name, Style::Measured, points.to_vec()));
+            let axis = |name: &str| (name.to_owned(), Scale::Powers);
+            let (file, title) = ("file".to_owned(), "title".to_owned());
+            Chart { file, title, x: axis("x"), y: axis("y"), curves: curves.collect() }
+        };
+        let mut first = chart(&[("with", &[(10.0, 1.0), (1_000.0, 3.0)])]);
+        let second = chart(&[("with", &[(100.0, 2.5), (1_000.0, 4.0)]), ("without", &[(10.0, f64::NAN)])]);
+        let read = serde_json::from_value(serde_json::json!(second)).unwrap();
+        first.add(read);
+        let with: &[(f64, f64)] = &[(10.0, 1.0), (100.0, 2.5), (1_000.0, 4.0)];
+        assert_eq!(first, chart(&[("with", with), ("without", &[])]));
     }
 
     #[test]

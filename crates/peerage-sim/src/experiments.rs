@@ -167,7 +167,7 @@ impl Outcome {
         self.findings.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
-    /// Returns everything but the charts as one JSON object.
+    /// Returns everything as one JSON object.
     pub fn json(&self, experiment: Experiment, scale: Scale) -> serde_json::Value {
         let tables: Vec<_> = self
             .tables
@@ -178,6 +178,7 @@ impl Outcome {
             "experiment": name(experiment),
             "scale": format!("{scale:?}").to_lowercase(),
             "tables": tables,
+            "charts": self.charts,
         });
         if let Some(map) = object.as_object_mut() {
             map.extend(

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use peerage_sim::chart::Chart;
 use peerage_sim::plan::{Plan, Size};
 use peerage_sim::report::{aside, line};
 use peerage_sim::run::run;
@@ -101,6 +102,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Draws what several runs of an experiment have found, each the JSON object that it printed.
+    Plot {
+        /// The files; where two have found something about the same, the later one counts.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Where to write the plots, as SVG and as PNG.
+        #[arg(long)]
+        plots: PathBuf,
+    },
     /// Runs a large network in which next to nothing happens.
     Idle {
         /// How many computers.
@@ -154,6 +164,7 @@ fn main() -> ExitCode {
             let terms = experiments::Terms { scale, seed, least, most, stopwatch, told: Some(aside) };
             run_experiment(name, terms, plots.as_deref(), json)
         }
+        Command::Plot { files, plots } => Ok(plot_files(&files, &plots)),
         Command::Idle { nodes, hours } => run_idle(nodes, hours),
     };
     match done {
@@ -350,15 +361,44 @@ fn run_experiment(
         outcome.tables.iter().for_each(|table| line(&table.text()));
         outcome.findings.iter().for_each(|(name, value)| line(&format!("{name} = {value:.6}")));
     }
-    let Some(directory) = plots else { return Ok(true) };
-    for chart in &outcome.charts {
+    Ok(plots.is_none_or(|directory| write_plots(&outcome.charts, directory)))
+}
+
+fn write_plots(charts: &[Chart], directory: &Path) -> bool {
+    for chart in charts {
         let path = directory.join(&chart.file);
         let written = std::fs::write(path.with_extension("svg"), chart.svg())
             .and_then(|()| std::fs::write(path.with_extension("png"), chart.png()));
         if let Err(error) = written {
             line(&format!("the plot {} cannot be written: {error}", path.display()));
-            return Ok(false);
+            return false;
         }
     }
-    Ok(true)
+    true
+}
+
+/// Draws what several runs have found together.
+fn plot_files(files: &[PathBuf], directory: &Path) -> bool {
+    let mut all: Vec<Chart> = Vec::new();
+    for file in files {
+        let charts = match read_charts(file) {
+            Ok(charts) => charts,
+            Err(error) => {
+                line(&format!("{} is not what an experiment printed: {error}", file.display()));
+                return false;
+            }
+        };
+        for chart in charts {
+            match all.iter_mut().find(|known| known.file == chart.file) {
+                Some(known) => known.add(chart),
+                None => all.push(chart),
+            }
+        }
+    }
+    write_plots(&all, directory)
+}
+
+fn read_charts(file: &Path) -> std::io::Result<Vec<Chart>> {
+    let object: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
+    Ok(serde_json::from_value(object.get("charts").cloned().unwrap_or_default())?)
 }

@@ -66,6 +66,7 @@ fn computers_that_come_and_go_leave_nearly_every_wish_fulfilled() {
 fn everybody_who_arrives_in_the_morning_prints() {
     let outcome = small(Experiment::Morning);
     assert_eq!(outcome.finding("opened_lowest"), Some(1.0));
+    assert_eq!(outcome.finding("segments_of_one_organisation"), Some(1.0), "all of it fits into any memory");
 }
 
 #[test]

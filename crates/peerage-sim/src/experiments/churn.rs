@@ -90,6 +90,7 @@ fn measure(session: Duration, servers_too: bool, terms: Terms) -> Result<[Fortun
         servers: 3,
         lent: if terms.scale == Scale::Full { 2 } else { 3 },
         vendor: 0,
+        large: 0,
         start_within: Duration::from_secs(60),
     };
     let mut world = town.found(town.setup(terms.seed))?;

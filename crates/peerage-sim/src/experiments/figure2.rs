@@ -159,6 +159,7 @@ fn measure(plan: &Plan, (domains, lent): (usize, usize), terms: Terms) -> Result
         servers: 3,
         lent,
         vendor: 0,
+        large: 0,
         start_within: settling / 2,
     };
     let mut world = town.found(town.setup(terms.seed))?;

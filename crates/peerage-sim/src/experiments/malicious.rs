@@ -121,6 +121,7 @@ fn measure(attack: Attack, liars: usize, seed: u64) -> Result<Fortune, DraftErro
         servers: 2,
         lent: 0,
         vendor: if attack == Attack::SpreadWithVendor { 3 } else { 0 },
+        large: 0,
         start_within: Duration::from_secs(10),
     };
     let mut setup = town.setup(seed);

@@ -1,7 +1,9 @@
 //! A Monday morning: hundreds of organisations, everybody arrives within an hour and prints.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use peerage_wire::id::Domain;
 use peerage_wire::record::DraftError;
 use peerage_wire::time::Instant;
 
@@ -11,6 +13,7 @@ use super::{Outcome, Scale, Table, Terms};
 use crate::chance::Chance;
 use crate::chart::{Chart, Curve, Scale as Along, Style};
 use crate::operations::Operation;
+use crate::world::World;
 
 /// When the first people come; what serves is on by then.
 const OPENS: Duration = Duration::from_secs(1_800);
@@ -20,10 +23,36 @@ const FIRST_WISH: Duration = Duration::from_secs(600);
 /// Into how many parts the morning is cut.
 const PARTS: u32 = 18;
 
+/// The organisations of one morning.
+#[derive(Clone, Copy)]
+struct Size {
+    domains: usize,
+    /// People of each.
+    users: usize,
+    printers: usize,
+    /// People of one more organisation.
+    large: usize,
+}
+
+impl Size {
+    const fn people(&self) -> usize {
+        self.domains * self.users + self.large
+    }
+}
+
+const SMALL: &[Size] = &[Size { domains: 2, users: 24, printers: 2, large: 40 }];
+
+const FULL: &[Size] = &[
+    Size { domains: 100, users: 50, printers: 10, large: 0 },
+    Size { domains: 100, users: 100, printers: 10, large: 0 },
+    // Small ones, so that the large one alone does not fit into any segment.
+    Size { domains: 1_000, users: 10, printers: 2, large: 50_000 },
+];
+
 pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
-    let towns: &[(usize, usize, usize)] = match terms.scale {
-        Scale::Small => &[(2, 24, 2)],
-        Scale::Full => &[(100, 50, 10), (100, 100, 10)],
+    let sizes = match terms.scale {
+        Scale::Small => SMALL,
+        Scale::Full => FULL,
     };
     let mut table = Table::new(
         "Everybody arrives within an hour, and prints within ten minutes of that",
@@ -32,6 +61,7 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
             "people",
             "printers",
             "super-nodes",
+            "segments of the largest organisation",
             "tunnels opened %",
             "median ms",
             "99 of 100 within ms",
@@ -39,22 +69,25 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
             "heard in the worst second",
         ],
     );
-    let (mut curves, mut worst, mut slowest) = (Vec::new(), 1.0_f64, 0.0_f64);
-    for (domains, users, printers) in towns {
-        let (row, points, reached, slow) = measure((*domains, *users, *printers), terms)?;
+    let (mut curves, mut worst, mut slowest, mut most_cut) = (Vec::new(), 1.0_f64, 0.0_f64, 0.0_f64);
+    for size in sizes.iter().filter(|size| terms.wants(size.people())) {
+        let (row, points, reached, slow) = measure(*size, terms)?;
         table.row(&row);
         worst = worst.min(reached);
         slowest = slowest.max(slow);
-        let people = crate::chart::number(count(domains * users));
-        curves.push(Curve::new(
-            &format!("{people} people of {domains} organisations"),
-            Style::Measured,
-            points,
-        ));
+        most_cut = most_cut.max(row[SEGMENTS]);
+        let people = crate::chart::number(count(size.people()));
+        let organisations = size.domains + usize::from(size.large > 0);
+        let name = format!("{people} people of {organisations} organisations");
+        curves.push(Curve::new(&name, Style::Measured, points));
     }
     Ok(Outcome {
         tables: vec![table],
-        findings: vec![("opened_lowest", worst), ("slowest_millis", slowest)],
+        findings: vec![
+            ("opened_lowest", worst),
+            ("slowest_millis", slowest),
+            ("segments_of_one_organisation", most_cut),
+        ],
         charts: vec![Chart {
             file: "morning".to_owned(),
             title: "A morning: what the operator hears and says while everybody arrives".to_owned(),
@@ -65,9 +98,20 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
     })
 }
 
-type Morning = ([f64; 9], Vec<(f64, f64)>, f64, f64);
+/// The column that says over how many segments the records of the largest organisation lie.
+const SEGMENTS: usize = 4;
 
-fn measure((domains, users, printers): (usize, usize, usize), terms: Terms) -> Result<Morning, DraftError> {
+type Morning = ([f64; 10], Vec<(f64, f64)>, f64, f64);
+
+/// Returns over how many segments the records of an organisation lie.
+fn segments(world: &World, domain: Domain) -> usize {
+    let now = crate::host::true_time(world.now()).unix;
+    let held = world.ledger.super_nodes(now).map(|(_, segment)| segment);
+    held.filter(|segment| segment.touches(domain)).collect::<BTreeSet<_>>().len()
+}
+
+fn measure(size: Size, terms: Terms) -> Result<Morning, DraftError> {
+    let Size { domains, users, printers, large } = size;
     let town = Town {
         domains,
         users,
@@ -76,12 +120,13 @@ fn measure((domains, users, printers): (usize, usize, usize), terms: Terms) -> R
         servers: 3,
         lent: 2,
         vendor: 0,
+        large,
         start_within: Duration::from_secs(300),
     };
     let mut world = town.found(town.setup(terms.seed))?;
     let mut chance = Chance::new(terms.seed, "morning");
     // Those who only use printers go home in the evening.
-    for host in town.people().filter(|host| !town.may_serve(*host)) {
+    for host in town.people().chain(town.large_people()).filter(|host| !town.may_serve(*host)) {
         world.plan(OPENS - Duration::from_secs(600), Operation::Crash { host, survivors: 8 });
         let comes = OPENS + chance.duration(HOUR);
         world.plan(comes, Operation::Start { host });
@@ -90,11 +135,12 @@ fn measure((domains, users, printers): (usize, usize, usize), terms: Terms) -> R
         world.plan(wish, Operation::Open { host, device, script: crate::app::Script::PROBE });
     }
     let began = Instant::default().after(OPENS);
-    world.run_until(began);
+    let what = format!("{} people", size.people());
+    terms.run_until(&mut world, &what, began);
     world.count_from_here();
     let (mut points, mut before, mut in_the_hour) = (Vec::new(), 0, 0.0);
     for part in 1..=PARTS {
-        world.run_until(began.after(HOUR * part / 12));
+        terms.run_until(&mut world, &what, began.after(HOUR * part / 12));
         let heard = world.operator_counts(0).messages();
         points.push((f64::from(part) * 5.0, sum(heard - before) / 300.0));
         before = heard;
@@ -105,11 +151,15 @@ fn measure((domains, users, printers): (usize, usize, usize), terms: Terms) -> R
     let peak = sum(world.operator_peak(0));
     let fared = fortune(&world, (began, world.now()), true);
     let now = crate::host::true_time(world.now()).unix;
+    let largest = if large > 0 { town.large_people().start } else { 0 };
+    let largest = world.hosts.get(largest).map_or(0, |host| segments(&world, host.domain));
+    let organisations = domains + usize::from(large > 0);
     let row = [
-        count(domains),
-        count(domains * users),
-        count(domains * printers),
+        count(organisations),
+        count(size.people()),
+        count(organisations * printers),
         count(world.ledger.super_nodes(now).count()),
+        count(largest),
         fared.reached * 100.0,
         fared.median_millis,
         fared.slow_millis,

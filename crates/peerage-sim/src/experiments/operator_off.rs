@@ -111,6 +111,7 @@ fn measure(span: Duration, terms: Terms) -> Result<[Vec<Fortune>; 5], DraftError
         servers: 2,
         lent: 2,
         vendor: 0,
+        large: 0,
         start_within: Duration::from_secs(60),
     };
     let mut world = town.found(town.setup(terms.seed))?;

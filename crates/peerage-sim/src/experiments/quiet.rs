@@ -93,6 +93,7 @@ pub fn measure(
         servers: computers,
         lent: 0,
         vendor: 3,
+        large: 0,
         start_within: Duration::from_secs(300),
     };
     let mut world = town.found(town.setup(seed))?;

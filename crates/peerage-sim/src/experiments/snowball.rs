@@ -105,6 +105,7 @@ fn town(defence: Defence, terms: Terms) -> Town {
         servers: 3,
         lent: 2,
         vendor: defence.vendor,
+        large: 0,
         start_within: Duration::from_secs(60),
     }
 }

@@ -33,6 +33,8 @@ pub struct Town {
     pub lent: usize,
     /// Super-nodes of the vendor: an organisation of its own, after the others.
     pub vendor: usize,
+    /// People of one more organisation, which is large and lends nothing, after all others; none if there is no such one.
+    pub large: usize,
     /// Within which time everybody is switched on.
     pub start_within: Duration,
 }
@@ -49,15 +51,20 @@ const ROUTER: NatConfig = NatConfig {
 impl Town {
     /// Returns how many computers there are, without the vendor's.
     pub const fn nodes(&self) -> usize {
-        self.domains * (self.users + self.lent)
+        self.domains * (self.users + self.lent) + self.large
     }
 
     /// Returns the offices of an organisation, at most so full as a LAN can be.
     fn offices(&self) -> usize {
-        self.offices.max(self.users.div_ceil(MAX_PER_SITE)).max(1)
+        self.offices_for(self.users)
     }
 
-    /// Returns the setup: first the people of all organisations, then what they lend, then what the vendor has.
+    fn offices_for(&self, users: usize) -> usize {
+        self.offices.max(users.div_ceil(MAX_PER_SITE)).max(1)
+    }
+
+    /// Returns the setup: first the people of all organisations, then what they lend, then what the vendor has, then the people of the
+    /// large one.
     pub fn setup(&self, seed: u64) -> Setup {
         let host = |domain, site, serves, lends| HostSetup {
             domain,
@@ -86,11 +93,27 @@ impl Town {
             hosts.push(host(domain, sites.len(), false, true));
             sites.push(public_site());
         }
+        let smaller = self.domains + usize::from(self.vendor > 0);
+        if self.large > 0 {
+            let (offices, first, at) = (self.offices_for(self.large), hosts.len(), sites.len());
+            sites.extend((0..offices).map(|_| office()));
+            let people = 0..self.large;
+            hosts.extend(
+                people.map(|user| host(smaller, at + user % offices, self.serves(user, offices), false)),
+            );
+            let printers = (0..self.printers).map(|printer| printer % offices);
+            devices.extend(printers.map(|office| DeviceSetup {
+                domain: smaller,
+                site: at + office,
+                via: first + office,
+                has_tls: false,
+            }));
+        }
         Setup {
             seed,
             real_crypto: false,
             operators: 1,
-            domains: self.domains + usize::from(self.vendor > 0),
+            domains: smaller + usize::from(self.large > 0),
             sites,
             hosts,
             devices,
@@ -116,7 +139,15 @@ impl Town {
 
     /// Returns whether a person's computer may serve a printer.
     pub fn may_serve(&self, host: usize) -> bool {
-        let (user, offices) = (host % self.users.max(1), self.offices());
+        let large = self.large_people();
+        if large.contains(&host) {
+            return self.serves(host - large.start, self.offices_for(self.large));
+        }
+        self.serves(host % self.users.max(1), self.offices())
+    }
+
+    /// Returns whether the computer of somebody in an organisation with so many offices may serve a printer.
+    const fn serves(&self, user: usize, offices: usize) -> bool {
         user / offices < self.servers && user % offices < self.printers
     }
 
@@ -129,14 +160,20 @@ impl Town {
             .filter(move |host| host % users % offices == office && self.may_serve(*host))
     }
 
-    /// Returns the people.
+    /// Returns the people, without those of the large organisation.
     pub const fn people(&self) -> std::ops::Range<usize> {
         0..self.domains * self.users
     }
 
     /// Returns the computers that organisations lend.
     pub const fn lenders(&self) -> std::ops::Range<usize> {
-        self.domains * self.users..self.nodes()
+        self.domains * self.users..self.domains * (self.users + self.lent)
+    }
+
+    /// Returns the people of the large organisation.
+    pub const fn large_people(&self) -> std::ops::Range<usize> {
+        let first = self.domains * (self.users + self.lent) + self.vendor;
+        first..first + self.large
     }
 
     /// Lets everybody use a printer of theirs so often between two moments, at random times.

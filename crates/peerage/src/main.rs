@@ -7,6 +7,7 @@ mod config;
 mod demo;
 mod failure;
 mod logging;
+mod memory;
 mod output;
 mod parse;
 mod paths;
@@ -65,6 +66,7 @@ fn run(cli: Cli, output: Output) -> Result {
     let config = Config::load(cli.globals.config.as_deref(), &data)?;
     logging::init(&cli, &config)?;
     let context = Context { data, config, output };
+    memory::keep();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -21,6 +21,9 @@ use socket2::{Domain, Socket, Type};
 /// Requests under way. More fill the buffers of sockets until they lose datagrams; fewer leave both ends idle in turns.
 const WINDOW: usize = 64;
 
+/// The same where one socket carries all of them in pieces: fewer, and both ends wake each other for each piece.
+const WINDOW_OF_ONE: usize = 512;
+
 /// How long the first answer is waited for, however short it is asked: where other programs run, nobody else may in a short while. A bench
 /// without any answer has nothing to say.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -128,9 +131,9 @@ fn flood_from_one(socket: &UdpSocket, length: Duration, talk: &mut dyn Talk) -> 
     let began_at = Instant::now();
     while goes_on(&count, began_at, length) {
         // Half of the window at a time, so that pieces stay large.
-        while under_way <= WINDOW / 2 {
+        while under_way <= WINDOW_OF_ONE / 2 {
             piece.clear();
-            let segments = most.min(WINDOW - under_way);
+            let segments = most.min(WINDOW_OF_ONE - under_way);
             for _ in 0..segments {
                 talk.ask(0, &mut one)?;
                 piece.extend_from_slice(&one);

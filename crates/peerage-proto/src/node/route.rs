@@ -5,7 +5,6 @@ mod found;
 mod here;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use peerage_wire::time::{Instant, Now};
 
 use self::asking::Asking;
 use self::found::FoundNodes;
-use self::here::Meeting;
+use self::here::Here;
 use super::lookup::Verdict;
 use super::places::{is_private, may_dial, tags};
 use super::queries::Query;
@@ -53,29 +52,38 @@ struct Search {
     ahead: Option<Vec<LookupTag>>,
     /// Whether those who are asked were known before, so that they may be elsewhere by now.
     from_known: bool,
-    /// Whether it was tried to meet a tunnel-node on this LAN.
-    has_met: bool,
-    /// The search of the own LAN that goes on while tunnel-nodes are asked.
-    beside: Option<TaskId>,
+    /// Whether the device was looked for on the own LAN, or somebody who proves the place.
+    sought_here: bool,
+    /// What is being found out about the own LAN, also while tunnel-nodes are asked.
+    here: Option<Here>,
     stage: Stage,
+}
+
+impl Search {
+    /// Returns when something is due.
+    fn due_at(&self) -> Instant {
+        match &self.stage {
+            Stage::Asking(asking) => self.deadline.min(asking.due_at()),
+            Stage::AwaitingHere(Some(at)) | Stage::Observing(at) => self.deadline.min(*at),
+            Stage::Resolving | Stage::AwaitingHere(None) | Stage::FindingNodes | Stage::CheckingNodes(_) => {
+                self.deadline
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Stage {
     /// Waits for the Head, or the device's record.
     Resolving,
-    /// Looks for the device on the own LAN; when tunnel-nodes are to be asked as well, unless there is nobody left to ask.
-    FindingHere(TaskId, Option<Instant>),
-    /// Asks the device here for its certificate.
-    ProvingHere(TaskId, SocketAddr),
+    /// Leaves it to the own LAN; until tunnel-nodes are to be asked as well, unless there is nobody left to ask.
+    AwaitingHere(Option<Instant>),
     /// Waits, until then at most, to learn how its routers number ports: what a tunnel-node is told depends on it.
     Observing(Instant),
     /// Looks for tunnel-nodes.
     FindingNodes,
     /// Has the NodeInfo of tunnel-nodes, waits for their Node records.
     CheckingNodes(Vec<Bytes>),
-    /// Asks those who should be neighbours, at these addresses, whether they are.
-    Meeting(Box<Meeting>),
     /// Asks tunnel-nodes for a path.
     Asking(Box<Asking>),
 }
@@ -129,17 +137,7 @@ impl Routing {
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
-        let deadline = |search: &Search| match &search.stage {
-            Stage::Asking(asking) => search.deadline.min(asking.due_at()),
-            Stage::FindingHere(_, Some(at)) | Stage::Observing(at) => search.deadline.min(*at),
-            Stage::Resolving
-            | Stage::FindingHere(_, None)
-            | Stage::ProvingHere(..)
-            | Stage::FindingNodes
-            | Stage::CheckingNodes(_)
-            | Stage::Meeting(_) => search.deadline,
-        };
-        self.searches.values().map(deadline).min()
+        self.searches.values().map(Search::due_at).min()
     }
 }
 
@@ -164,8 +162,8 @@ impl Node {
             refreshed: false,
             ahead: None,
             from_known: false,
-            has_met: false,
-            beside: None,
+            sought_here: false,
+            here: None,
             stage: Stage::Resolving,
         };
         self.routing.searches.insert(task, search);
@@ -238,13 +236,10 @@ impl Node {
             match search.stage {
                 Stage::Resolving => self.resolve(task, &search, now),
                 Stage::CheckingNodes(infos) => self.check_nodes(task, &search.device, &infos, now),
-                Stage::Observing(_) if self.awaits_observers(now).is_none() => self.ask_observed(task, now),
-                Stage::Observing(_)
-                | Stage::FindingHere(..)
-                | Stage::ProvingHere(..)
-                | Stage::FindingNodes
-                | Stage::Meeting(_)
-                | Stage::Asking(_) => {}
+                Stage::Observing(_) if self.awaits_observers(now).is_none() => {
+                    self.ask_tunnel_nodes(task, now);
+                }
+                Stage::Observing(_) | Stage::AwaitingHere(_) | Stage::FindingNodes | Stage::Asking(_) => {}
             }
         }
     }
@@ -305,15 +300,27 @@ impl Node {
 
     // ---- through a tunnel-node --------------------------------------------------------------
 
+    /// Looks for tunnel-nodes, or goes on with those who were found before the own LAN or the routers were looked at.
+    fn ask_tunnel_nodes(&mut self, task: TaskId, now: Now) {
+        let Some(search) = self.routing.searches.get(&task) else { return };
+        match self.named_device(&search.device).cloned() {
+            Some(device) => self.find_nodes(task, &device, now),
+            None => self.route_failed_with(task, Failure::UnknownDevice),
+        }
+    }
+
     fn find_nodes(&mut self, task: TaskId, device: &EndDevice, now: Now) {
-        if self.use_standing_link(task, device) {
+        let known = self.known_nodes(task, device, now);
+        // A device that is here needs no link, and neighbours who are known say so at once.
+        let may_be_here = known.is_some() && self.may_meet(task, device, now);
+        if !may_be_here && self.use_standing_link(task, device) {
             return;
         }
         if device.site.is_empty() {
             return self.resolve_anew(task, Failure::NoTunnelNode);
         }
         self.look_from_outside(now);
-        if let Some(infos) = self.known_nodes(task, device, now) {
+        if let Some(infos) = known {
             if let Some(search) = self.routing.searches.get_mut(&task) {
                 search.from_known = true;
             }
@@ -448,15 +455,6 @@ impl Node {
         self.ask_for_path(task, device, targets, now);
     }
 
-    /// Goes on with those who were found before the routers were looked at.
-    fn ask_observed(&mut self, task: TaskId, now: Now) {
-        let Some(search) = self.routing.searches.get(&task) else { return };
-        match self.named_device(&search.device).cloned() {
-            Some(device) => self.find_nodes(task, &device, now),
-            None => self.route_failed_with(task, Failure::UnknownDevice),
-        }
-    }
-
     /// Returns those of the places that somebody names which may be dialled from here.
     fn dialable(&self, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
         candidates.retain(|c| may_dial(c.address.ip(), &self.interfaces, self.one_machine));
@@ -470,17 +468,11 @@ impl Node {
         target: Target,
         (candidates, relayed, begun): (Vec<Candidate>, Option<LinkId>, Option<Begun>),
     ) {
-        let Some(search) = self.routing.searches.get(&task).cloned() else { return };
-        let device = self.named_device(&search.device).cloned();
-        let chosen = device.and_then(|device| {
-            let service = chosen_service(&device, search.service.as_deref()).cloned()?;
-            Some((device, service))
-        });
-        let Some((device, service)) = chosen else {
+        let Some((device, service)) = self.chosen(task) else {
             return self.route_failed_with(task, Failure::UnknownDevice);
         };
         let (peer, identity) = (target.member.id, target.member.identity);
-        if search.peer.is_none() {
+        if self.routing.searches.get(&task).is_some_and(|search| search.peer.is_none()) {
             if self.routing.sticky.len() >= MAX_REMEMBERED {
                 self.routing.sticky.clear();
             }
@@ -494,7 +486,11 @@ impl Node {
     }
 
     fn found_way(&mut self, task: TaskId, device: &EndDevice, service: Service, way: Way) {
-        self.routing.searches.remove(&task);
+        if let Some(Search { here: Some(Here::Meeting(_)), since, .. }) = self.routing.searches.remove(&task)
+        {
+            // A neighbour would have answered before whoever has led elsewhere.
+            self.note_unmet(device.device, since);
+        }
         let route = Route {
             device: device.device,
             name: device.name.clone(),
@@ -503,6 +499,14 @@ impl Node {
             way,
         };
         self.answer(task, Answer::Route(Box::new(route)));
+    }
+
+    /// Returns the device that a search is for, and the service.
+    fn chosen(&self, task: TaskId) -> Option<(EndDevice, Service)> {
+        let search = self.routing.searches.get(&task)?;
+        let device = self.named_device(&search.device)?;
+        let service = chosen_service(device, search.service.as_deref())?;
+        Some((device.clone(), service.clone()))
     }
 
     fn failed_lately(&self, device: DeviceId, peer: NodeId, now: Now) -> bool {
@@ -522,33 +526,22 @@ impl Node {
 
     pub(super) fn routing_timeout(&mut self, now: Now) {
         self.routing.failed_at.retain(|_, at| now.mono - *at < FAILED_FOR);
-        let late = |search: &Search| match &search.stage {
-            Stage::Asking(asking) => search.deadline.min(asking.due_at()) <= now.mono,
-            Stage::FindingHere(_, Some(at)) | Stage::Observing(at) => search.deadline.min(*at) <= now.mono,
-            Stage::Resolving
-            | Stage::FindingHere(_, None)
-            | Stage::ProvingHere(..)
-            | Stage::FindingNodes
-            | Stage::CheckingNodes(_)
-            | Stage::Meeting(_) => search.deadline <= now.mono,
-        };
-        let late = self.routing.searches.iter().filter(|(_, search)| late(search));
+        let late = self.routing.searches.iter().filter(|(_, search)| search.due_at() <= now.mono);
         let late: Vec<_> = late.map(|(task, search)| (*task, search.stage.clone())).collect();
         for (task, stage) in late {
             let is_over = self.is_over(task, now);
             if let Some(search) = self.routing.searches.get_mut(&task).filter(|_| is_over) {
-                // Nor is the search of the own LAN waited for.
-                search.beside = None;
+                // Nor is the own LAN waited for.
+                search.here = None;
             }
             match stage {
                 Stage::Asking(_) => self.asking_timeout(task, now),
-                Stage::Observing(_) if !is_over => self.ask_observed(task, now),
-                Stage::FindingHere(find, Some(_)) if !is_over => self.ask_beside(task, find, now),
-                Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
-                Stage::FindingHere(..) | Stage::ProvingHere(..) => {
-                    self.route_failed_with(task, Failure::UnusableDevice);
+                Stage::Observing(_) | Stage::AwaitingHere(Some(_)) if !is_over => {
+                    self.ask_tunnel_nodes(task, now);
                 }
-                Stage::Observing(_) | Stage::CheckingNodes(_) | Stage::Meeting(_) => {
+                Stage::Resolving | Stage::FindingNodes => self.route_failed_with(task, Failure::Offline),
+                Stage::AwaitingHere(_) => self.route_failed_with(task, Failure::UnusableDevice),
+                Stage::Observing(_) | Stage::CheckingNodes(_) => {
                     self.route_failed_with(task, Failure::NoTunnelNode);
                 }
             }
@@ -595,22 +588,22 @@ mod tests {
     #[test]
     fn a_search_whose_time_is_over_begins_nothing_more() {
         for beyond in [Duration::ZERO, Duration::from_millis(1)] {
-            for beside in [None, Some(TaskId(8))] {
+            for here in [None, Some(Here::Finding(TaskId(8)))] {
                 let over = |at: Instant| at.after(ROUTE_TIMEOUT);
                 let stages: [fn(Instant) -> Stage; 3] =
-                    [|at| Stage::FindingHere(TaskId(9), Some(at)), Stage::Observing, |_| Stage::FindingNodes];
+                    [|at| Stage::AwaitingHere(Some(at)), Stage::Observing, |_| Stage::FindingNodes];
                 for stage in stages {
                     let mut bed = Bed::new();
                     let mut node = crate::node::tests::node(&mut bed, Vec::new());
                     node.route(TaskId(7), "hp".to_owned(), None, bed.now);
                     node.set_stage(TaskId(7), stage(over(bed.now.mono).after(beyond)));
-                    node.routing.searches.values_mut().for_each(|search| search.beside = beside);
+                    node.routing.searches.values_mut().for_each(|search| search.here.clone_from(&here));
                     bed.now = bed.now.after(ROUTE_TIMEOUT);
                     node.handle(Input::Timeout, bed.now);
                     let answered = std::iter::from_fn(|| node.poll_output()).any(|output| {
                         matches!(output, Output::Answer { task: TaskId(7), answer: Answer::Failed(_) })
                     });
-                    assert!(answered, "beside {beside:?}");
+                    assert!(answered, "{here:?}");
                     assert_eq!(node.routing.next_at(), None);
                 }
             }

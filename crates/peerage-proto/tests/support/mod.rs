@@ -48,6 +48,13 @@ pub const SITE: &str = "45.10.0.1:7400";
 pub const USER: &str = "45.20.0.1:7400";
 pub const PRINTER: Mac = Mac([0xaa, 0xbb, 0xcc, 0, 0, 1]);
 
+/// Tasks of a host's LAN that wait for the test; none while they are answered at once.
+#[derive(Default)]
+pub struct Held {
+    pub searches: Option<Vec<TaskId>>,
+    pub proofs: Option<Vec<TaskId>>,
+}
+
 /// One node with what surrounds it.
 pub struct Host {
     pub node: Node,
@@ -72,8 +79,8 @@ pub struct Host {
     pub wanted_ports: Ports,
     /// How long the first flight of its handshakes is; none if it begins none.
     pub hello_size: Option<usize>,
-    /// Searches of its LAN that find nothing before the test says so; none while it finds everything at once.
-    pub searches: Option<Vec<TaskId>>,
+    /// What its LAN answers only when the test says so.
+    pub held: Held,
     /// Whether it prepares the handshakes of others, and how long its own flight is.
     pub prepares: bool,
     pub flight_size: usize,
@@ -88,6 +95,15 @@ pub struct Host {
 }
 
 impl Host {
+    /// Returns what the device on its LAN proves.
+    fn proof(&self, pins: &[[u8; 32]]) -> PinProof {
+        match self.shown_pin {
+            Some(pin) if pins.contains(&pin) => PinProof::Matches,
+            Some(pin) => PinProof::Differs(pin),
+            None => PinProof::NoAnswer,
+        }
+    }
+
     /// The networks on which it stands.
     pub fn interfaces(&self) -> &[Interface] {
         &self.interfaces
@@ -497,7 +513,7 @@ impl World {
             shown_pin: None,
             served: vec![],
             hello_size: Some(HELLO_SIZE),
-            searches: None,
+            held: Held::default(),
             prepares: true,
             flight_size: FLIGHT_SIZE,
             begun: vec![],
@@ -768,18 +784,16 @@ impl World {
                 node::Input::Stored { task, ok: true }
             }
             node::Output::FindDevice { task, mac, .. } => {
-                if let Some(searches) = &mut host.searches {
+                if let Some(searches) = &mut host.held.searches {
                     return searches.push(task);
                 }
                 node::Input::DeviceFound { task, found: host.lan.get(&mac).copied() }
             }
             node::Output::ProvePin { task, pins, .. } => {
-                let proof = match host.shown_pin {
-                    Some(pin) if pins.contains(&pin) => PinProof::Matches,
-                    Some(pin) => PinProof::Differs(pin),
-                    None => PinProof::NoAnswer,
-                };
-                node::Input::PinProven { task, proof }
+                if let Some(proofs) = &mut host.held.proofs {
+                    return proofs.push(task);
+                }
+                node::Input::PinProven { task, proof: host.proof(&pins) }
             }
             node::Output::ServeTunnel { tunnel, address, .. } => return host.served.push((tunnel, address)),
             node::Output::CloseTunnel { tunnel, code } => return host.closed.push((tunnel, code)),

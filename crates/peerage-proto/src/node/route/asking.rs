@@ -272,12 +272,10 @@ impl Node {
         match &self.routing.searches.get(&task)?.stage {
             super::Stage::Asking(asking) => Some((**asking).clone()),
             super::Stage::Resolving
-            | super::Stage::FindingHere(..)
-            | super::Stage::ProvingHere(..)
+            | super::Stage::AwaitingHere(_)
             | super::Stage::Observing(_)
             | super::Stage::FindingNodes
-            | super::Stage::CheckingNodes(_)
-            | super::Stage::Meeting(_) => None,
+            | super::Stage::CheckingNodes(_) => None,
         }
     }
 
@@ -426,6 +424,13 @@ impl Node {
         let target = asking.targets.swap_remove(index);
         let places = tcp(&target);
         self.path_found(task, target, (places, leg, begun));
+    }
+
+    /// Gives up all attempts of a search, for which another way was found.
+    pub(super) fn stop_asking(&mut self, task: TaskId) {
+        let Some(asking) = self.asking(task) else { return };
+        let kept = asking.kept.map(|(attempt, _)| attempt);
+        self.give_up(asking.attempts.into_iter().chain(kept).collect());
     }
 
     fn give_up(&mut self, attempts: Vec<Attempt>) {

@@ -5,29 +5,37 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use peerage_wire::codec::{Service, Transport};
+use peerage_wire::id::DeviceId;
 use peerage_wire::message::Request;
 use peerage_wire::record::{EndDevice, LocalPolicy};
-use peerage_wire::time::Now;
+use peerage_wire::time::{Instant, Now};
 
-use super::{FAILED_FOR, MAX_REMEMBERED, Stage, Target, chosen_service};
+use super::{FAILED_FOR, MAX_REMEMBERED, Search, Stage, Target, chosen_service};
 use crate::node::lookup::Server;
 use crate::node::openings::proving_port;
-use crate::node::{Failure, Found, Node, Output, PinProof, Purpose, RequestId, TaskId, Way};
+use crate::node::{Found, Node, Output, PinProof, Purpose, RequestId, TaskId, Way};
 
 /// Most tunnel-nodes that are looked for on the own LAN for one route: as many as a location elects.
 const MAX_NEIGHBOURS: usize = 2;
 
-/// How long a device is looked for on the own LAN before tunnel-nodes are asked as well. Where the system knows its address it is found
-/// sooner; otherwise all addresses are swept, which takes seconds. Longer makes applications wait for that, shorter takes tunnels that nobody
-/// needs.
-const FIND_PATIENCE: Duration = Duration::from_millis(400);
+/// How long the own LAN alone is asked before tunnel-nodes are asked as well. A LAN answers within milliseconds if the system knows where the
+/// device is; otherwise all addresses are swept, which takes seconds. Longer makes applications wait for that, shorter takes tunnels that
+/// nobody needs.
+const HEAD_START: Duration = Duration::from_millis(50);
 
-/// Who was asked whether it is here.
+/// How long a device that was found in that time may take to show its certificate before tunnel-nodes are asked as well. Printers sign
+/// slowly; longer makes applications wait for one that hangs, shorter has tunnel-nodes carry what needs none.
+const PROOF_PATIENCE: Duration = Duration::from_millis(400);
+
+/// How far it has been found out whether the device is on the own LAN.
 #[derive(Clone, Debug)]
-pub(super) struct Meeting {
-    asked: BTreeMap<RequestId, SocketAddr>,
-    /// Those who are asked for a path if nobody is.
-    targets: Vec<Target>,
+pub(super) enum Here {
+    /// Those who should be neighbours are asked at these addresses whether they are.
+    Meeting(BTreeMap<RequestId, SocketAddr>),
+    /// The device is looked for.
+    Finding(TaskId),
+    /// The device is asked for its certificate.
+    Proving(TaskId, SocketAddr),
 }
 
 impl Node {
@@ -42,6 +50,19 @@ impl Node {
         }
     }
 
+    /// Returns whether neighbours may still prove the place: the device proves nothing itself, and that was not tried for this route, nor in
+    /// vain a moment ago.
+    pub(super) fn may_meet(&self, task: TaskId, device: &EndDevice, now: Now) -> bool {
+        let Some(search) = self.routing.searches.get(&task) else { return false };
+        let service = chosen_service(device, search.service.as_deref());
+        let is_mute = service.is_some_and(|service| proving_port(device, service).is_none());
+        let unmet_at = self.routing.unmet_at.get(&device.device);
+        let is_late = unmet_at.is_some_and(|at| now.mono - *at < FAILED_FOR);
+        let is_tried = search.sought_here || search.peer.is_some() || is_late;
+        let here = self.places.interfaces_at(&device.site);
+        device.local == LocalPolicy::WithProof && is_mute && !is_tried && !here.is_empty()
+    }
+
     /// Asks tunnel-nodes of the device's site, at their addresses on this LAN, whether they are here. A device without TLS proves
     /// nothing, but a place that only looks like its own has none of them (Rule 6.19). Returns whether anybody was asked.
     pub(super) fn meet_neighbours(
@@ -51,16 +72,10 @@ impl Node {
         targets: &[Target],
         now: Now,
     ) -> bool {
-        let unmet_at = self.routing.unmet_at.get(&device.device);
-        let is_late = unmet_at.is_some_and(|at| now.mono - *at < FAILED_FOR);
-        let here = self.places.interfaces_at(&device.site);
-        let Some(search) = self.routing.searches.get_mut(&task) else { return false };
-        let service = chosen_service(device, search.service.as_deref());
-        let is_mute = service.is_some_and(|service| proving_port(device, service).is_none());
-        let wanted = device.local == LocalPolicy::WithProof && is_mute && search.peer.is_none() && !is_late;
-        if !wanted || here.is_empty() || std::mem::replace(&mut search.has_met, true) {
+        if !self.may_meet(task, device, now) {
             return false;
         }
+        let here = self.places.interfaces_at(&device.site);
         let here: Vec<_> = self.interfaces.iter().filter(|own| here.contains(&own.index)).cloned().collect();
         let mut asked = BTreeMap::new();
         for target in targets {
@@ -73,9 +88,17 @@ impl Node {
         }
         let is_asking = !asked.is_empty();
         if is_asking {
-            self.set_stage(task, Stage::Meeting(Box::new(Meeting { asked, targets: targets.to_vec() })));
+            self.seek_here(task, Here::Meeting(asked), now);
         }
         is_asking
+    }
+
+    /// Begins with what is to be found out about the own LAN, and leaves it a head start.
+    fn seek_here(&mut self, task: TaskId, here: Here, now: Now) {
+        let Some(search) = self.routing.searches.get_mut(&task) else { return };
+        search.sought_here = true;
+        search.here = Some(here);
+        search.stage = Stage::AwaitingHere(Some(now.mono.after(HEAD_START)));
     }
 
     /// A tunnel-node has answered from an address on this LAN, or has not.
@@ -87,55 +110,68 @@ impl Node {
         now: Now,
     ) {
         let Some(search) = self.routing.searches.get_mut(&task) else { return };
-        let Stage::Meeting(meeting) = &mut search.stage else { return };
-        let asked = meeting.asked.remove(&request);
-        let is_here = asked.is_some() && asked == from;
-        if !is_here && !meeting.asked.is_empty() {
+        let Some(Here::Meeting(asked)) = &mut search.here else { return };
+        let place = asked.remove(&request);
+        let is_here = place.is_some() && place == from;
+        if !is_here && !asked.is_empty() {
             return;
         }
-        let (targets, name) = (std::mem::take(&mut meeting.targets), search.device.clone());
-        let Some(device) = self.named_device(&name).cloned() else {
-            return self.route_failed_with(task, Failure::UnknownDevice);
-        };
+        let name = search.device.clone();
+        let Some(device) = self.named_device(&name).cloned() else { return self.not_here(task, now) };
         if is_here {
-            return self.find_here(task, &device, now);
+            let find = self.find_on_lan(&device);
+            self.set_here(task, Here::Finding(find));
+        } else {
+            self.note_unmet(device.device, now.mono);
+            self.not_here(task, now);
         }
+    }
+
+    /// Remembers that no neighbour was met who serves the device: none is asked for a while.
+    pub(super) fn note_unmet(&mut self, device: DeviceId, at: Instant) {
         if self.routing.unmet_at.len() >= MAX_REMEMBERED {
             self.routing.unmet_at.clear();
         }
-        self.routing.unmet_at.insert(device.device, now.mono);
-        self.choose(task, &device, targets, now);
+        self.routing.unmet_at.insert(device, at);
     }
 
+    /// Looks for a device on the own LAN that proves itself.
     pub(super) fn find_here(&mut self, task: TaskId, device: &EndDevice, now: Now) {
+        let find = self.find_on_lan(device);
+        self.seek_here(task, Here::Finding(find), now);
+    }
+
+    fn find_on_lan(&mut self, device: &EndDevice) -> TaskId {
         let find = self.new_task();
-        self.set_stage(task, Stage::FindingHere(find, Some(now.mono.after(FIND_PATIENCE))));
         let interfaces = self.places.interfaces_at(&device.site);
         let mac = device.mac;
         self.outputs.push_back(Output::FindDevice { task: find, mac, last: None, interfaces });
+        find
     }
 
-    /// The device was not found here at once: tunnel-nodes are asked while the search goes on, so that the next tunnel finds it.
-    pub(super) fn ask_beside(&mut self, task: TaskId, find: TaskId, now: Now) {
-        let Some(search) = self.routing.searches.get_mut(&task) else { return };
-        search.beside = Some(find);
-        // Whoever is met here would only have it looked for once more.
-        search.has_met = true;
-        let name = search.device.clone();
-        match self.named_device(&name).cloned() {
-            Some(device) => self.find_nodes(task, &device, now),
-            None => self.route_failed_with(task, Failure::UnknownDevice),
+    fn set_here(&mut self, task: TaskId, here: Here) {
+        if let Some(search) = self.routing.searches.get_mut(&task) {
+            search.here = Some(here);
         }
     }
 
-    /// Waits for the search of the own LAN where tunnel-nodes have come to nothing; returns whether there is one.
+    /// The device is not here, or does not prove it: only tunnel-nodes are left.
+    fn not_here(&mut self, task: TaskId, now: Now) {
+        let Some(search) = self.routing.searches.get_mut(&task) else { return };
+        search.here = None;
+        if matches!(search.stage, Stage::AwaitingHere(_)) {
+            self.ask_tunnel_nodes(task, now);
+        }
+    }
+
+    /// Waits for the own LAN where tunnel-nodes have come to nothing; returns whether anything is still to be found out there.
     pub(super) fn goes_on_here(&mut self, task: TaskId) -> bool {
         let Some(search) = self.routing.searches.get_mut(&task) else { return false };
-        let beside = search.beside.take();
-        if let Some(find) = beside {
-            search.stage = Stage::FindingHere(find, None);
+        let is_awaited = search.here.is_some();
+        if is_awaited {
+            search.stage = Stage::AwaitingHere(None);
         }
-        beside.is_some()
+        is_awaited
     }
 
     /// Takes the result of a search of the own LAN. Returns false if it was not for a route.
@@ -145,66 +181,53 @@ impl Node {
         found: Option<Found>,
         now: Now,
     ) -> bool {
-        let waiting = self.routing.searches.iter().find_map(|(task, search)| {
-            matches!(search.stage, Stage::FindingHere(waiting, _) if waiting == find)
-                .then(|| (*task, search.clone()))
-        });
-        let Some((task, search)) = waiting else {
-            let mut beside = self.routing.searches.values_mut().filter(|search| search.beside == Some(find));
-            return beside.next().map(|search| search.beside = None).is_some();
-        };
-        let Some(device) = self.named_device(&search.device).cloned() else {
-            self.route_failed_with(task, Failure::UnknownDevice);
-            return true;
-        };
-        let service = chosen_service(&device, search.service.as_deref()).cloned();
-        let here = found.filter(|found| self.may_dial_device(*found)).zip(service);
-        let Some((found, service)) = here else {
-            self.find_nodes(task, &device, now);
+        let is_waiting = |search: &Search| matches!(search.here, Some(Here::Finding(one)) if one == find);
+        let Some(task) = self.search_that(is_waiting) else { return false };
+        let chosen = self.chosen(task).zip(found.filter(|found| self.may_dial_device(*found)));
+        let Some(((device, service), found)) = chosen else {
+            self.not_here(task, now);
             return true;
         };
         let address = SocketAddr::new(found.address, service.port);
         match proving_port(&device, &service) {
             Some(port) => {
                 let prove = self.new_task();
-                self.set_stage(task, Stage::ProvingHere(prove, address));
+                self.set_here(task, Here::Proving(prove, address));
+                if let Some(search) = self.routing.searches.get_mut(&task)
+                    && matches!(search.stage, Stage::AwaitingHere(Some(_)))
+                {
+                    search.stage = Stage::AwaitingHere(Some(now.mono.after(PROOF_PATIENCE)));
+                }
                 let at = SocketAddr::new(found.address, port);
                 self.outputs.push_back(Output::ProvePin { task: prove, address: at, pins: device.pins });
             }
-            None => self.found_way(task, &device, service, Way::Local(address)),
+            None => self.found_here(task, &device, service, address),
         }
         true
     }
 
     /// Takes what a device on the own LAN has shown. Returns false if it was not for a route.
     pub(in crate::node) fn local_pin_proven(&mut self, prove: TaskId, proof: PinProof, now: Now) -> bool {
-        let waiting = self.routing.searches.iter().find_map(|(task, search)| match search.stage {
-            Stage::ProvingHere(waiting, address) if waiting == prove => {
-                Some((*task, address, search.clone()))
-            }
-            Stage::Resolving
-            | Stage::FindingHere(..)
-            | Stage::ProvingHere(..)
-            | Stage::Observing(_)
-            | Stage::FindingNodes
-            | Stage::CheckingNodes(_)
-            | Stage::Meeting(_)
-            | Stage::Asking { .. } => None,
-        });
-        let Some((task, address, search)) = waiting else { return false };
-        let Some(device) = self.named_device(&search.device).cloned() else {
-            self.route_failed_with(task, Failure::UnknownDevice);
-            return true;
-        };
-        match (proof, chosen_service(&device, search.service.as_deref()).cloned()) {
-            (PinProof::Matches, Some(service)) => {
-                self.found_way(task, &device, service, Way::Local(address));
+        let is_waiting = |search: &Search| matches!(search.here, Some(Here::Proving(one, _)) if one == prove);
+        let Some(task) = self.search_that(is_waiting) else { return false };
+        let here = self.routing.searches.get(&task).and_then(|search| search.here.clone());
+        match (proof, here, self.chosen(task)) {
+            (PinProof::Matches, Some(Here::Proving(_, address)), Some((device, service))) => {
+                self.found_here(task, &device, service, address);
             }
             // Something else answers here: a twin of the place. The real device may be reached through a tunnel.
-            (PinProof::Matches | PinProof::Differs(_) | PinProof::NoAnswer, _) => {
-                self.find_nodes(task, &device, now);
-            }
+            (PinProof::Matches | PinProof::Differs(_) | PinProof::NoAnswer, _, _) => self.not_here(task, now),
         }
         true
+    }
+
+    /// The device is here, and whoever was asked for a path meanwhile is not needed.
+    fn found_here(&mut self, task: TaskId, device: &EndDevice, service: Service, address: SocketAddr) {
+        self.stop_asking(task);
+        self.found_way(task, device, service, Way::Local(address));
+    }
+
+    fn search_that(&self, is: impl Fn(&Search) -> bool) -> Option<TaskId> {
+        self.routing.searches.iter().find_map(|(task, search)| is(search).then_some(*task))
     }
 }

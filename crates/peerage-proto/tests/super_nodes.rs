@@ -361,16 +361,23 @@ fn the_devices_of_a_domain_that_is_cut_come_from_each_of_its_segments() {
 
 // ---- Rule 6.6: announcements --------------------------------------------------------------------
 
-/// Rule 6.6: with two of three it is acknowledged, with one it is not; the others get the next.
-#[test]
-fn an_announcement_is_acknowledged_by_two_of_three() {
-    let (mut world, holders) = world_of(30, 3);
+/// Three holders of whom the tunnel-node of a device reaches the last alone.
+fn announcing_to_one(seed: u64) -> (World, Vec<SocketAddr>, SocketAddr) {
+    let (mut world, holders) = world_of(seed, 3);
     let site = world.join(SITE, lan("192.168.1.10", 1));
     world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
     world.run(Duration::from_secs(1));
-    world.cut.extend([holders[0], holders[1]]);
+    world.cut.extend(holders.iter().take(2));
     let via = world.host(site).id;
     world.put_device(printer(via));
+    (world, holders, site)
+}
+
+/// Rule 6.6: with two of three it is acknowledged, with one it is not; the others get the next.
+#[test]
+fn an_announcement_is_acknowledged_by_two_of_three() {
+    let (mut world, holders, site) = announcing_to_one(30);
+    let via = world.host(site).id;
     let announced = Event::Announced(vec![device()]);
     world.run(UNTIL_NOTICED);
     assert!(world.host(site).events.contains(&Event::Serving(vec![device()])));
@@ -388,13 +395,8 @@ fn an_announcement_is_acknowledged_by_two_of_three() {
 /// Rule 6.6: two that share a router with the tunnel-node, and that it turns nothing round for, are never reached.
 #[test]
 fn an_announcement_that_only_the_same_one_takes_is_made_again_ever_more_seldom() {
-    let (mut world, holders) = world_of(31, 3);
-    let site = world.join(SITE, lan("192.168.1.10", 1));
-    world.host(site).lan.insert(PRINTER, found("192.168.1.77"));
-    world.run(Duration::from_secs(1));
-    world.cut.extend([holders[0], holders[1]]);
+    let (mut world, holders, site) = announcing_to_one(31);
     let via = world.host(site).id;
-    world.put_device(printer(via));
     world.run(Duration::from_secs(900));
     let own = |world: &World| {
         let records = &world.holders[&holders[2]].records;

@@ -488,12 +488,7 @@ impl World {
         let now = host.now(self.now);
         let offset = host.node.as_ref().and_then(|node| node.status(now).clock_offset_millis);
         let Some(time) = offset.map(|offset| now.unix.shifted(offset)) else { return false };
-        let reached = self.operators().filter(|(operator, _)| {
-            self.network.reaches(host.site, crate::network::Place::Operator(*operator))
-        });
-        let mut times =
-            reached.filter_map(|(operator, _)| Some(self.operators.get(operator)?.now(self.now).unix));
-        times.all(|theirs| theirs.distance(time) > TIME_WINDOW)
+        self.operator_times(host.site).all(|theirs| theirs.distance(time) > TIME_WINDOW)
     }
 
     /// Notes which tunnels are cut in two.
@@ -508,14 +503,15 @@ impl World {
     }
 
     fn reaches_operator(&self, site: usize) -> bool {
-        self.operator_time_for(site).is_some()
+        self.operator_times(site).next().is_some()
     }
 
-    /// Returns the time of the first operator that a site reaches.
-    fn operator_time_for(&self, site: usize) -> Option<UnixTime> {
-        let reached = |index: &usize| self.network.reaches(site, crate::network::Place::Operator(*index));
-        let index = self.operators().map(|(index, _)| index).find(reached)?;
-        Some(self.operators.get(index)?.now(self.now).unix)
+    /// Returns the times of the operators that a site reaches.
+    fn operator_times(&self, site: usize) -> impl Iterator<Item = UnixTime> {
+        let reached =
+            move |index: &usize| self.network.reaches(site, crate::network::Place::Operator(*index));
+        let indices = self.operators().map(|(index, _)| index).filter(reached);
+        indices.filter_map(|index| Some(self.operators.get(index)?.now(self.now).unix))
     }
 
     fn note_event(&mut self, host: usize, event: &Event) {

@@ -399,10 +399,15 @@ impl Endpoint {
     /// Hears the time of an operator that has renewed the membership (Rule 6.1). Who was cut off for weeks may be told it nowhere else. Where an
     /// operator stands by the own time, messages have told it more precisely.
     pub(crate) fn hear_renewal(&mut self, theirs: UnixTime, now: Now) {
-        let is_far = theirs.distance(self.clock.time(now)) > TIME_WINDOW / 2;
-        if self.clock.standing(now.mono).next().is_none() && (is_far || !self.clock.is_learned()) {
+        let is_wanted = self.is_far(theirs, now) || !self.clock.is_learned();
+        if is_wanted && self.clock.standing(now.mono).next().is_none() {
             self.learn_clock(theirs, now);
         }
+    }
+
+    /// Returns whether somebody's time differs from the own by more than a message takes on its way.
+    fn is_far(&self, theirs: UnixTime, now: Now) -> bool {
+        theirs.distance(self.clock.time(now)) > TIME_WINDOW / 2
     }
 
     /// Corrects the clock by an operator's time, and all that was made with the wrong one.

@@ -371,8 +371,7 @@ impl Endpoint {
     /// and fro, and what is judged by it: a super-node would drop by the later time what is valid by the earlier (Rule 6.1).
     fn is_contradicted(&self, by: &NodeId, theirs: UnixTime, trust: &Trust, now: Now) -> bool {
         // A request that was long on its way is told about the time that the clock shows anyway.
-        let differs = theirs.distance(self.clock.time(now)) > TIME_WINDOW / 2;
-        differs && self.is_stood_by(Some(by), trust, now)
+        self.is_far(theirs, now) && self.is_stood_by(Some(by), trust, now)
     }
 
     /// Returns whether an operator, other than the one named, stands by the own time (Rule 6.1).

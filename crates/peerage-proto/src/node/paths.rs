@@ -110,7 +110,7 @@ impl Node {
         let (Reply::Reping { observed } | Reply::Attached { observed, .. }) = reply else { return };
         if self.is_server(from) && !self.is_near(by.ip()) {
             self.finding.nat.observe(by, *observed, now.mono);
-            let mapping = self.nat_behaviour(now).mapping;
+            let mapping = self.nat_mapping(now);
             self.finding.is_plain = matches!(mapping, Some(Mapping::None | Mapping::EndpointIndependent))
                 || (mapping.is_none() && self.finding.is_plain);
             let due_at = now.mono.after(self.jittered(PROBE_DELAY));
@@ -226,6 +226,10 @@ impl Node {
         self.finding.nat.behaviour(&|address| self.is_own_address(address), now.mono)
     }
 
+    fn nat_mapping(&self, now: Now) -> Option<Mapping> {
+        self.finding.nat.mapping(&|address| self.is_own_address(address), now.mono)
+    }
+
     // ---- what this node tells of itself ---------------------------------------------------------
 
     /// Returns how others see this node; `stated` is the last port that its router gave, if that is known and matters.
@@ -324,7 +328,7 @@ impl Node {
         };
         let address = request.candidates.iter().find(is_meant)?.address.ip();
         // As far as is known: whoever serves has perhaps been seen by one server only.
-        let mapping = self.nat_behaviour(now).mapping;
+        let mapping = self.nat_mapping(now);
         let has_one_port =
             matches!(mapping, None | Some(Mapping::EndpointIndependent)) && self.outer(now).is_some();
         let is_fit = !came.is_straight && address.is_ipv4() && self.may_check(address) && has_one_port;

@@ -193,7 +193,8 @@ impl Nat {
         matches!(self.mapping(own, now), Some(Mapping::AddressDependent | Mapping::AddressAndPortDependent))
     }
 
-    fn mapping(&self, own: &dyn Fn(IpAddr) -> bool, now: Instant) -> Option<Mapping> {
+    /// Returns how the router chooses where others see this node, if two of them have said it.
+    pub(crate) fn mapping(&self, own: &dyn Fn(IpAddr) -> bool, now: Instant) -> Option<Mapping> {
         let all = self.in_order(now);
         let (_, first) = all.first()?;
         if all.iter().all(|(_, known)| own(known.observed.ip())) {

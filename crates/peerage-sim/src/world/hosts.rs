@@ -341,7 +341,7 @@ impl World {
         let now = self.true_now();
         let Some(host) = self.hosts.get(index).filter(|host| host.boot == boot) else { return };
         let id = host.id;
-        let time = self.operator_time_for(host.site);
+        let time = self.operator_times(host.site).next();
         let is_revoked = self.ledger.member(&id).is_some_and(|member| member.revoked_at.is_some());
         if is_revoked && time.is_some() {
             return self.late_input(index, boot, Box::new(Input::Expelled));

@@ -340,9 +340,8 @@ fn a_relayed_tunnel_looks_for_a_direct_path_ever_more_rarely_and_takes_it() {
     assert_eq!((world.ends[0].poll_dial(world.now), world.ends[0].links()), (None, 1));
 }
 
-/// Rules 7.25 and 7.26: it was silent when the relay's link came, and so was to be left for it.
-#[test]
-fn a_direct_link_that_works_again_after_a_relay_has_taken_its_place_takes_the_sessions_back() {
+/// A session that a relay has taken over from a direct link that fell silent, and that works again now.
+fn relayed_instead() -> (World, SessionKey, [LinkId; 2]) {
     let mut world = World::new();
     let direct = world.link(Purpose::Shared, PathKind::Direct);
     let key = world.open();
@@ -353,6 +352,13 @@ fn a_direct_link_that_works_again_after_a_relay_has_taken_its_place_takes_the_se
     let relayed = world.link(Purpose::Shared, PathKind::Relayed);
     assert_eq!((world.link_in_use(key), world.read(0, key)), (relayed, 300));
     world.silent.clear();
+    (world, key, [direct, relayed])
+}
+
+/// Rules 7.25 and 7.26: it was silent when the relay's link came, and so was to be left for it.
+#[test]
+fn a_direct_link_that_works_again_after_a_relay_has_taken_its_place_takes_the_sessions_back() {
+    let (mut world, key, [direct, _relayed]) = relayed_instead();
     world.pass(Duration::from_secs(2));
     world.transfer(key, 1_000);
     assert_eq!((world.link_in_use(key), world.ends[0].serving()), (direct, Some(PathKind::Direct)));
@@ -364,16 +370,7 @@ fn a_direct_link_that_works_again_after_a_relay_has_taken_its_place_takes_the_se
 /// Rule 7.26: what cannot take the sessions is no reason not to look for what can.
 #[test]
 fn a_better_path_is_looked_for_beside_a_direct_link_from_which_alone_something_arrives() {
-    let mut world = World::new();
-    let direct = world.link(Purpose::Shared, PathKind::Direct);
-    let key = world.open();
-    world.transfer(key, 1_000);
-    world.silent.insert(direct);
-    world.write(1, key, 300);
-    world.pass(Duration::from_millis(3_100));
-    let relayed = world.link(Purpose::Shared, PathKind::Relayed);
-    assert_eq!((world.link_in_use(key), world.read(0, key)), (relayed, 300));
-    world.silent.clear();
+    let (mut world, key, [direct, relayed]) = relayed_instead();
     world.deaf.insert((direct, 1));
     world.settle();
     assert!(world.ends[0].links[&direct].is_healthy(), "bytes come from there");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use super::binary::Programs;
-use super::village::{Cast, More, Stage};
+use super::village::{Cast, Entrance, More, Stage};
 use crate::device::{CAMERA_PORT, Camera, FRAMES_PER_SECOND};
 use crate::netns::Process;
 use crate::watch::Seen;
@@ -56,6 +56,13 @@ impl Watched {
             Self::Punched => "punched",
         }
     }
+
+    const fn entrance(self) -> Entrance {
+        match self {
+            Self::Directly => Entrance::Forwarded,
+            Self::Punched => Entrance::PunchedForAMoment,
+        }
+    }
 }
 
 /// Plays the story with these programs and tells `progress` about each step.
@@ -72,7 +79,7 @@ fn play(programs: &Programs, watched: Watched, report: &mut Report, say: &mut dy
         "building an office and a home, each behind NAT; starting an operator, three super-nodes and three nodes",
     );
     // Three super-nodes hold the whole table without the operator, and one of them dies.
-    let stage = Stage::build(More { lenders: 3, is_punched: watched == Watched::Punched, ..More::NONE })?;
+    let stage = Stage::build(More { lenders: 3, entrance: watched.entrance(), ..More::NONE })?;
     let host = stage.office.plug("camera", Some(CAMERA_MAC))?;
     host.set_address(stage.office.address(CAMERA_HOST))?;
     let camera = Camera::start(&host)?;

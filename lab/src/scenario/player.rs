@@ -43,11 +43,27 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
+    /// Ends what runs here in order, and starts it again.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        self.daemon.take().context("it does not run")?.stop()?;
+        self.start()
+    }
+
     /// Ends what runs here in order, and starts it again with other options.
     pub(super) fn start_again(&mut self, run: &[&str]) -> Result<()> {
-        self.daemon.take().context("it does not run")?.stop()?;
         self.run = run.iter().copied().map(str::to_owned).collect();
-        self.start()
+        self.restart()
+    }
+
+    /// Waits until it knows a way to a device.
+    pub(super) fn wait_for_device(&self, name: &str) -> Result<()> {
+        wait_until("the user's node knows a way to the device", || {
+            let devices = self.peerage.call(&["devices", "--refresh"])?;
+            let mut listed = devices.as_array().into_iter().flatten();
+            let found = listed.find(|device| device.get("name") == Some(&json!(name)));
+            let is_known = found.and_then(|device| device.get("state")) == Some(&json!("reachable"));
+            Ok(if is_known { Ok(()) } else { Err(devices) })
+        })
     }
 
     /// Joins a domain with a token of the operator's, under the host's name, and starts.

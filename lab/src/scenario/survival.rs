@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Report;
 use super::binary::Programs;
 use super::flowing::{self, Passed};
-use super::village::{Cast, More, Stage};
+use super::village::{Cast, Entrance, More, Stage};
 
 /// How long nothing may flow once there is a way again, and after the death of a path could be noticed, in milliseconds.
 const MAX_STALL_MS: u64 = 3_000;
@@ -99,7 +99,7 @@ fn play(
     let mut result = Ok(());
     for (more, events) in events::ACTS {
         let is_chosen = |event: &&events::Event| {
-            (extent == Extent::Punched) == more.is_punched
+            (extent == Extent::Punched) == (more.entrance == Entrance::PunchedForAMoment)
                 && (extent != Extent::Quick || event.is_quick)
                 && only.is_none_or(|only| only.split(',').any(|part| event.name.contains(part)))
         };

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::binary::Programs;
 use super::player::{self, Player, RELAY_PORT, wait_until};
 use super::program::Daemon;
+use crate::device::{MappingDaemon, MappingProtocol};
 use crate::netns::{Behaviour, Nat, Process, Translation};
 use crate::topology::{Host, Lab, Site, SiteConfig, WIRE};
 use crate::wire::Manner;
@@ -33,16 +34,28 @@ const DEVICE_HOST: u8 = 50;
 /// How long a step before the story itself may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How many computers there are beside those that are always there.
+/// How the office's nodes are reached from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// The office's router forwards a port to each.
+    #[default]
+    Forwarded,
+    /// It gives ports to those who ask it by PCP.
+    Mapped,
+    /// Not at all, so that a direct path has to be punched through both routers.
+    Punched,
+    /// As before, and both routers forget a mapping soon.
+    PunchedForAMoment,
+}
+
+/// What there is beside those computers that are always there.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct More {
     /// Public computers that their owners lend as super-nodes; with three of them the operator steps back.
     pub(super) lenders: usize,
     /// Users beside the first, in the same LAN at first.
     pub(super) users: usize,
-    /// Whether the office's router forwards nothing, so that a direct path has to be punched through translators that forget a
-    /// mapping soon.
-    pub(super) is_punched: bool,
+    pub(super) entrance: Entrance,
     /// Whether lenders take connections at [`WEB_PORT`] as well.
     pub(super) is_at_web_ports: bool,
     /// What the operator gives as a relay, as options of `operator run`.
@@ -53,11 +66,17 @@ pub(super) struct More {
 
 impl More {
     /// Nobody more, and all give what they usually do.
-    pub(super) const NONE: Self =
-        Self { lenders: 0, users: 0, is_punched: false, is_at_web_ports: false, relays: &[], lends: &[] };
+    pub(super) const NONE: Self = Self {
+        lenders: 0,
+        users: 0,
+        entrance: Entrance::Forwarded,
+        is_at_web_ports: false,
+        relays: &[],
+        lends: &[],
+    };
 }
 
-/// How long a mapping lives where paths are punched: less than RFC 4787 allows, and what some routers do.
+/// How long a mapping lives in routers that forget soon: less than RFC 4787 allows, and what some do.
 const SHORT_LIFETIME: Duration = Duration::from_secs(20);
 
 /// Who is where.
@@ -73,6 +92,8 @@ pub(super) struct Stage {
     pub(super) user: Host,
     pub(super) more_users: Vec<Host>,
     more: More,
+    /// Maps ports as long as it lives.
+    _mapping: Option<MappingDaemon>,
 }
 
 impl Stage {
@@ -81,7 +102,7 @@ impl Stage {
         let operator = lab.public_host("operator")?;
         let lenders = (1..=more.lenders).map(|number| lab.public_host(&format!("lender{number}")));
         let lenders = lenders.collect::<Result<_>>()?;
-        let nat = if more.is_punched {
+        let nat = if more.entrance == Entrance::PunchedForAMoment {
             let filtering = Behaviour::AddressAndPortDependent;
             let nat = Translation::new(Behaviour::EndpointIndependent, filtering);
             Nat::Translation(nat.lifetime(SHORT_LIFETIME))
@@ -92,17 +113,33 @@ impl Stage {
         let home = lab.site(SiteConfig::new("home").nat(nat).wired())?;
         let cafe = lab.site(SiteConfig::new("cafe").lan([10, 20, 30, 0].into()))?;
         let nodes = [office.host("node1")?, office.host("node2")?];
-        if !more.is_punched {
+        if more.entrance == Entrance::Forwarded {
             for (port, node) in FORWARDED_PORTS.into_iter().zip(&nodes) {
                 office.forward(port, node)?;
             }
         }
+        let is_mapped = more.entrance == Entrance::Mapped;
+        let mapping =
+            is_mapped.then(|| MappingDaemon::start(&lab, &office, MappingProtocol::Pcp)).transpose()?;
         let device = office.plug("device", Some(DEVICE_MAC))?;
         device.set_address(office.address(DEVICE_HOST))?;
         let user = home.host("user")?;
         let more_users = (2..=more.users + 1).map(|number| home.host(&format!("user{number}")));
         let more_users = more_users.collect::<Result<_>>()?;
-        Ok(Self { lab, operator, lenders, office, home, cafe, nodes, device, user, more_users, more })
+        Ok(Self {
+            lab,
+            operator,
+            lenders,
+            office,
+            home,
+            cafe,
+            nodes,
+            device,
+            user,
+            more_users,
+            more,
+            _mapping: mapping,
+        })
     }
 
     /// Lets packets pass between the office and the user's LANs, or lets them vanish; the operator is reached in any case.
@@ -175,7 +212,7 @@ impl<'a> Cast<'a> {
         let node = |index: usize, port: u16| -> Result<Player<'a>> {
             let (listen, public) = (format!("0.0.0.0:{port}"), stage.office.public_address());
             let host = stage.nodes.get(index).context("no such node")?;
-            if stage.more.is_punched {
+            if stage.more.entrance != Entrance::Forwarded {
                 return player(host, &["up", "--listen", &listen]);
             }
             player(host, &["up", "--listen", &listen, "--advertise", &format!("{public}:{port}")])
@@ -220,16 +257,14 @@ impl<'a> Cast<'a> {
             }
             Ok(Ok(()))
         })?;
-        for user in std::iter::once(&self.user).chain(&self.more_users) {
-            wait_until("the user's node knows a way to the device", || {
-                let devices = user.peerage.call(&["devices", "--refresh"])?;
-                let mut listed = devices.as_array().into_iter().flatten();
-                let found = listed.find(|device| device.get("name") == Some(&json!(name)));
-                let is_known = found.and_then(|device| device.get("state")) == Some(&json!("reachable"));
-                Ok(if is_known { Ok(()) } else { Err(devices) })
-            })?;
-        }
-        Ok(())
+        std::iter::once(&self.user).chain(&self.more_users).try_for_each(|user| user.wait_for_device(name))
+    }
+
+    /// Ends the tunnel and the user's node, starts that anew, and waits until it knows a way to the device.
+    pub(super) fn restart_user(&mut self) -> Result<()> {
+        self.tunnel.take().map_or(Ok(()), |(_, daemon)| daemon.stop())?;
+        self.user.restart()?;
+        self.user.wait_for_device("device")
     }
 
     /// Opens the tunnel.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::super::flowing::{self, Passed, now};
-use super::super::village::{Cast, More};
+use super::super::village::{Cast, Entrance, More};
 use super::{MANY, while_flowing};
 use crate::wire::Manner;
 
@@ -48,7 +48,7 @@ pub(super) struct Event {
 pub(super) const ACTS: [(More, &[Event]); 3] = [
     (More::NONE, &EVENTS),
     (More { lenders: 3, ..More::NONE }, &EVENTS_AMONG_SUPER_NODES),
-    (More { lenders: 3, is_punched: true, ..More::NONE }, &EVENTS_OF_PUNCHED_PATHS),
+    (More { lenders: 3, entrance: Entrance::PunchedForAMoment, ..More::NONE }, &EVENTS_OF_PUNCHED_PATHS),
 ];
 
 /// The events where the operator alone relays.

@@ -190,6 +190,8 @@ pub struct Bundle {
     wants_better: bool,
     /// When it is looked next whether there is a better path than those in use, and the pause after that.
     look: Option<(Instant, Duration)>,
+    /// Whether a session is carried by a link that this end dialled.
+    is_served: bool,
     is_usable: bool,
     is_ending: Option<Code>,
     head: Option<Bytes>,
@@ -260,6 +262,7 @@ impl Bundle {
             redial,
             wants_better: false,
             look: None,
+            is_served: false,
             is_usable: false,
             is_ending: None,
             head: None,
@@ -394,7 +397,7 @@ impl Bundle {
         for id in self.links.keys().copied().collect::<Vec<_>>() {
             self.link_timeout(id, now);
         }
-        if let Some((_, pause)) = self.look.filter(|(at, _)| *at <= now) {
+        if let Some((_, pause)) = self.look.filter(|_| self.look_due_at().is_some_and(|at| at <= now)) {
             let pause = (pause * 2).min(LOOK_PAUSE_MAX);
             self.look = Some((now.after(pause), pause));
             self.wants_better = true;
@@ -409,7 +412,7 @@ impl Bundle {
         let links = self.links.values().filter_map(|carrier| carrier.link.poll_timeout());
         let leaving = self.links.values().filter_map(|carrier| carrier.leaves_at);
         let own = self.may_dial_own().then(Instant::default);
-        let look = self.look.map(|(at, _)| at);
+        let look = self.look_due_at();
         let dials = self.redial_at().into_iter().chain(self.seek_at()).chain(own);
         links.chain(sessions).chain(leaving).chain(look).chain(dials).min()
     }

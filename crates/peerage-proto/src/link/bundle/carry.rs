@@ -250,18 +250,26 @@ impl Bundle {
         }
     }
 
-    /// Plans to look for a better path while tunnels do without the best, and not otherwise.
+    /// Plans to look for a better path where links do without the best, and not otherwise. Tunnels that are over sooner than that do not
+    /// put it off.
     fn plan_look(&mut self, now: Instant) {
         let serving = self.links.values().filter(|carrier| carrier.is_dialled() && carrier.is_healthy());
         // By whatever has a link of its own, too.
-        let is_used = serving.clone().any(|carrier| !carrier.streams.is_empty());
+        self.is_served = serving.clone().any(|carrier| !carrier.streams.is_empty());
         // What they cannot use, or are leaving, is no better than none.
-        let mut shared = serving.filter(|c| c.is_shared() && c.link.is_proven() && c.leaves_at.is_none());
-        if !is_used || shared.any(|carrier| carrier.standing.path == super::PathKind::Direct) {
+        let mut shared =
+            serving.clone().filter(|c| c.is_shared() && c.link.is_proven() && c.leaves_at.is_none());
+        let has_best = shared.any(|carrier| carrier.standing.path == super::PathKind::Direct);
+        if has_best || serving.count() == 0 {
             self.look = None;
-        } else if self.look.is_none() {
+        } else if self.look.is_none() && self.is_served {
             self.look = Some((now.after(LOOK_PAUSE), LOOK_PAUSE));
         }
+    }
+
+    /// Returns when a better path is to be looked for: while tunnels are open.
+    pub(super) fn look_due_at(&self) -> Option<Instant> {
+        self.look.filter(|_| self.is_served).map(|(at, _)| at)
     }
 
     /// A link has failed, or may have. If it was of use, what came before counts for nothing.

@@ -340,6 +340,30 @@ fn a_relayed_tunnel_looks_for_a_direct_path_ever_more_rarely_and_takes_it() {
     assert_eq!((world.ends[0].poll_dial(world.now), world.ends[0].links()), (None, 1));
 }
 
+/// Rule 7.26: a page that is made of many short connections.
+#[test]
+fn tunnels_that_are_soon_over_look_for_a_direct_path_as_one_that_lasts_does() {
+    let mut world = World::new();
+    world.link(Purpose::Shared, PathKind::Relayed);
+    let (began_at, mut looks) = (world.now, Vec::new());
+    for _tunnel in 0..40 {
+        let key = world.open();
+        for is_open in [true, false] {
+            if !is_open {
+                world.ends[0].with(key, world.now, |session, _| session.reset(Code::ApplicationReset));
+                world.settle();
+            }
+            world.pass(Duration::from_millis(500));
+            if let Some(dial) = world.ends[0].poll_dial(world.now) {
+                assert!(is_open, "nobody needs a path");
+                looks.push((world.now - began_at).as_secs());
+                world.ends[0].dial_failed(dial, world.now);
+            }
+        }
+    }
+    assert_eq!(looks, [2, 6, 14, 30]);
+}
+
 /// A session that a relay has taken over from a direct link that fell silent, and that works again now.
 fn relayed_instead() -> (World, SessionKey, [LinkId; 2]) {
     let mut world = World::new();

@@ -302,6 +302,28 @@ fn a_device_that_is_found_before_a_tunnel_node_has_answered_is_used_without_a_tu
     assert_eq!(world.legs.dialled.len(), legs, "the path is asked for although nobody needs it");
 }
 
+/// Rule 6.19: a sweep asks every address, so that of many connections only the first makes one.
+#[test]
+fn all_who_look_for_a_device_on_the_own_lan_share_one_search() {
+    let (mut world, _, neighbour) = beside_a_printer_without_tls(30);
+    world.has_lans = true;
+    world.host(neighbour).held.searches = Some(Vec::new());
+    let route = || Command::Route { device: "hp".to_owned(), service: None };
+    // One that goes another way meanwhile, and two that wait.
+    assert!(matches!(world.route(neighbour, "hp", None), Answer::Route(_)));
+    let tasks = [world.command(neighbour, route()), world.command(neighbour, route())];
+    let [search] = world.host(neighbour).held.searches.take().unwrap()[..] else { panic!("not one search") };
+    world.input(neighbour, Input::DeviceFound { task: search, found: Some(found("192.168.1.77")) });
+    for task in tasks {
+        let Answer::Route(route) = world.await_answer(neighbour, task) else { panic!("no route") };
+        assert_eq!(route.way, Way::Local("192.168.1.77:631".parse().unwrap()));
+    }
+    // The next wish is a new search.
+    world.host(neighbour).held.searches = Some(Vec::new());
+    world.command(neighbour, route());
+    assert_eq!(world.host(neighbour).held.searches.as_ref().unwrap().len(), 1);
+}
+
 /// Rule 6.19: a certificate takes a printer a while, and one that hangs is not waited for.
 #[test]
 fn a_device_that_is_here_has_some_time_to_show_its_certificate() {
@@ -335,7 +357,8 @@ fn a_device_without_tls_that_is_here_is_used_without_the_link_that_stands() {
     world.input(neighbour, Input::LinkUp(peer));
     let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
     assert!(matches!(route.way, Way::Tunnel { begun: None, .. }), "{:?}", route.way);
-    world.host(neighbour).held.searches = None;
+    let [search] = world.host(neighbour).held.searches.take().unwrap()[..] else { panic!("not one search") };
+    world.input(neighbour, Input::DeviceFound { task: search, found: None });
     let Answer::Route(route) = world.route(neighbour, "hp", None) else { panic!("no route") };
     assert_eq!(route.way, Way::Local("192.168.1.77:631".parse().unwrap()));
     // Nobody is looked up for that: where it would have to be, the link is used.

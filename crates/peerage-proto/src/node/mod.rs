@@ -554,6 +554,7 @@ impl Node {
         self.relocate(now);
         self.readdress_role(now);
         self.forget_paths();
+        self.forget_searches_here();
     }
 
     /// Finds the locations anew: the networks have changed, or the keys.

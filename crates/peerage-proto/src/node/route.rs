@@ -111,12 +111,14 @@ pub(super) struct Routing {
     looked_up_at: BTreeMap<NodeId, Instant>,
     /// When no neighbour was met who serves a device.
     unmet_at: BTreeMap<DeviceId, Instant>,
+    /// The searches of the own LAN that are under way, also those for which nobody waits any more.
+    finding: BTreeMap<TaskId, (DeviceId, Instant)>,
     /// Who was found lately, so that the next tunnel needs no look-up (Rule 6.4).
     found: BTreeMap<DeviceId, FoundNodes>,
 }
 
 impl Routing {
-    pub(super) fn sizes(&self) -> [TableSize; 7] {
+    pub(super) fn sizes(&self) -> [TableSize; 8] {
         [
             TableSize::new("routes", self.searches.len(), MAX_ROUTES),
             TableSize::new("failed routes", self.failed_at.len(), MAX_REMEMBERED),
@@ -125,6 +127,7 @@ impl Routing {
             TableSize::new("nodes looked up", self.looked_up_at.len(), MAX_REMEMBERED),
             TableSize::new("neighbours not met", self.unmet_at.len(), MAX_REMEMBERED),
             TableSize::new("tunnel-nodes found", self.found.len(), MAX_REMEMBERED),
+            TableSize::new("devices looked for here", self.finding.len(), MAX_REMEMBERED),
         ]
     }
 

@@ -10,7 +10,7 @@ use peerage_wire::message::Request;
 use peerage_wire::record::{EndDevice, LocalPolicy};
 use peerage_wire::time::{Instant, Now};
 
-use super::{FAILED_FOR, MAX_REMEMBERED, Search, Stage, Target, chosen_service};
+use super::{FAILED_FOR, MAX_REMEMBERED, ROUTE_TIMEOUT, Search, Stage, Target, chosen_service};
 use crate::node::lookup::Server;
 use crate::node::openings::proving_port;
 use crate::node::{Found, Node, Output, PinProof, Purpose, RequestId, TaskId, Way};
@@ -119,7 +119,7 @@ impl Node {
         let name = search.device.clone();
         let Some(device) = self.named_device(&name).cloned() else { return self.not_here(task, now) };
         if is_here {
-            let find = self.find_on_lan(&device);
+            let find = self.find_on_lan(&device, now);
             self.set_here(task, Here::Finding(find));
         } else {
             self.note_unmet(device.device, now.mono);
@@ -137,16 +137,30 @@ impl Node {
 
     /// Looks for a device on the own LAN that proves itself.
     pub(super) fn find_here(&mut self, task: TaskId, device: &EndDevice, now: Now) {
-        let find = self.find_on_lan(device);
+        let find = self.find_on_lan(device, now);
         self.seek_here(task, Here::Finding(find), now);
     }
 
-    fn find_on_lan(&mut self, device: &EndDevice) -> TaskId {
+    /// Returns the search of the own LAN for a device; one is enough for all who want it, since a sweep asks every address.
+    fn find_on_lan(&mut self, device: &EndDevice, now: Now) -> TaskId {
+        let finding = &mut self.routing.finding;
+        finding.retain(|_, (_, since)| now.mono - *since < ROUTE_TIMEOUT);
+        if let Some((find, _)) = finding.iter().find(|(_, (sought, _))| *sought == device.device) {
+            return *find;
+        }
         let find = self.new_task();
         let interfaces = self.places.interfaces_at(&device.site);
         let mac = device.mac;
         self.outputs.push_back(Output::FindDevice { task: find, mac, last: None, interfaces });
+        if self.routing.finding.len() < MAX_REMEMBERED {
+            self.routing.finding.insert(find, (device.device, now.mono));
+        }
         find
+    }
+
+    /// The networks have changed: where a device was does not say where it is.
+    pub(in crate::node) fn forget_searches_here(&mut self) {
+        self.routing.finding.clear();
     }
 
     fn set_here(&mut self, task: TaskId, here: Here) {
@@ -182,11 +196,18 @@ impl Node {
         now: Now,
     ) -> bool {
         let is_waiting = |search: &Search| matches!(search.here, Some(Here::Finding(one)) if one == find);
-        let Some(task) = self.search_that(is_waiting) else { return false };
-        let chosen = self.chosen(task).zip(found.filter(|found| self.may_dial_device(*found)));
-        let Some(((device, service), found)) = chosen else {
-            self.not_here(task, now);
-            return true;
+        let was_shared = self.routing.finding.remove(&find).is_some();
+        let waiting = self.searches_that(is_waiting);
+        let found = found.filter(|found| self.may_dial_device(*found));
+        for task in &waiting {
+            self.device_found_for(*task, found, now);
+        }
+        was_shared || !waiting.is_empty()
+    }
+
+    fn device_found_for(&mut self, task: TaskId, found: Option<Found>, now: Now) {
+        let Some(((device, service), found)) = self.chosen(task).zip(found) else {
+            return self.not_here(task, now);
         };
         let address = SocketAddr::new(found.address, service.port);
         match proving_port(&device, &service) {
@@ -203,13 +224,12 @@ impl Node {
             }
             None => self.found_here(task, &device, service, address),
         }
-        true
     }
 
     /// Takes what a device on the own LAN has shown. Returns false if it was not for a route.
     pub(in crate::node) fn local_pin_proven(&mut self, prove: TaskId, proof: PinProof, now: Now) -> bool {
         let is_waiting = |search: &Search| matches!(search.here, Some(Here::Proving(one, _)) if one == prove);
-        let Some(task) = self.search_that(is_waiting) else { return false };
+        let Some(task) = self.searches_that(is_waiting).pop() else { return false };
         let here = self.routing.searches.get(&task).and_then(|search| search.here.clone());
         match (proof, here, self.chosen(task)) {
             (PinProof::Matches, Some(Here::Proving(_, address)), Some((device, service))) => {
@@ -227,7 +247,7 @@ impl Node {
         self.found_way(task, device, service, Way::Local(address));
     }
 
-    fn search_that(&self, is: impl Fn(&Search) -> bool) -> Option<TaskId> {
-        self.routing.searches.iter().find_map(|(task, search)| is(search).then_some(*task))
+    fn searches_that(&self, are: impl Fn(&Search) -> bool) -> Vec<TaskId> {
+        self.routing.searches.iter().filter(|(_, search)| are(search)).map(|(task, _)| *task).collect()
     }
 }

@@ -37,7 +37,7 @@ const fn class(name: &'static str, mapping: Behaviour, filtering: Behaviour, por
     Class { name, nat: Some(NatConfig { mapping, filtering, lifetime, hairpinning: false, ports }) }
 }
 
-const CLASSES: [Class; 12] = {
+const CLASSES: [Class; 13] = {
     use Behaviour::{
         AddressAndPortDependent as Port, AddressDependent as Address, EndpointIndependent as Free,
     };
@@ -48,6 +48,7 @@ const CLASSES: [Class; 12] = {
         class("EIM ADF", Free, Address, Scattered),
         class("EIM APDF", Free, Port, Scattered),
         class("preserving EIM EIF", Free, Free, Preserved),
+        class("preserving EIM ADF", Free, Address, Preserved),
         class("preserving EIM APDF", Free, Port, Preserved),
         class("ADM APDF random", Address, Port, Scattered),
         class("ADM APDF sequential", Address, Port, Sequential),

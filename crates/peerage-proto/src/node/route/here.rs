@@ -21,7 +21,7 @@ const MAX_NEIGHBOURS: usize = 2;
 /// How long the own LAN alone is asked before tunnel-nodes are asked as well. A LAN answers within milliseconds if the system knows where the
 /// device is; otherwise all addresses are swept, which takes seconds. Longer makes applications wait for that, shorter takes tunnels that
 /// nobody needs.
-const HEAD_START: Duration = Duration::from_millis(50);
+const HEAD_START: Duration = Duration::from_millis(20);
 
 /// How long a device that was found in that time may take to show its certificate before tunnel-nodes are asked as well. Printers sign
 /// slowly; longer makes applications wait for one that hangs, shorter has tunnel-nodes carry what needs none.

@@ -4,7 +4,7 @@ use peerage_wire::cbor::MapWriter;
 use peerage_wire::limits::MAX_TAGS;
 use proptest::prelude::*;
 
-use super::testing::{LATER, Made, NOW, node_info, record, super_node, super_node_id};
+use super::testing::{LATER, Made, NOW, looked_at, node_info, record, super_node, super_node_id};
 use super::*;
 
 fn keys<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<RecordKey> {
@@ -144,6 +144,30 @@ fn tags_find_what_carries_them_and_forget_what_does_not_any_more() {
     assert!(records.is_empty() && records.tags.is_empty());
     assert!(records.tag_places.is_empty() && records.places.is_empty());
     assert_eq!(records.bytes_held(), 0);
+}
+
+/// Who holds a place is found among those who may, however many hold others, and although some hold everything or next to nothing.
+#[test]
+fn finding_the_holders_of_a_place_costs_what_lies_near_it() {
+    let mut records = Records::default();
+    let parts = (0..400_u32).map(|n| Segment { from: place(n * 1_000, 7), to: place(n * 1_000 + 999, 6) });
+    let inner = (0..4_u32).map(|n| n << 30).map(|from| (place(50_500, from), from));
+    let inner = inner.map(|(from, low)| Segment { from, to: place(50_500, low + ((1 << 30) - 1)) });
+    let spot = Segment { from: place(9_999, 1), to: place(9_999, 1) };
+    let all: Vec<_> = parts.chain(inner).chain([Segment::ALL, spot]).collect();
+    for (domain, segment) in (0..).zip(&all) {
+        records.insert(super_node(domain, 1, *segment).build());
+    }
+    let ends = all.iter().flat_map(|segment| [segment.from, segment.to]);
+    let spots = ends.flat_map(|at| [at.0.saturating_sub(1), at.0, at.0.saturating_add(1)]).map(PlacementKey);
+    for range in spots.map(|at| Segment { from: at, to: at }) {
+        let (found, looked) =
+            looked_at(|| records.super_nodes(range, NOW).map(|(_, at)| at).collect::<Vec<_>>());
+        let found: BTreeSet<_> = found.into_iter().collect();
+        assert_eq!(found, all.iter().filter(|segment| segment.overlaps(&range)).copied().collect());
+        assert!(looked <= 12, "{looked} for {range}");
+    }
+    assert_eq!(records.super_nodes(Segment::ALL, NOW).count(), all.len());
 }
 
 /// Rules 2.14 and 2.18: who holds a place is what the newest valid SuperNode records say.

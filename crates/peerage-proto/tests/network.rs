@@ -588,6 +588,20 @@ fn a_mapped_port_is_where_others_dial_a_tunnel_node() {
     assert!(candidates(&mut world, user).contains(&external.parse().unwrap()));
 }
 
+/// Rule 6.17: who stands on the same LAN dials there first. From inside, hardly any router leads back to a port that it forwards.
+#[test]
+fn beside_the_device_a_tunnel_node_is_dialled_on_the_lan_before_its_mapped_port() {
+    let (mut world, site, neighbour) = beside_a_printer_without_tls(31);
+    world.has_lans = true;
+    world.input(site, mapped("45.10.0.9:17400"));
+    world.run(Duration::from_secs(15));
+    world.host(neighbour).lan.clear();
+    let found = candidates(&mut world, neighbour);
+    let [lan, outer] = ["192.168.1.10:7400", "45.10.0.9:17400"].map(|address| address.parse().unwrap());
+    let at = |place: SocketAddr| found.iter().position(|address| *address == place);
+    assert!(at(lan) == Some(0) && at(outer).is_some(), "{found:?}");
+}
+
 /// Rule 6.82: a router that is itself behind another one gives what nobody outside reaches.
 #[test]
 fn what_a_router_behind_another_gives_is_not_offered() {

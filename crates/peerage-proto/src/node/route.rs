@@ -428,7 +428,7 @@ impl Node {
             return None;
         }
         self.endpoint.learn_peer(member, public.statement, now);
-        let announced = self.dialable(private.candidates);
+        let announced = self.dialable(private.candidates, device);
         Some(Target { member, announced, attached_to: private.attachments })
     }
 
@@ -458,9 +458,12 @@ impl Node {
         self.ask_for_path(task, device, targets, now);
     }
 
-    /// Returns those of the places that somebody names which may be dialled from here.
-    fn dialable(&self, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    /// Returns those of the places that a tunnel-node names which may be dialled from here. Where its device is here as well, those on this
+    /// LAN come first: from inside, hardly any router leads back to its outer address.
+    fn dialable(&self, mut candidates: Vec<Candidate>, device: &EndDevice) -> Vec<Candidate> {
         candidates.retain(|c| may_dial(c.address.ip(), &self.interfaces, self.one_machine));
+        let here = self.interfaces_here(device);
+        candidates.sort_by_key(|c| !here.iter().any(|own| own.is_on_link(c.address.ip())));
         candidates
     }
 

@@ -313,7 +313,8 @@ impl Node {
         self.give_up(asking.attempts);
         // What it says now comes before what it announced minutes ago. UDP asks nobody whether it wants to be sent to, so there only
         // what the node has signed counts.
-        let mut places = self.dialable(said.candidates);
+        let device = self.devices.get(&asking.device).map(|(_, device)| device);
+        let mut places = device.map_or_else(Vec::new, |device| self.dialable(said.candidates, device));
         places.retain(|candidate| candidate.transport == Transport::Tcp);
         let named: BTreeSet<_> = places.iter().map(|c| (c.transport, c.address)).collect();
         places.extend(target.announced.iter().filter(|c| !named.contains(&(c.transport, c.address))));

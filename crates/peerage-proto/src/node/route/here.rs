@@ -11,6 +11,7 @@ use peerage_wire::record::{EndDevice, LocalPolicy};
 use peerage_wire::time::{Instant, Now};
 
 use super::{FAILED_FOR, MAX_REMEMBERED, ROUTE_TIMEOUT, Search, Stage, Target, chosen_service};
+use crate::lan::Interface;
 use crate::node::lookup::Server;
 use crate::node::openings::proving_port;
 use crate::node::{Found, Node, Output, PinProof, Purpose, RequestId, TaskId, Way};
@@ -50,6 +51,12 @@ impl Node {
         }
     }
 
+    /// Returns the own interfaces that are at one of the device's locations.
+    pub(super) fn interfaces_here(&self, device: &EndDevice) -> Vec<&Interface> {
+        let here = self.places.interfaces_at(&device.site);
+        self.interfaces.iter().filter(|own| here.contains(&own.index)).collect()
+    }
+
     /// Returns whether neighbours may still prove the place: the device proves nothing itself, and that was not tried for this route, nor in
     /// vain a moment ago.
     pub(super) fn may_meet(&self, task: TaskId, device: &EndDevice, now: Now) -> bool {
@@ -75,8 +82,7 @@ impl Node {
         if !self.may_meet(task, device, now) {
             return false;
         }
-        let here = self.places.interfaces_at(&device.site);
-        let here: Vec<_> = self.interfaces.iter().filter(|own| here.contains(&own.index)).cloned().collect();
+        let here: Vec<_> = self.interfaces_here(device).into_iter().cloned().collect();
         let mut asked = BTreeMap::new();
         for target in targets {
             let udp = target.announced.iter().filter(|candidate| candidate.transport == Transport::Udp);

@@ -107,7 +107,7 @@ impl Draft<'_> {
                 break;
             }
             let fits = self.records_in(&piece) <= room;
-            let cuts = || self.cuts(&Part { segment: piece, holders: BTreeSet::new() });
+            let cuts = || self.cuts(&Part { segment: piece, holders: BTreeSet::new() }, true);
             if let Some(cut) = (!fits).then(cuts).and_then(|cuts| cuts.first().copied()) {
                 let (low, high) = sides(&piece, cut);
                 rest.extend([high, low]);
@@ -218,19 +218,26 @@ impl Draft<'_> {
         }
         let crowded = self.is_crowded(part, enough);
         let with_vendor = vendors > if crowded { self.parts.len() } else { 0 };
-        let cuts = self.cuts(part);
+        let cuts = self.cuts(part, self.is_too_large(part));
         let split = |stay| cuts.iter().find_map(|cut| self.halves(part, *cut, stay, with_vendor));
         split(true).or_else(|| if crowded { split(false) } else { None })
     }
 
     pub(super) fn is_crowded(&self, part: &Part, enough: usize) -> bool {
-        let too_much = || self.present(part).iter().any(|member| !self.fits(&member.id, &part.segment));
-        enough >= 3 * REPLICAS || (enough >= 2 * REPLICAS && too_much())
+        let is_too_large = || self.is_too_large(part);
+        (enough >= 2 * REPLICAS && is_too_large())
+            || (enough >= 3 * REPLICAS && !self.cuts(part, false).is_empty())
+    }
+
+    /// Returns whether somebody holds more of a segment than there is room for.
+    fn is_too_large(&self, part: &Part) -> bool {
+        self.present(part).iter().any(|member| !self.fits(&member.id, &part.segment))
     }
 
     /// Returns where a segment could be cut, the most even first: at the bounds of the domain in the middle and of
-    /// its holders' domains; inside a domain only if that has most of the records.
-    fn cuts(&self, part: &Part) -> Vec<PlacementKey> {
+    /// its holders' domains. If one domain has most of the records it is cut itself where that is for room, and else kept whole, for its
+    /// members have to know everybody who holds any place of it.
+    fn cuts(&self, part: &Part, for_room: bool) -> Vec<PlacementKey> {
         let Segment { from, to } = part.segment;
         let middle = self.middle(&part.segment);
         let own = part.holders.iter().map(|id| id.domain).filter(|domain| part.segment.touches(*domain));
@@ -245,10 +252,12 @@ impl Draft<'_> {
             let (left, right) = sides(&part.segment, cut);
             self.weight(&left).min(self.weight(&right))
         };
-        let weighed = bounds.into_iter().map(|cut| (smaller(cut), cut));
-        let mut cuts: Vec<_> =
-            weighed.filter(|(weight, _)| weight.saturating_mul(SMALLEST_SHARE) >= total).collect();
-        if cuts.is_empty() && from < middle {
+        let mut cuts: Vec<_> = bounds.into_iter().map(|cut| (smaller(cut), cut)).collect();
+        let is_even = |(weight, _): &(u128, _)| weight.saturating_mul(SMALLEST_SHARE) >= total;
+        if for_room || cuts.iter().any(is_even) {
+            cuts.retain(is_even);
+        }
+        if cuts.is_empty() && for_room && from < middle {
             cuts.push((smaller(middle), middle));
         }
         cuts.sort_by_key(|(weight, cut)| (Reverse(*weight), *cut));

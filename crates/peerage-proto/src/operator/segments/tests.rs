@@ -137,20 +137,25 @@ fn who_has_not_fetched_everything_is_not_counted_for_a_split() {
     assert_eq!(net.segments().len(), 2);
 }
 
+/// Rule 6.73: whoever belongs to a domain has to know all who hold any place of it, and of a large one these would be nearly everybody.
 #[test]
-fn a_domain_with_most_of_the_records_is_cut() {
-    let mut net = Net::new();
+fn a_domain_with_most_of_the_records_is_cut_for_room_alone() {
     let huge = Domain(0x4000_0000);
-    net.load.insert(huge, 1_000_000);
-    for n in 1..=20 {
-        net.join(n << 24);
-    }
-    net.settle();
-    let cut = net.segments().iter().filter(|segment| segment.touches(huge)).count();
-    assert!(cut > 1, "{:?}", net.segments());
-    let pieces: Vec<_> = net.coverage().segments_of(huge).map(|(piece, _)| piece).collect();
-    let sizes = pieces.iter().map(|piece| piece.to.0 - piece.from.0);
-    assert!(sizes.max().unwrap() < 0xffff_ffff, "no piece is the whole domain: {pieces:?}");
+    let pieces_with = |capacity| {
+        let mut net = Net::new();
+        net.load = (1..=40).map(|n| (Domain(n << 25), 1_000)).chain([(huge, 1_000_000)]).collect();
+        for n in 1..=200 {
+            let id = net.join(n << 23);
+            net.nodes.get_mut(&id).unwrap().capacity = capacity;
+        }
+        net.settle();
+        assert!(net.segments().len() >= 30, "the others are divided as ever: {}", net.segments().len());
+        assert!(net.segments().into_iter().all(|segment| net.strength(segment) >= REPLICAS));
+        net.coverage().segments_of(huge).count()
+    };
+    assert_eq!(pieces_with(u64::MAX), 1);
+    assert_eq!(pieces_with(1_400_000), 1);
+    assert_eq!(pieces_with(400_000), 4);
 }
 
 #[test]

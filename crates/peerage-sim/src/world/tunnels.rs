@@ -22,6 +22,9 @@ use crate::shell::{CarrierId, Want};
 /// How long a connection attempt waits for an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How soon after an attempt that is not answered the next candidate is tried beside it, as programs do.
+const STAGGER: Duration = Duration::from_millis(250);
+
 /// How long bytes wait before they are tried again on a path that carries nothing.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -181,8 +184,8 @@ impl World {
         };
         let next = next.saturating_add(1);
         let Some(other) = self.answering(site, candidate) else {
-            return self
-                .schedule_in(CONNECT_TIMEOUT, Due::Dial { host: index, boot, peer, dial, candidates, next });
+            let wait = if next < candidates.len() { STAGGER } else { CONNECT_TIMEOUT };
+            return self.schedule_in(wait, Due::Dial { host: index, boot, peer, dial, candidates, next });
         };
         let far = self.hosts.get(other).map_or(site, |host| host.site);
         // TCP's and TLS's handshakes: two round trips.

@@ -67,6 +67,7 @@ fn everybody_who_arrives_in_the_morning_prints() {
     let outcome = small(Experiment::Morning);
     assert_eq!(outcome.finding("opened_lowest"), Some(1.0));
     assert_eq!(outcome.finding("segments_of_one_organisation"), Some(1.0), "all of it fits into any memory");
+    assert!(outcome.finding("slowest_millis").unwrap() < 1_000.0, "also beside the printer");
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
             "99 of 100 within ms",
             "operator: messages/s in the hour",
             "heard in the worst second",
+            "a super-node sends datagrams/s",
+            "the busiest",
         ],
     );
     let (mut curves, mut worst, mut slowest, mut most_cut) = (Vec::new(), 1.0_f64, 0.0_f64, 0.0_f64);
@@ -101,13 +103,19 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
 /// The column that says over how many segments the records of the largest organisation lie.
 const SEGMENTS: usize = 4;
 
-type Morning = ([f64; 10], Vec<(f64, f64)>, f64, f64);
+type Morning = ([f64; 12], Vec<(f64, f64)>, f64, f64);
 
 /// Returns over how many segments the records of an organisation lie.
 fn segments(world: &World, domain: Domain) -> usize {
     let now = crate::host::true_time(world.now()).unix;
     let held = world.ledger.super_nodes(now).map(|(_, segment)| segment);
     held.filter(|segment| segment.touches(domain)).collect::<BTreeSet<_>>().len()
+}
+
+/// Returns how many datagrams some computers have sent on average, and the one that has sent the most.
+fn sent_by(world: &World, hosts: std::ops::Range<usize>) -> (f64, f64) {
+    let sent: Vec<_> = hosts.map(|host| sum(world.counts(host).datagrams)).collect();
+    (sent.iter().sum::<f64>() / count(sent.len()), sent.iter().copied().fold(0.0, f64::max))
 }
 
 fn measure(size: Size, terms: Terms) -> Result<Morning, DraftError> {
@@ -138,7 +146,7 @@ fn measure(size: Size, terms: Terms) -> Result<Morning, DraftError> {
     let what = format!("{} people", size.people());
     terms.run_until(&mut world, &what, began);
     world.count_from_here();
-    let (mut points, mut before, mut in_the_hour) = (Vec::new(), 0, 0.0);
+    let (mut points, mut before, mut in_the_hour, mut lent) = (Vec::new(), 0, 0.0, (0.0, 0.0));
     for part in 1..=PARTS {
         terms.run_until(&mut world, &what, began.after(HOUR * part / 12));
         let heard = world.operator_counts(0).messages();
@@ -146,6 +154,7 @@ fn measure(size: Size, terms: Terms) -> Result<Morning, DraftError> {
         before = heard;
         if part == 12 {
             in_the_hour = sum(heard) / HOUR.as_secs_f64();
+            lent = sent_by(&world, town.lenders());
         }
     }
     let peak = sum(world.operator_peak(0));
@@ -165,6 +174,8 @@ fn measure(size: Size, terms: Terms) -> Result<Morning, DraftError> {
         fared.slow_millis,
         in_the_hour,
         peak,
+        lent.0 / HOUR.as_secs_f64(),
+        lent.1 / HOUR.as_secs_f64(),
     ];
     Ok((row, points, fared.reached, fared.slow_millis))
 }

@@ -5,6 +5,8 @@
 //! else the machine does disturbs both alike, and what counts is the median of their ratios.
 
 mod agree;
+mod apart;
+mod crowd;
 mod ledger;
 mod machine;
 mod many;
@@ -84,7 +86,7 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
         records: u32,
     },
-    /// Computers that join, against plain writes
+    /// Computers that join, against plain writes, and members that ask for their domain's Head, against Pings
     Operator(How),
     /// A node with nothing to do: how soon it is ready, what it occupies, how much time it takes
     Rest(How),
@@ -97,7 +99,13 @@ enum What {
         programs: Option<PathBuf>,
     },
     /// What the thesis measured in 2013, with its figures beside
-    Thesis(How),
+    Thesis {
+        #[command(flatten)]
+        how: How,
+        /// A build of this program without optimisation, to be compared with this one
+        #[arg(long, value_name = "PROGRAM")]
+        debug_build: Option<PathBuf>,
+    },
     /// What other processes of a bench do
     #[command(hide = true, subcommand)]
     Part(Part),
@@ -160,6 +168,8 @@ enum Part {
     Device,
     /// Answer datagrams with themselves
     Echo,
+    /// Ask an operator from another network namespace
+    Apart(How),
     /// Pass connections on, plainly
     Hop { target: SocketAddr },
 }
@@ -189,17 +199,19 @@ pub(crate) fn run(args: &Bench, output: Output) -> Result {
         What::Operator(how) => operator::operator(how)?,
         What::Rest(how) => rest::rest(how)?,
         What::Peers { how, programs } => peers::peers(how, programs.as_deref())?,
-        What::Thesis(how) => thesis::thesis(how)?,
+        What::Thesis { how, debug_build } => thesis::thesis(how, debug_build.as_deref())?,
         What::Part(part) => return Ok(serve(part, output)?),
     };
     output.result(&report, report::Report::to_text)
 }
 
 fn serve(part: &Part, output: Output) -> anyhow::Result<()> {
-    let ready = |listen| output.json(&Ready { listen }).map_err(|_| anyhow::anyhow!("nobody listens"));
+    let unheard = |_| anyhow::anyhow!("nobody listens");
+    let ready = |listen| output.json(&Ready { listen }).map_err(unheard);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match part {
         Part::Echo => udp::echo(ready),
+        Part::Apart(how) => output.json(&apart::inside(*how)?).map_err(unheard),
         Part::Device => runtime.block_on(tcp::device(ready)),
         Part::Hop { target } => runtime.block_on(tcp::hop(*target, ready)),
     }

@@ -1,53 +1,20 @@
-//! Sealed messages a second: members of the network ask the operator, as they would ask a super-node.
-//!
-//! The members exist for the bench alone: their records are signed here with the key of the bench's own operator, because joining one by
-//! one is limited on purpose. Each has a port and a sealing key of its own, and opens its context as any stranger would: with an
-//! introduction, and with a cookie when the operator wants one.
+//! Sealed messages a second: what members of the network get from the operator, as they would from a super-node.
 
-use std::{
-    fs,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
-    time::{Duration, Instant},
-};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use chacha20::ChaCha20Rng;
-use peerage_node::clock::Clock;
-use peerage_wire::{
-    crypto::{Real, TAG_SIZE},
-    id::{Domain, NetworkId, NodeId, from_hex},
-    intro::{Introduction, KeyStatement},
-    keys::{AgreementKey, IdentityKey},
-    limits::MAX_DATAGRAM,
-    message::{Reply, Request},
-    packet::{COOKIE_SIZE, HintReason, Packet, SHORT_OVERHEAD},
-    record::{Draft, Header, NodeBody, Roles, Table},
-    seal::{Ends, SendContext},
-    time::UnixTime,
-};
-use rand_core::SeedableRng as _;
+use anyhow::{Result, ensure};
+use peerage_wire::message::Request;
 
 use super::{
-    How, ledger,
+    How,
+    crowd::{Crowd, DOMAIN, Operator},
+    ledger,
     machine::{cpu, resident},
     network::Network,
     report::{Case, Report, Run, median},
     strangers::Strangers,
-    udp::{self, Count, Plain, Talk},
+    udp::{self, Count, Plain},
 };
-
-/// How long the answer to a first contact is waited for before it is sent again, and how often it is sent.
-const CONTACT_TIMEOUT: Duration = Duration::from_millis(500);
-const MAX_ATTEMPTS: u32 = 20;
-
-/// How long a member's record and key are good: the bench takes minutes.
-const LIFE: Duration = Duration::from_secs(6 * 3_600);
-
-/// Members on one address of this computer: the operator limits what it spends on strangers of one address.
-const PEERS_PER_ADDRESS: usize = 50;
-
-/// The domain of the members, which are nobody else's.
-const DOMAIN: Domain = Domain(7);
 
 /// Measures Pings, with the same number of peers, the same beside a flood of strangers, and with one.
 pub(super) fn messages(how: &How, peers: usize) -> Result<Report> {
@@ -81,7 +48,7 @@ fn ping(
 ) -> Result<Case> {
     let (mut runs, mut cost, mut plain_cost, mut same) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut lost = Count::default();
-    let size = crowd.size();
+    let size = Crowd::ping_size();
     for _ in 0..how.runs() {
         let one = udp::bind(Ipv4Addr::LOCALHOST)?;
         one.connect(echo)?;
@@ -93,10 +60,10 @@ fn ping(
         lost.lost += own.lost;
         lost.wrong += own.wrong;
         runs.push(Run::new(own.per_second(), plain.per_second()));
-        let sockets = connected(crowd.peers.len(), echo)?;
+        let sockets = connected(crowd.len(), echo)?;
         same.push(udp::flood(&sockets, how.length(), &mut Plain { size })?.per_second());
     }
-    let peers = crowd.peers.len();
+    let peers = crowd.len();
     let case = Case::new(format!("Ping, {peers} {}", if peers == 1 { "peer" } else { "peers" }), runs);
     let ratio = case.value / median(same.clone()).max(1e-9);
     Ok(case
@@ -125,7 +92,7 @@ fn beside_strangers(how: &How, crowd: &mut Crowd, operator: &Operator) -> Result
         rates.push(sent);
         lost += flooded.lost;
     }
-    let peers = crowd.peers.len();
+    let peers = crowd.len();
     Ok(Case::new(
         format!("Ping, {peers} peers beside a flood of strangers, against one that goes to nobody"),
         runs,
@@ -172,7 +139,7 @@ pub(super) fn lookups(how: &How, peers: usize, records: u32) -> Result<Report> {
 }
 
 /// Does something, and returns what each answer cost a process in microseconds.
-fn costing(process: u32, act: impl FnOnce() -> Result<Count>) -> Result<(Count, f64)> {
+pub(super) fn costing(process: u32, act: impl FnOnce() -> Result<Count>) -> Result<(Count, f64)> {
     let before = cpu(process);
     let count = act()?;
     let spent = cpu(process).saturating_sub(before);
@@ -187,264 +154,4 @@ fn connected(count: usize, to: SocketAddr) -> Result<Vec<UdpSocket>> {
             Ok(socket)
         })
         .collect()
-}
-
-/// Makes a generator of random numbers from the system's randomness, which would cost a call each time.
-pub(super) fn rng() -> Result<ChaCha20Rng> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|_| anyhow!("the system has no randomness"))?;
-    Ok(ChaCha20Rng::from_seed(seed))
-}
-
-/// An operator of its own with members that ask it.
-pub(super) struct Responder {
-    crowd: Crowd,
-    id: NodeId,
-    _network: Network,
-}
-
-impl Responder {
-    /// Starts it, and lets so many members say their first word.
-    pub(super) fn start(peers: usize) -> Result<Self> {
-        let network = Network::start()?;
-        let operator = Operator::find(&network)?;
-        let crowd = operator.crowd(peers, network.operator.process())?;
-        Ok(Self { crowd, id: operator.id, _network: network })
-    }
-
-    /// Returns the operator's id.
-    pub(super) const fn id(&self) -> NodeId {
-        self.id
-    }
-
-    /// Returns how many answers come in a second.
-    pub(super) fn flood(&mut self, length: Duration, request: &Request) -> Result<f64> {
-        let count = self.crowd.flood(length, &mut || request.clone())?;
-        ensure!(count.answers > 0, "the operator does not answer");
-        Ok(count.per_second())
-    }
-}
-
-/// The bench's operator, as its members see it, and the key that makes members.
-struct Operator {
-    network: NetworkId,
-    id: NodeId,
-    identity: IdentityKey,
-    address: SocketAddr,
-}
-
-impl Operator {
-    fn find(network: &Network) -> Result<Self> {
-        let text = fs::read_to_string(network.operator.computer.data().join("operator.key"))?;
-        let seed = text.lines().find_map(|line| line.strip_prefix("identity "));
-        let seed = seed.context("the operator's key file has another form")?;
-        let identity = IdentityKey::from_seed(&from_hex(seed).map_err(|_| anyhow!("the key is no key"))?);
-        let id = from_hex(&network.network_id).map_err(|_| anyhow!("the network id is none"))?;
-        Ok(Self {
-            network: NetworkId(id),
-            id: identity.node_id(Domain::OPERATORS),
-            identity,
-            address: network.address,
-        })
-    }
-
-    /// Returns what a member says first, with its introduction and without a cookie.
-    fn first_word(&self) -> Result<Vec<u8>> {
-        let mut rng = rng()?;
-        let now = Clock::new().now().unix;
-        let member = Member::new(self, now, &mut rng)?;
-        let introduction = member.introduction.clone();
-        let mut receiver = *AgreementKey::generate(&mut rng).public();
-        let Peer { mut context, .. } = member.contact(self, 0, &mut receiver, &mut rng)?;
-        let request = Request::Ping;
-        let sealed = context.seal_long(
-            request.class(),
-            &request.encode(),
-            Some(introduction),
-            None,
-            Clock::new().now().unix,
-            (&Real, &mut rng),
-        );
-        Ok(sealed.map_err(|_| anyhow!("a Ping cannot be sealed"))?.datagram)
-    }
-
-    /// Makes members and lets each say its first word.
-    fn crowd(&self, count: usize, responder: u32) -> Result<Crowd> {
-        let mut rng = rng()?;
-        let now = Clock::new().now().unix;
-        let members: Vec<_> = (0..count).map(|_| Member::new(self, now, &mut rng)).collect::<Result<_>>()?;
-        let mut receiver = *AgreementKey::generate(&mut rng).public();
-        let (before, began_at) = (cpu(responder), Instant::now());
-        let mut peers = Vec::new();
-        for (index, member) in members.into_iter().enumerate() {
-            peers.push(member.contact(self, index, &mut receiver, &mut rng)?);
-        }
-        let spent = cpu(responder).saturating_sub(before).as_secs_f64();
-        Ok(Crowd {
-            contacts_per_second: count as f64 / began_at.elapsed().as_secs_f64(),
-            contact_cpu_us: spent * 1e6 / (count.max(1) as f64),
-            peers,
-            rng,
-        })
-    }
-}
-
-struct Member {
-    id: NodeId,
-    agreement: AgreementKey,
-    introduction: Introduction,
-}
-
-impl Member {
-    fn new(operator: &Operator, now: UnixTime, rng: &mut ChaCha20Rng) -> Result<Self> {
-        let identity = IdentityKey::generate(rng);
-        let id = identity.node_id(DOMAIN);
-        let (agreement, receiving) = (AgreementKey::generate(rng), AgreementKey::generate(rng));
-        let body =
-            NodeBody { identity: identity.public(), receiving: *receiving.public(), roles: Roles::default() };
-        let header = Header {
-            table: Table::Node,
-            domain: id.domain,
-            key: id.record_key(),
-            version: now.as_millis(),
-            expires: now.after(LIFE),
-            signer: operator.id,
-            removed: false,
-        };
-        let draft = Draft { header, public: body.write(), private: None };
-        let record = draft.sign(&operator.identity, &operator.network, &Real)?;
-        let life = now.before(Duration::from_secs(60))..now.after(LIFE);
-        let key = *agreement.public();
-        let statement = KeyStatement::sign(&identity, &operator.network, id, key, life, &Real);
-        Ok(Self { id, agreement, introduction: Introduction { record: record.bytes().to_vec(), statement } })
-    }
-
-    /// Opens a context with the operator: a Ping in the long form, and again with what hints ask for.
-    fn contact(
-        self,
-        operator: &Operator,
-        index: usize,
-        receiver: &mut [u8; 32],
-        rng: &mut ChaCha20Rng,
-    ) -> Result<Peer> {
-        let host =
-            u8::try_from(index / PEERS_PER_ADDRESS).context("that many peers have no addresses here")?;
-        let socket = udp::bind(Ipv4Addr::new(127, 0, host, 1))?;
-        socket.connect(operator.address)?;
-        socket.set_read_timeout(Some(CONTACT_TIMEOUT))?;
-        let ends = Ends { network: operator.network, sender: self.id, receiver: operator.id };
-        let clock = Clock::new();
-        let open = |key: &[u8; 32], rng: &mut ChaCha20Rng| {
-            SendContext::open(ends, &self.agreement, key, clock.now().unix, &Real, rng)
-                .map_err(|_| anyhow!("a context cannot be opened"))
-        };
-        let mut context = open(receiver, rng)?;
-        let mut cookie: Option<[u8; COOKIE_SIZE]> = None;
-        let (request, mut buffer) = (Request::Ping, [0; MAX_DATAGRAM + 1]);
-        for _ in 0..MAX_ATTEMPTS {
-            let (time, introduction) = (clock.now().unix, Some(self.introduction.clone()));
-            let class = request.class();
-            let sealed =
-                context.seal_long(class, &request.encode(), introduction, cookie, time, (&Real, rng));
-            socket.send(&sealed.map_err(|_| anyhow!("a Ping cannot be sealed"))?.datagram)?;
-            // Silence means that it is sent once more.
-            let Ok(length) = socket.recv(&mut buffer) else { continue };
-            match Packet::parse(buffer.get(..length).unwrap_or_default()) {
-                // What does not open answers what was sent before a hint.
-                Ok(Packet::Reply { header, aad, sealed }) => {
-                    if context.open_reply(&header, aad, sealed, &Real).is_ok() {
-                        return Ok(Peer { socket, context });
-                    }
-                }
-                Ok(Packet::Hint(hint)) => match hint.reason {
-                    HintReason::Cookie(shown) => cookie = Some(shown),
-                    HintReason::StaleKey(statement) => {
-                        let statement = KeyStatement::from_bytes(&statement);
-                        *receiver = statement.context("the operator states no key")?.key;
-                        context = open(receiver, rng)?;
-                        cookie = None;
-                    }
-                    HintReason::NeedIntroduction | HintReason::NeedLong => {}
-                },
-                Ok(Packet::Long { .. } | Packet::Short { .. }) | Err(_) => {}
-            }
-        }
-        bail!("the operator does not answer a first contact")
-    }
-}
-
-/// A member that the operator knows.
-struct Peer {
-    socket: UdpSocket,
-    context: SendContext,
-}
-
-/// Members that the operator knows.
-struct Crowd {
-    peers: Vec<Peer>,
-    rng: ChaCha20Rng,
-    contacts_per_second: f64,
-    contact_cpu_us: f64,
-}
-
-impl Crowd {
-    /// Returns how many bytes a Ping and its answer have.
-    fn size(&self) -> usize {
-        padded(&Request::Ping).len() + SHORT_OVERHEAD
-    }
-
-    /// Asks for so long what `next` says.
-    fn flood(&mut self, length: Duration, next: &mut dyn FnMut() -> Request) -> Result<Count> {
-        let (sockets, contexts): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.peers).into_iter().map(|peer| (peer.socket, peer.context)).unzip();
-        let mut talk =
-            Sealed { contexts, next, asked: Request::Ping.number(), clock: Clock::new(), rng: &mut self.rng };
-        let count = udp::flood(&sockets, length, &mut talk);
-        self.peers = sockets
-            .into_iter()
-            .zip(talk.contexts)
-            .map(|(socket, context)| Peer { socket, context })
-            .collect();
-        count
-    }
-}
-
-/// Returns the plaintext of a request, so long that its answer fits into as many bytes (Rule 4.2).
-fn padded(request: &Request) -> Vec<u8> {
-    let mut plaintext = request.encode();
-    let wanted = request.reply_size().min(MAX_DATAGRAM).saturating_sub(SHORT_OVERHEAD);
-    plaintext.resize(plaintext.len().max(wanted), 0);
-    plaintext
-}
-
-/// Sealed requests of the short form; answers are opened and read.
-struct Sealed<'a> {
-    contexts: Vec<SendContext>,
-    next: &'a mut dyn FnMut() -> Request,
-    /// The command that was asked last, as they all are.
-    asked: u8,
-    clock: Clock,
-    rng: &'a mut ChaCha20Rng,
-}
-
-impl Talk for Sealed<'_> {
-    fn ask(&mut self, peer: usize, datagram: &mut Vec<u8>) -> Result<()> {
-        let context = self.contexts.get_mut(peer).context("there is no such peer")?;
-        let request = (self.next)();
-        self.asked = request.number();
-        let (class, time) = (request.class(), self.clock.now().unix);
-        let sealed = context.seal_short(class, &padded(&request), time, (&Real, self.rng));
-        *datagram = sealed.map_err(|_| anyhow!("a request cannot be sealed"))?.datagram;
-        debug_assert!(datagram.len() > TAG_SIZE, "a sealed datagram has a tag");
-        Ok(())
-    }
-
-    fn is_answer(&mut self, peer: usize, datagram: &[u8]) -> bool {
-        let Ok(Packet::Reply { header, aad, sealed }) = Packet::parse(datagram) else { return false };
-        let Some(context) = self.contexts.get(peer) else { return false };
-        let Ok(plaintext) = context.open_reply(&header, aad, sealed, &Real) else { return false };
-        let Ok(reply) = Reply::decode(&plaintext) else { return false };
-        // What is asked for is there.
-        reply.answers(self.asked) && !matches!(reply, Reply::Node(None) | Reply::NodeInfo(None))
-    }
 }

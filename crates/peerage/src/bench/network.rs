@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     thread,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use peerage_wire::id::Domain;
 use serde_json::{Value, json};
 
 use crate::demo::computer::{Computer, Daemon};
@@ -23,7 +24,7 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is looked whether it has.
 const FIND_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The domain.
+/// The name of the domain.
 const DOMAIN: &str = "bench";
 
 /// Where nodes are that have a device, and where others are: a node at the place of a device would not need a tunnel.
@@ -43,6 +44,8 @@ pub(super) struct Network {
     pub(super) address: SocketAddr,
     /// The network's id, in hexadecimal.
     pub(super) network_id: String,
+    /// Where the nodes are.
+    pub(super) domain: Domain,
     /// The last, because all that runs has its data there.
     directory: tempfile::TempDir,
 }
@@ -84,17 +87,24 @@ impl Running {
 impl Network {
     /// Makes an operator and starts it.
     pub(super) fn start() -> Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        Self::start_with(program, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same with another build of the program, or at another address of this computer.
+    pub(super) fn start_with(program: PathBuf, at: Ipv4Addr) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("peerage-bench-").tempdir();
         let directory = directory.context("cannot make a temporary directory")?;
-        let program = std::env::current_exe().context("cannot find this program")?;
         let operator = computer(&program, &directory, "operator")?;
-        let made = operator.call(&["operator", "init", "--listen", "127.0.0.1:0"], COMMAND_TIMEOUT)?;
+        let made = operator.call(&["operator", "init", "--listen", &format!("{at}:0")], COMMAND_TIMEOUT)?;
         let network_id = text(&made, "network")?.to_owned();
         let address = text(&made, "listen")?.parse()?;
         let daemon = operator.start(&RUN)?;
-        operator.call(&["domain", "add", DOMAIN], COMMAND_TIMEOUT)?;
+        let added = operator.call(&["domain", "add", DOMAIN], COMMAND_TIMEOUT)?;
+        let number = added.get("id").and_then(Value::as_u64).context("the domain has no number")?;
+        let domain = Domain(u32::try_from(number)?);
         let operator = Running { computer: operator, daemon };
-        Ok(Self { operator, program, address, network_id, directory })
+        Ok(Self { operator, program, address, network_id, domain, directory })
     }
 
     /// Starts the operator anew, after something was done to its data directory while it did not run.

@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use peerage_node::{connect::Connector, data::NodeKeys, enrol::enrol_with_token, membership::Pending};
-use peerage_wire::token::JoinToken;
+use peerage_wire::{message::Request, token::JoinToken};
 
 use super::{
     How,
+    crowd::Operator,
     machine::synced_writes,
+    messages::costing,
     network::Network,
     report::{Case, Report, Run},
 };
@@ -22,6 +24,9 @@ const APPENDED_BYTES: usize = 4_096;
 
 /// Those that join at the same time.
 const AT_ONCE: usize = 4;
+
+/// Members that ask for Heads.
+const ASKERS: usize = 64;
 
 /// Measures enrolments, each of which the operator has on disk before it answers.
 pub(super) fn operator(how: &How) -> Result<Report> {
@@ -40,14 +45,34 @@ pub(super) fn operator(how: &How) -> Result<Report> {
         costs.push(spent.as_secs_f64() * 1e3 / f64::from(JOINS_OF_A_RUN));
         runs.push(Run::new(f64::from(JOINS_OF_A_RUN) / took.as_secs_f64(), plain));
     }
-    let case = Case::new("computers that join, 4 at once", runs)
+    let joined = Case::new("computers that join a second, 4 at once", runs)
         .with("operator_cpu_ms_each", super::report::median(costs));
     Report::new(
         "operator",
-        "enrolments a second",
-        "4 KiB appended and on disk, one after the other",
-        vec![case],
+        "enrolments and Heads a second",
+        "enrolments: 4 KiB appended and on disk, one after the other; Heads: Pings of the same members",
+        vec![joined, heads(how)?],
     )
+}
+
+/// Measures members that ask for their domain's Head, which the operator signs anew once in a while.
+fn heads(how: &How) -> Result<Case> {
+    let network = Network::start()?;
+    let responder = network.operator.process();
+    let mut operator = Operator::find(&network)?;
+    operator.domain = network.domain;
+    let mut crowd = operator.crowd(ASKERS, responder)?;
+    let (mut runs, mut costs) = (Vec::new(), Vec::new());
+    for _ in 0..how.runs() {
+        let pings = crowd.flood(how.length(), &mut || Request::Ping)?;
+        let ask = || crowd.flood(how.length(), &mut || Request::GetHead { domain: None });
+        let (heads, cost) = costing(responder, ask)?;
+        ensure!(heads.answers > 0, "the operator does not hand out Heads");
+        runs.push(Run::new(heads.per_second(), pings.per_second()));
+        costs.push(cost);
+    }
+    let case = Case::new("Heads a second, 64 members of one domain", runs);
+    Ok(case.with("operator_cpu_us_each", super::report::median(costs)))
 }
 
 async fn join(token: &str) -> Result<()> {
@@ -60,7 +85,7 @@ async fn join(token: &str) -> Result<()> {
         joining.spawn(async move {
             let pending = Pending { token: token.to_string(), name: "bench".to_owned() };
             let keys = {
-                let mut rng = super::messages::rng()?;
+                let mut rng = super::crowd::rng()?;
                 NodeKeys::generate(&mut rng)
             };
             let connector = Connector::default();

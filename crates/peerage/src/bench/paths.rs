@@ -19,6 +19,10 @@ use super::{
     tunnel::{Scene, Way, compare},
 };
 
+/// What is missing where a program cannot be started.
+pub(super) const NO_UNSHARE: &str = "simulated networks need the program `unshare` (package util-linux)";
+pub(super) const NO_IP: &str = "simulated networks need the program `ip` (package iproute2)";
+
 /// What is kept from passing between the two nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blocked {
@@ -31,11 +35,17 @@ pub(super) enum Blocked {
 /// # Errors
 /// When there are no namespaces to be had.
 pub(super) fn go_inside() -> Result<std::process::ExitStatus> {
+    let mut command = unshared()?;
+    command.args(std::env::args_os().skip(1)).arg("--inside");
+    command.status().context(NO_UNSHARE)
+}
+
+/// Returns the command that runs this program in a network namespace of its own, and ends with it; its arguments follow.
+pub(super) fn unshared() -> Result<Command> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--net", "--kill-child", "--fork", "--"]).arg(program);
-    command.args(std::env::args_os().skip(1)).arg("--inside");
-    command.status().context("simulated networks need the program `unshare` (package util-linux)")
+    Ok(command)
 }
 
 /// Keeps two nodes apart.
@@ -60,16 +70,16 @@ fn block(what: Blocked, nodes: [&Running; 2]) -> Result<()> {
     Ok(())
 }
 
-fn interface_up() -> Result<()> {
-    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    let status = status.context("simulated networks need the program `ip` (package iproute2)")?;
-    ensure!(status.success(), "the loopback interface of the namespace does not start");
+/// Starts an interface of the namespace.
+pub(super) fn interface_up(name: &str) -> Result<()> {
+    let status = Command::new("ip").args(["link", "set", name, "up"]).status().context(NO_IP)?;
+    ensure!(status.success(), "the interface {name} of the namespace does not start");
     Ok(())
 }
 
 /// Sets up two scenes: one where nothing is blocked, and one where this is.
 fn scenes(what: Blocked) -> Result<[Scene; 2]> {
-    interface_up()?;
+    interface_up("lo")?;
     let open = Scene::set_up()?;
     open.network.settle(&open.user, &open.tunnel, |kind| kind == "direct")?;
     let blocked = Scene::set_up_behind(|user, site| block(what, [user, site]))?;

@@ -67,7 +67,7 @@ pub(super) fn copied(how: &How, reference: f64) -> Result<Case> {
 /// Writes a file of so many random bytes.
 fn fill(path: &Path, bytes: u64) -> Result<()> {
     let (mut file, mut chunk) = (File::create(path)?, vec![0; CHUNK_BYTES]);
-    let mut rng = super::messages::rng()?;
+    let mut rng = super::crowd::rng()?;
     let mut left = bytes;
     while left > 0 {
         rng.fill_bytes(&mut chunk);

@@ -51,7 +51,7 @@ impl Strangers {
     }
 
     fn flood(&mut self, to: SocketAddr, has_ended: &AtomicBool, sent: &AtomicU64) -> Result<()> {
-        let mut rng = super::messages::rng()?;
+        let mut rng = super::crowd::rng()?;
         while !has_ended.load(Ordering::Relaxed) {
             for socket in &self.sockets {
                 let enc = self.datagram.get_mut(ENC_AT..LONG_HEADER).unwrap_or_default();

@@ -7,10 +7,12 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::AsFd as _,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
@@ -23,6 +25,9 @@ const WINDOW: usize = 64;
 
 /// The same where one socket carries all of them in pieces: fewer, and both ends wake each other for each piece.
 const WINDOW_OF_ONE: usize = 512;
+
+/// Datagrams of a piece, where nothing is waited for.
+const MAX_PIECE: usize = 64;
 
 /// How long the first answer is waited for, however short it is asked: where other programs run, nobody else may in a short while. A bench
 /// without any answer has nothing to say.
@@ -121,54 +126,108 @@ pub(super) fn flood(sockets: &[UdpSocket], length: Duration, talk: &mut dyn Talk
 
 /// Sends and receives many datagrams with one call where the system can.
 fn flood_from_one(socket: &UdpSocket, length: Duration, talk: &mut dyn Talk) -> Result<Count> {
-    let state = UdpSocketState::new(socket.into())?;
-    let remote = socket.peer_addr()?;
-    let most = state.max_gso_segments().max(1);
-    let mut buffers = vec![vec![0; PIECE_BYTES]; BATCH_SIZE];
-    let mut metas = vec![RecvMeta::default(); BATCH_SIZE];
+    let (mut pieces, mut taken) = (Pieces::new(socket)?, Taken::new(socket)?);
     let (mut count, mut under_way) = (Count::default(), 0_usize);
-    let (mut piece, mut one) = (Vec::new(), Vec::new());
     let began_at = Instant::now();
     while goes_on(&count, began_at, length) {
         // Half of the window at a time, so that pieces stay large.
         while under_way <= WINDOW_OF_ONE / 2 {
-            piece.clear();
-            let segments = most.min(WINDOW_OF_ONE - under_way);
-            for _ in 0..segments {
-                talk.ask(0, &mut one)?;
-                piece.extend_from_slice(&one);
+            let sent = pieces.send(WINDOW_OF_ONE - under_way, |out| talk.ask(0, out))?;
+            if sent == 0 {
+                break;
             }
-            let segment_size = (segments > 1).then_some(one.len());
-            let transmit =
-                Transmit { destination: remote, ecn: None, contents: &piece, segment_size, src_ip: None };
-            match state.try_send(socket.into(), &transmit) {
-                Ok(()) => under_way += segments,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
-            }
+            under_way += sent;
         }
-        let mut slices: Vec<IoSliceMut<'_>> = buffers.iter_mut().map(|b| IoSliceMut::new(b)).collect();
-        match state.recv(socket.into(), &mut slices, &mut metas) {
-            Ok(received) => {
-                for (buffer, meta) in buffers.iter().zip(&metas).take(received) {
-                    let all = buffer.get(..meta.len).unwrap_or_default();
-                    for datagram in all.chunks(meta.stride.max(1)) {
-                        under_way = under_way.saturating_sub(1);
-                        note(&mut count, talk.is_answer(0, datagram));
-                    }
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut wanted = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-                if poll(&mut wanted, PollTimeout::from(PATIENCE_MS))? == 0 {
-                    count.lost += std::mem::take(&mut under_way) as u64;
-                }
-            }
-            Err(error) => return Err(error.into()),
+        let received = taken.receive(|datagram| note(&mut count, talk.is_answer(0, datagram)))?;
+        under_way = under_way.saturating_sub(received);
+        if received == 0 && !wait_for(socket, PollFlags::POLLIN)? {
+            count.lost += std::mem::take(&mut under_way) as u64;
         }
     }
     count.took = began_at.elapsed();
     Ok(count)
+}
+
+/// The way out of a socket that does not wait: many datagrams of one length with one call.
+struct Pieces<'s> {
+    socket: &'s UdpSocket,
+    state: UdpSocketState,
+    remote: SocketAddr,
+    piece: Vec<u8>,
+    one: Vec<u8>,
+    /// How many datagrams of the piece the system has not taken yet: all or none.
+    waiting: usize,
+}
+
+impl<'s> Pieces<'s> {
+    fn new(socket: &'s UdpSocket) -> Result<Self> {
+        let (state, remote) = (UdpSocketState::new(socket.into())?, socket.peer_addr()?);
+        Ok(Self { socket, state, remote, piece: Vec::new(), one: Vec::new(), waiting: 0 })
+    }
+
+    /// Sends what `ask` writes, so many at the most, and returns how many went out; what the system does not take goes first next time.
+    fn send(&mut self, most: usize, mut ask: impl FnMut(&mut Vec<u8>) -> Result<()>) -> Result<usize> {
+        if self.waiting == 0 {
+            self.piece.clear();
+            for _ in 0..self.state.max_gso_segments().clamp(1, most.max(1)) {
+                ask(&mut self.one)?;
+                self.piece.extend_from_slice(&self.one);
+                self.waiting += 1;
+            }
+        }
+        let segment_size = (self.waiting > 1).then_some(self.one.len());
+        let transmit = Transmit {
+            destination: self.remote,
+            ecn: None,
+            contents: &self.piece,
+            segment_size,
+            src_ip: None,
+        };
+        match self.state.try_send(self.socket.into(), &transmit) {
+            Ok(()) => Ok(std::mem::take(&mut self.waiting)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The way in.
+struct Taken<'s> {
+    socket: &'s UdpSocket,
+    state: UdpSocketState,
+    buffers: Vec<Vec<u8>>,
+    metas: Vec<RecvMeta>,
+}
+
+impl<'s> Taken<'s> {
+    fn new(socket: &'s UdpSocket) -> Result<Self> {
+        let (buffers, metas) =
+            (vec![vec![0; PIECE_BYTES]; BATCH_SIZE], vec![RecvMeta::default(); BATCH_SIZE]);
+        Ok(Self { socket, state: UdpSocketState::new(socket.into())?, buffers, metas })
+    }
+
+    /// Shows what has come, and returns how many datagrams that were.
+    fn receive(&mut self, mut show: impl FnMut(&[u8])) -> Result<usize> {
+        let mut slices: Vec<IoSliceMut<'_>> = self.buffers.iter_mut().map(|b| IoSliceMut::new(b)).collect();
+        let received = match self.state.recv(self.socket.into(), &mut slices, &mut self.metas) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let mut count = 0;
+        for (buffer, meta) in self.buffers.iter().zip(&self.metas).take(received) {
+            for datagram in buffer.get(..meta.len).unwrap_or_default().chunks(meta.stride.max(1)) {
+                show(datagram);
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Waits until a socket can be read or written, and returns whether it can.
+fn wait_for(socket: &UdpSocket, what: PollFlags) -> Result<bool> {
+    Ok(poll(&mut [PollFd::new(socket.as_fd(), what)], PollTimeout::from(PATIENCE_MS))? > 0)
 }
 
 fn flood_from_many(sockets: &[UdpSocket], length: Duration, talk: &mut dyn Talk) -> Result<Count> {
@@ -206,6 +265,65 @@ fn flood_from_many(sockets: &[UdpSocket], length: Duration, talk: &mut dyn Talk)
     }
     count.took = began_at.elapsed();
     Ok(count)
+}
+
+/// Asks as fast as one thread can, for so long, while another counts what comes back: an open loop, in which nobody waits for an answer and
+/// what the other end has no time for is lost. The socket must be connected.
+///
+/// # Errors
+/// When the socket fails.
+pub(super) fn flood_openly(
+    socket: &UdpSocket,
+    length: Duration,
+    mut ask: impl FnMut(&mut Vec<u8>) -> Result<()>,
+    is_answer: impl Fn(&[u8]) -> bool + Sync,
+) -> Result<Count> {
+    socket.set_nonblocking(true)?;
+    let (mut pieces, mut taken) = (Pieces::new(socket)?, Taken::new(socket)?);
+    let (answers, wrong, has_ended) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let listen = || -> Result<()> {
+        while !has_ended.load(Ordering::Relaxed) {
+            let show = |datagram: &[u8]| {
+                let counted = if is_answer(datagram) { &answers } else { &wrong };
+                counted.fetch_add(1, Ordering::Relaxed);
+            };
+            if taken.receive(show)? == 0 {
+                wait_for(socket, PollFlags::POLLIN)?;
+            }
+        }
+        Ok(())
+    };
+    let count = || Count {
+        answers: answers.load(Ordering::Relaxed),
+        wrong: wrong.load(Ordering::Relaxed),
+        ..Count::default()
+    };
+    let (sent, took) = thread::scope(|scope| {
+        let listening = scope.spawn(listen);
+        let (mut sent, began_at) = (0, Instant::now());
+        let asked = loop {
+            if !goes_on(&count(), began_at, length) {
+                break Ok(());
+            }
+            let asked = match pieces.send(MAX_PIECE, &mut ask) {
+                Ok(0) => wait_for(socket, PollFlags::POLLOUT).map(drop),
+                Ok(more) => {
+                    sent += more as u64;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if asked.is_err() {
+                break asked;
+            }
+        };
+        let took = began_at.elapsed();
+        has_ended.store(true, Ordering::Relaxed);
+        listening.join().map_err(|_| anyhow!("the thread that counts has failed"))??;
+        asked.map(|()| (sent, took))
+    })?;
+    let count = count();
+    Ok(Count { lost: sent.saturating_sub(count.answers + count.wrong), took, ..count })
 }
 
 /// The plainest client: one socket, one call for each datagram.
@@ -255,7 +373,7 @@ mod tests {
     #[test]
     fn an_echo_is_counted_from_one_socket_and_from_many() {
         let (tell, told) = std::sync::mpsc::channel();
-        std::thread::spawn(move || echo(|at| Ok(tell.send(at)?)));
+        thread::spawn(move || echo(|at| Ok(tell.send(at)?)));
         let to = told.recv().unwrap();
         let socket = || {
             let socket = bind(Ipv4Addr::LOCALHOST).unwrap();
@@ -270,5 +388,11 @@ mod tests {
             assert!(count.answers > 0 && count.per_second() > 0.0, "{count:?}");
             assert_eq!(count.wrong, 0);
         }
+        let ask = |out: &mut Vec<u8>| {
+            *out = vec![0x5a; 200];
+            Ok(())
+        };
+        let count = flood_openly(&socket(), length, ask, |datagram| datagram.len() == 200).unwrap();
+        assert!(count.answers > 0 && count.wrong == 0, "{count:?}");
     }
 }

@@ -5,7 +5,7 @@
 //! open gets status 400 and nothing else.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -48,7 +48,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// address passes, as each computer asks twice; guessing 128-bit secrets at this rate is hopeless.
 const REQUEST_RATE: Rate = Rate { per_second: 10, burst: 240 };
 
-/// How often one address may connect: a handshake costs about a millisecond of one core.
+/// How often one address may connect: a handshake costs about a millisecond of one core. Legs cost none and are not counted: behind one
+/// router there may be nodes that relay hundreds of links, and make all of them anew when the operator was away.
 const CONNECTION_RATE: Rate = Rate { per_second: 20, burst: 480 };
 
 /// After how many seconds somebody who asked too often may ask again.
@@ -106,21 +107,34 @@ pub(crate) async fn serve(
     let clock = enroller.clock.clone();
     let shared = Shared { enroller, requests: Mutex::new(Limiter::new(REQUEST_RATE)) };
     let router = router(Arc::new(shared));
-    let connections = Mutex::new(Limiter::new(CONNECTION_RATE));
+    let connections = Connections { limiter: Arc::new(Mutex::new(Limiter::new(CONNECTION_RATE))), clock };
     http::accept(listeners, LIMITS, ending.clone(), |(stream, remote), stay| {
-        let welcome = connections.lock().unwrap_or_else(PoisonError::into_inner).take(remote, clock.mono());
-        welcome.then(|| {
+        connections.lock().take(remote, connections.clock.mono()).then(|| {
             let first = (stream, remote, stay);
-            serve_connection(first, tls.clone(), (router.clone(), intake.clone()), ending.clone())
+            let parts = (router.clone(), intake.clone(), connections.clone());
+            serve_connection(first, tls.clone(), parts, ending.clone())
         })
     })
     .await;
 }
 
+/// Counts how often each address connects.
+#[derive(Clone, Debug)]
+struct Connections {
+    limiter: Arc<Mutex<Limiter>>,
+    clock: Clock,
+}
+
+impl Connections {
+    fn lock(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 async fn serve_connection(
     (stream, remote, stay): (TcpStream, SocketAddr, Stay),
     tls: TlsAcceptor,
-    (router, intake): (Router, Intake),
+    (router, intake, connections): (Router, Intake, Connections),
     ending: watch::Receiver<bool>,
 ) {
     // Made where HTTP is spoken alone.
@@ -131,6 +145,7 @@ async fn serve_connection(
     match time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
         // Members relay through the same port (Rule 6.30); their legs have limits of their own.
         Ok(Ok(1)) if begins_leg(first[0]) => {
+            connections.lock().put_back(remote, connections.clock.mono());
             return intake.take_leg(stream, remote);
         }
         // What is asked and answered is sealed, so it needs no TLS (Rule 6.112).

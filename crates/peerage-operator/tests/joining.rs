@@ -13,6 +13,8 @@ use peerage_wire::enrol::{Credential, ENROL_PATH, EnrolAnswer, HelloError, MAX_E
 use peerage_wire::id::{NetworkId, TokenId};
 use peerage_wire::record::{DomainKeyBody, NodeBody, UnverifiedRecord};
 use peerage_wire::token::JoinToken;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Rules 5.2 to 5.4, from the token to the domain's keys.
@@ -210,5 +212,22 @@ async fn somebody_who_asks_too_often_has_to_wait() {
         }
     }
     assert!(refused);
+    running.end().await.unwrap();
+}
+
+/// A large office behind one router, whose nodes all come back to the relay at once.
+#[tokio::test]
+async fn legs_are_not_counted_among_the_connections_of_those_who_join() {
+    let (_dir, running) = acme().await;
+    let remote = running.ready.listen;
+    // More than the burst, faster than it fills.
+    for _ in 0..600 {
+        let mut leg = TcpStream::connect(remote).await.unwrap();
+        leg.write_all(&[0]).await.unwrap();
+        leg.shutdown().await.unwrap();
+        // It ends once it was heard, or at once if it was not.
+        let _ = leg.read_to_end(&mut Vec::new()).await;
+    }
+    hello(remote).await;
     running.end().await.unwrap();
 }

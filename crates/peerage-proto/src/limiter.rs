@@ -54,6 +54,15 @@ impl Limiter {
         self.take_of(place(remote.ip()), now)
     }
 
+    /// Puts a token back that was taken from the bucket of a remote address, for what turned out to cost nothing.
+    pub fn put_back(&mut self, remote: SocketAddr, now: Instant) {
+        let token = self.token();
+        if let Some(bucket) = self.buckets.get_mut(&place(remote.ip())) {
+            // Never more than a full bucket, which is as if it were full for long.
+            bucket.full_at = now.after((bucket.full_at - now).saturating_sub(token));
+        }
+    }
+
     fn take_of(&mut self, key: u64, now: Instant) -> bool {
         let token = self.token();
         if self.buckets.len() >= MAX_BUCKETS {
@@ -123,6 +132,19 @@ mod tests {
         let later = start.after(Duration::from_secs(1));
         assert_eq!((0..10).filter(|_| limiter.take(remote, later)).count(), 3);
         assert!(limiter.take(remote, later.after(Duration::from_millis(100))));
+    }
+
+    #[test]
+    fn what_is_put_back_can_be_taken_again_and_fills_no_more_than_the_bucket() {
+        let (mut limiter, remote) = (limiter(), "192.0.2.1:1".parse().unwrap());
+        let now = Instant::from_micros(0);
+        for _ in 0..10 {
+            assert!(limiter.take(remote, now));
+            limiter.put_back(remote, now);
+        }
+        limiter.put_back(remote, now);
+        limiter.put_back("192.0.2.2:1".parse().unwrap(), now);
+        assert_eq!((0..10).filter(|_| limiter.take(remote, now)).count(), 3);
     }
 
     #[test]

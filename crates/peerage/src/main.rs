@@ -5,6 +5,7 @@ mod bench;
 mod commands;
 mod config;
 mod demo;
+mod descriptors;
 mod failure;
 mod logging;
 mod memory;
@@ -46,6 +47,7 @@ struct Context {
 }
 
 fn run(cli: Cli, output: Output) -> Result {
+    descriptors::take_all();
     // These need neither data nor configuration, and `demo` must be free to enter namespaces before any thread runs.
     if let Command::Completions(args) = &cli.command {
         return commands::manual::completions(args, output);

@@ -67,7 +67,13 @@ enum What {
     /// Bytes through a relay, against the direct tunnel
     Relay(Apart),
     /// Bytes over QUIC on a UDP path, against plain hops over TCP
-    Punched(Apart),
+    Punched {
+        #[command(flatten)]
+        apart: Apart,
+        /// Where dumbpipe is, to be measured in the same turns
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
+    },
     /// Time to the first byte through a tunnel on a standing link, against the same hops
     Open(How),
     /// Many open tunnels: how fast they open, what memory each takes, and whether all still work
@@ -186,13 +192,13 @@ pub(crate) fn run(args: &Bench, output: Output) -> Result {
         What::Messages { how, peers } => messages::messages(how, *peers as usize)?,
         What::Lookups { how, records } => messages::lookups(how, LOOKUP_PEERS, *records)?,
         What::Tunnel(how) => tunnel::tunnel(how)?,
-        What::Relay(args) | What::Punched(args) if !args.inside => {
+        What::Relay(apart) | What::Punched { apart, .. } if !apart.inside => {
             let status = paths::go_inside()?;
             // The process inside has said what there is to say.
             return if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) };
         }
         What::Relay(Apart { how, .. }) => paths::relay(how)?,
-        What::Punched(Apart { how, .. }) => paths::punched(how)?,
+        What::Punched { apart, programs } => paths::punched(&apart.how, programs.as_deref())?,
         What::Open(how) => tunnel::open(how)?,
         What::Tunnels { how, count } => many::tunnels(how, *count)?,
         What::Table { how, records } => table::table(how, *records)?,

@@ -5,6 +5,7 @@
 
 use std::{
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -14,6 +15,7 @@ use super::{
     How,
     machine::cpu,
     network::Running,
+    peers,
     report::{Case, Report, median},
     tcp::{self, Direction},
     tunnel::{Scene, Way, compare},
@@ -122,15 +124,21 @@ fn relay_cost(how: &How, relayed: &Way, relay: u32, way: Direction, streams: u64
     Ok(median(costs))
 }
 
-/// Over QUIC on a UDP path between the nodes' own ports, against two plain hops over TCP.
-pub(super) fn punched(how: &How) -> Result<Report> {
+/// Over QUIC on a UDP path between the nodes' own ports, against two plain hops over TCP; and against dumbpipe, if it is told where that is.
+pub(super) fn punched(how: &How, programs: Option<&Path>) -> Result<Report> {
     let [open, blocked] = scenes(Blocked::Tcp)?;
     let (plain, punched) = (open.plain()?, blocked.tunnelled());
-    let mut cases: Vec<Case> = Vec::new();
-    for streams in [1, 8] {
-        for way in Direction::BOTH {
-            cases.push(compare(how, (&plain, &punched), way, streams)?);
-        }
+    let mut cases = both_ways(how, (&plain, &punched))?;
+    if let Some(programs) = programs {
+        let other = peers::start_dumbpipe(programs, blocked.device.listen()?)?;
+        let beside = both_ways(how, (&peers::way(&other), &punched))?;
+        cases.extend(beside.into_iter().map(|case| case.against("dumbpipe")));
     }
     Report::new("punched", "GB/s", "two plain copying hops with buffers of 64 KiB, over TCP", cases)
+}
+
+/// Compares two ways with one stream and with several, in both directions.
+fn both_ways(how: &How, ways: (&Way, &Way)) -> Result<Vec<Case>> {
+    let cases = [1, 8].into_iter().flat_map(|streams| Direction::BOTH.map(|way| (way, streams)));
+    cases.map(|(way, streams)| compare(how, ways, way, streams)).collect()
 }

@@ -81,8 +81,13 @@ fn beside(how: &How, name: &str, other: &Way, own: &Way) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// Starts dumbpipe, which is found there or in the search path, between a port and a device.
+pub(super) fn start_dumbpipe(programs: &Path, device: SocketAddr) -> Result<Other> {
+    Bench { programs: Some(programs), device }.start(dumbpipe)
+}
+
 /// Returns the way through a tunnel of another program.
-fn way(other: &Other) -> Way {
+pub(super) fn way(other: &Other) -> Way {
     Way { at: other.at, processes: other.processes() }
 }
 

@@ -14,6 +14,7 @@ mod messages;
 mod network;
 mod operator;
 mod other;
+mod pairs;
 mod paths;
 mod peers;
 mod report;
@@ -83,6 +84,15 @@ enum What {
         /// How many are to be open at once; each takes a descriptor here, and every thousand a user's node
         #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         count: u32,
+        /// Through the operator's relay, in a namespace whose firewall leaves nothing else
+        #[arg(long)]
+        relayed: bool,
+        /// Between how many pairs of nodes; the relay has room for just these
+        #[arg(long, value_name = "N", default_value_t = 1_024, requires = "relayed", value_parser = clap::value_parser!(u32).range(1..=2_000))]
+        pairs: u32,
+        /// This is the process in the network namespace
+        #[arg(long, hide = true)]
+        inside: bool,
     },
     /// Records on disk and in memory, against plain writes
     Table {
@@ -192,15 +202,13 @@ pub(crate) fn run(args: &Bench, output: Output) -> Result {
         What::Messages { how, peers } => messages::messages(how, *peers as usize)?,
         What::Lookups { how, records } => messages::lookups(how, LOOKUP_PEERS, *records)?,
         What::Tunnel(how) => tunnel::tunnel(how)?,
-        What::Relay(apart) | What::Punched { apart, .. } if !apart.inside => {
-            let status = paths::go_inside()?;
-            // The process inside has said what there is to say.
-            return if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) };
-        }
+        What::Relay(apart) | What::Punched { apart, .. } if !apart.inside => return go_inside(),
+        What::Tunnels { relayed: true, inside: false, .. } => return go_inside(),
         What::Relay(Apart { how, .. }) => paths::relay(how)?,
         What::Punched { apart, programs } => paths::punched(&apart.how, programs.as_deref())?,
         What::Open(how) => tunnel::open(how)?,
-        What::Tunnels { how, count } => many::tunnels(how, *count)?,
+        What::Tunnels { how, count, relayed: true, pairs, .. } => pairs::tunnels(how, *count, *pairs)?,
+        What::Tunnels { how, count, .. } => many::tunnels(how, *count)?,
         What::Table { how, records } => table::table(how, *records)?,
         What::Operator(how) => operator::operator(how)?,
         What::Rest(how) => rest::rest(how)?,
@@ -209,6 +217,13 @@ pub(crate) fn run(args: &Bench, output: Output) -> Result {
         What::Part(part) => return Ok(serve(part, output)?),
     };
     output.result(&report, report::Report::to_text)
+}
+
+/// Runs this bench in a namespace.
+fn go_inside() -> Result {
+    let status = paths::go_inside()?;
+    // The process inside has said what there is to say.
+    if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
 fn serve(part: &Part, output: Output) -> anyhow::Result<()> {

@@ -68,6 +68,18 @@ fn all_tunnels_that_open_still_answer() {
 }
 
 #[test]
+fn many_pairs_of_nodes_go_through_one_relay_and_one_pair_more_is_told_why_not() {
+    let report = report(&["tunnels", "--relayed", "--pairs", "4", "--count", "16"]);
+    check(&report, 3);
+    let case = &report["cases"][0];
+    assert_eq!(
+        (&case["pairs"], &case["open_at_once"], &case["all_of_them_answered"]),
+        (&4.into(), &16.into(), &16.into())
+    );
+    assert!(case["refused_with"].as_str().unwrap().contains("give no more"), "{report}");
+}
+
+#[test]
 fn records_and_enrolments_are_measured_beside_plain_writes() {
     check(&report(&["table", "--records", "200"]), 4);
     check(&report(&["operator"]), 2);

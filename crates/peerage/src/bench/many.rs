@@ -12,7 +12,7 @@ use super::{
     How,
     machine::{milliseconds, resident},
     network::{Running, Tunnel},
-    report::{Case, Report, Run, quantile},
+    report::{Case, Report, Run, median, quantile},
     tcp,
     tunnel::Scene,
 };
@@ -23,8 +23,11 @@ const TARGET_KIB: f64 = 24.0;
 /// Nodes that have a part of each tunnel.
 const ENDS: f64 = 2.0;
 
+/// Most connections through the plain hops: each takes two descriptors of a hop, and some systems allow no more than 20,000.
+const MAX_PLAIN: u32 = 8_000;
+
 /// Threads that open tunnels.
-const OPENERS: usize = 8;
+pub(super) const OPENERS: usize = 8;
 
 /// Tunnels of each user's node: one that serves takes a few more of another.
 const TUNNELS_OF_A_USER: u32 = 1_000;
@@ -80,56 +83,82 @@ pub(super) fn tunnels(how: &How, count: u32) -> Result<Report> {
     let more = more_users(&scene, count)?;
     let mut tunnels = vec![scene.tunnel.at];
     tunnels.extend(more.iter().map(|(_, tunnel)| tunnel.at));
-    let plain = [scene.plain()?.at];
     let mut nodes = vec![scene.user.process(), scene.site.process()];
     nodes.extend(more.iter().map(|(user, _)| user.process()));
-    let memory_of_all = || nodes.iter().copied().map(resident).sum::<u64>();
+    let (case, grown) = turns(how, count, (scene.plain()?.at, &tunnels), &nodes)?;
+    Report::new("tunnels", UNIT, REFERENCE, vec![case, memory_case(grown)])
+}
+
+/// What the benches of many tunnels count, and with what they compare it.
+pub(super) const UNIT: &str = "tunnels a second";
+pub(super) const REFERENCE: &str = "connections through two plain copying hops";
+
+/// Returns the case of how much memory a tunnel takes in each node, of what it takes in all.
+pub(super) fn memory_case(kib_in_all: f64) -> Case {
+    let each = kib_in_all / ENDS;
+    Case::new("KiB a tunnel and node, against the target of 24", vec![Run::new(each, TARGET_KIB)])
+}
+
+/// Opens so many connections through the plain port and through these tunnels, in turns; returns how that went, and by how many KiB for
+/// each tunnel these processes have grown.
+pub(super) fn turns(
+    how: &How,
+    count: u32,
+    (plain, tunnels): (SocketAddr, &[SocketAddr]),
+    processes: &[u32],
+) -> Result<(Case, f64)> {
     // What a run of each kind needs once is not counted to those that follow.
-    drop((open_all(&plain, 64)?, open_all(&tunnels, 64)?));
-    let (mut rates, mut memory, mut slow) = (Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
-    let (mut most, mut refused, mut alive) = (0, 0, 0);
+    drop((open_all(&[plain], 64)?, open_all(tunnels, 64)?));
+    let (mut rates, mut first, mut again) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
+    let (mut most, mut refused, mut memory) = (0, 0, None);
     for _ in 0..how.runs() {
         let began_at = Instant::now();
-        let reference = open_all(&plain, count)?;
+        let reference = open_all(&[plain], count.min(MAX_PLAIN))?;
         let plain_rate = reference.streams.len() as f64 / began_at.elapsed().as_secs_f64();
-        slow.1.push(quantile(reference.milliseconds.clone(), 0.99));
-        drop(reference);
-        let before = memory_of_all();
+        let before = occupied(processes);
+        let [of_reference, of_own] = &mut first;
+        of_reference.extend(reference.milliseconds);
+        drop(reference.streams);
         let began_at = Instant::now();
-        let mut own = open_all(&tunnels, count)?;
+        let mut own = open_all(tunnels, count)?;
         let rate = own.streams.len() as f64 / began_at.elapsed().as_secs_f64();
         ensure!(!own.streams.is_empty(), "no tunnel opens");
-        let grown = memory_of_all().saturating_sub(before);
         // Only the first turn takes memory that nobody has used before.
-        if memory.is_empty() {
-            let each = grown.max(1) as f64 / 1_024.0 / own.streams.len() as f64 / ENDS;
-            memory.push(Run::new(each, TARGET_KIB));
-        }
+        memory = memory.or_else(|| Some((occupied(processes) - before).max(1.0) / own.streams.len() as f64));
         rates.push(Run::new(rate, plain_rate));
-        slow.0.push(quantile(own.milliseconds.clone(), 0.99));
+        of_own.extend(own.milliseconds);
         most = most.max(own.streams.len());
         refused += own.refused;
-        alive = own.streams.iter_mut().filter_map(|stream| tcp::again(stream).ok()).count();
-        ensure!(
-            alive == own.streams.len(),
-            "{} of {} tunnels are dead",
-            own.streams.len() - alive,
-            own.streams.len()
-        );
+        again.extend(all_again(&mut own.streams)?);
     }
+    let [of_reference, of_own] = first;
     let case = Case::new("tunnels opened a second", rates)
         .with("open_at_once", most)
-        .with("all_of_them_answered", alive)
+        .with("all_of_them_answered", again.len() / how.runs() as usize)
         .with("refused", refused)
-        .with("first_byte_p99_ms", super::report::median(slow.0))
-        .with("reference_first_byte_p99_ms", super::report::median(slow.1));
-    let memory = Case::new("KiB a tunnel and node, against the target of 24", memory);
-    Report::new(
-        "tunnels",
-        "tunnels a second",
-        "connections through two plain copying hops",
-        vec![case, memory],
-    )
+        .with("first_byte_p50_ms", median(of_own.clone()))
+        .with("reference_first_byte_p50_ms", median(of_reference.clone()))
+        .with("first_byte_p99_ms", quantile(of_own, 0.99))
+        .with("reference_first_byte_p99_ms", quantile(of_reference, 0.99))
+        .with("round_trip_with_all_open_p99_ms", quantile(again, 0.99));
+    Ok((case, memory.unwrap_or_default()))
+}
+
+/// Returns how many KiB these processes occupy together.
+pub(super) fn occupied(processes: &[u32]) -> f64 {
+    processes.iter().copied().map(resident).sum::<u64>() as f64 / 1_024.0
+}
+
+/// Sends a byte on each and waits for it to come back; returns how many milliseconds each took.
+///
+/// # Errors
+/// When one does not answer.
+fn all_again(streams: &mut [TcpStream]) -> Result<Vec<f64>> {
+    let of = streams.len();
+    let took: Vec<f64> =
+        streams.iter_mut().filter_map(|stream| tcp::again(stream).ok()).map(milliseconds).collect();
+    ensure!(took.len() == of, "{} of {of} tunnels are dead", of - took.len());
+    Ok(took)
 }
 
 /// Starts as many more users as so many tunnels need, each with a port that leads to the device.

@@ -19,13 +19,13 @@ use crate::demo::computer::{Computer, Daemon};
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a node may take to find the device and the others to hear of it.
-const FIND_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const FIND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether it has.
-const FIND_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const FIND_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The name of the domain.
-const DOMAIN: &str = "bench";
+/// The name of the first domain, and for most benches the only one.
+pub(super) const DOMAIN: &str = "bench";
 
 /// Where nodes are that have a device, and where others are: a node at the place of a device would not need a tunnel.
 const SITE: &str = "site";
@@ -93,18 +93,31 @@ impl Network {
 
     /// The same with another build of the program, or at another address of this computer.
     pub(super) fn start_with(program: PathBuf, at: Ipv4Addr) -> Result<Self> {
+        Self::begin(program, at, &[])
+    }
+
+    /// The same where the operator is told more when it starts.
+    pub(super) fn start_told(arguments: &[&str]) -> Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        Self::begin(program, Ipv4Addr::LOCALHOST, arguments)
+    }
+
+    fn begin(program: PathBuf, at: Ipv4Addr, arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("peerage-bench-").tempdir();
         let directory = directory.context("cannot make a temporary directory")?;
         let operator = computer(&program, &directory, "operator")?;
         let made = operator.call(&["operator", "init", "--listen", &format!("{at}:0")], COMMAND_TIMEOUT)?;
         let network_id = text(&made, "network")?.to_owned();
         let address = text(&made, "listen")?.parse()?;
-        let daemon = operator.start(&RUN)?;
-        let added = operator.call(&["domain", "add", DOMAIN], COMMAND_TIMEOUT)?;
-        let number = added.get("id").and_then(Value::as_u64).context("the domain has no number")?;
-        let domain = Domain(u32::try_from(number)?);
+        let daemon = operator.start(&[&RUN[..], arguments].concat())?;
         let operator = Running { computer: operator, daemon };
+        let domain = add_domain(&operator, DOMAIN)?;
         Ok(Self { operator, program, address, network_id, domain, directory })
+    }
+
+    /// Adds a domain beside the first.
+    pub(super) fn add_domain(&self, name: &str) -> Result<()> {
+        add_domain(&self.operator, name).map(drop)
     }
 
     /// Starts the operator anew, after something was done to its data directory while it did not run.
@@ -117,21 +130,30 @@ impl Network {
 
     /// Makes a join token.
     pub(super) fn token(&self, uses: u32) -> Result<String> {
-        let add = ["token", "add", "--domain", DOMAIN, "--uses", &uses.to_string()];
+        self.token_of(DOMAIN, uses)
+    }
+
+    fn token_of(&self, domain: &str, uses: u32) -> Result<String> {
+        let add = ["token", "add", "--domain", domain, "--uses", &uses.to_string()];
         Ok(text(&self.operator.computer.call(&add, COMMAND_TIMEOUT)?, "token")?.to_owned())
     }
 
     /// Starts a part of the bench as a process of its own.
-    pub(super) fn part(&self, name: &'static str, arguments: &[&str]) -> Result<Running> {
+    pub(super) fn part(&self, name: &str, arguments: &[&str]) -> Result<Running> {
         let computer = computer(&self.program, &self.directory, name)?;
         let daemon = computer.start(&[&["bench", "part"], arguments].concat())?;
         Ok(Running { computer, daemon })
     }
 
     /// Lets a node join and starts it; with a device it is at the site.
-    pub(super) fn node(&self, name: &'static str, device: Option<&str>) -> Result<Running> {
+    pub(super) fn node(&self, name: &str, device: Option<&str>) -> Result<Running> {
+        self.node_of(DOMAIN, name, device)
+    }
+
+    /// The same in a domain.
+    pub(super) fn node_of(&self, domain: &str, name: &str, device: Option<&str>) -> Result<Running> {
         let computer = computer(&self.program, &self.directory, name)?;
-        computer.call(&["join", &self.token(1)?, "--name", name], COMMAND_TIMEOUT)?;
+        computer.call(&["join", &self.token_of(domain, 1)?, "--name", name], COMMAND_TIMEOUT)?;
         Self::up(computer, device)
     }
 
@@ -147,9 +169,20 @@ impl Network {
 
     /// Registers a device behind a node, and waits until the node serves it.
     pub(super) fn register(&self, name: &str, mac: &str, via: &Running, service: SocketAddr) -> Result<()> {
+        self.register_in(DOMAIN, (name, mac), via, service)
+    }
+
+    /// The same in a domain.
+    pub(super) fn register_in(
+        &self,
+        domain: &str,
+        (name, mac): (&str, &str),
+        via: &Running,
+        service: SocketAddr,
+    ) -> Result<()> {
         let service = format!("raw={}", service.port());
         let via_name = via.computer.name();
-        let add = ["device", "add", "--domain", DOMAIN, "--name", name, "--mac", mac, "--via", via_name];
+        let add = ["device", "add", "--domain", domain, "--name", name, "--mac", mac, "--via", via_name];
         let add = [&add[..], &["--service", &service]].concat();
         self.operator.computer.call(&add, COMMAND_TIMEOUT)?;
         let began_at = Instant::now();
@@ -217,7 +250,13 @@ pub(super) struct Tunnel {
     _held: Daemon,
 }
 
-fn computer(program: &Path, directory: &tempfile::TempDir, name: &'static str) -> Result<Computer> {
+fn add_domain(operator: &Running, name: &str) -> Result<Domain> {
+    let added = operator.computer.call(&["domain", "add", name], COMMAND_TIMEOUT)?;
+    let number = added.get("id").and_then(Value::as_u64).context("the domain has no number")?;
+    Ok(Domain(u32::try_from(number)?))
+}
+
+fn computer(program: &Path, directory: &tempfile::TempDir, name: &str) -> Result<Computer> {
     let own = directory.path().join(name);
     fs::DirBuilder::new().mode(0o700).recursive(true).create(&own)?;
     Ok(Computer::this(name, program, own))

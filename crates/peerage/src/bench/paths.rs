@@ -50,17 +50,21 @@ pub(super) fn unshared() -> Result<Command> {
     Ok(command)
 }
 
-/// Keeps two nodes apart.
-fn block(what: Blocked, nodes: [&Running; 2]) -> Result<()> {
-    let [user, site] = [nodes[0].port()?, nodes[1].port()?];
+/// Keeps users and sites apart: each user from each site.
+pub(super) fn block<'a>(
+    what: Blocked,
+    users: impl IntoIterator<Item = &'a Running>,
+    sites: impl IntoIterator<Item = &'a Running>,
+) -> Result<()> {
+    let (users, sites) = (ports(users)?, ports(sites)?);
     let mut rules = format!(
         "add table inet bench\n\
          add chain inet bench out {{ type filter hook output priority 0; }}\n\
-         add rule inet bench out tcp dport {{ {user}, {site} }} tcp flags & (syn | ack) == syn reject with tcp reset\n"
+         add rule inet bench out tcp dport {{ {users}, {sites} }} tcp flags & (syn | ack) == syn reject with tcp reset\n"
     );
     if what == Blocked::TcpAndUdp {
-        for (from, to) in [(user, site), (site, user)] {
-            rules += &format!("add rule inet bench out udp sport {from} udp dport {to} drop\n");
+        for (from, to) in [(&users, &sites), (&sites, &users)] {
+            rules += &format!("add rule inet bench out udp sport {{ {from} }} udp dport {{ {to} }} drop\n");
         }
     }
     let mut firewall = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn();
@@ -70,6 +74,12 @@ fn block(what: Blocked, nodes: [&Running; 2]) -> Result<()> {
     }
     ensure!(firewall.wait()?.success(), "the firewall does not take its rules");
     Ok(())
+}
+
+/// Returns the ports of nodes as a firewall takes them.
+fn ports<'a>(nodes: impl IntoIterator<Item = &'a Running>) -> Result<String> {
+    let ports = nodes.into_iter().map(|node| Ok(node.port()?.to_string())).collect::<Result<Vec<_>>>()?;
+    Ok(ports.join(", "))
 }
 
 /// Starts an interface of the namespace.
@@ -84,7 +94,7 @@ fn scenes(what: Blocked) -> Result<[Scene; 2]> {
     interface_up("lo")?;
     let open = Scene::set_up()?;
     open.network.settle(&open.user, &open.tunnel, |kind| kind == "direct")?;
-    let blocked = Scene::set_up_behind(|user, site| block(what, [user, site]))?;
+    let blocked = Scene::set_up_behind(|user, site| block(what, [user], [site]))?;
     let is_relayed = what == Blocked::TcpAndUdp;
     let told = blocked.network.settle(&blocked.user, &blocked.tunnel, |kind| {
         !kind.is_empty() && (kind == "relayed") == is_relayed

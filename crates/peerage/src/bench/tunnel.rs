@@ -37,10 +37,30 @@ pub(super) struct Scene {
     pub(super) tunnel: Tunnel,
     pub(super) user: Running,
     pub(super) site: Running,
-    hops: [Running; 2],
+    hops: Hops,
     pub(super) device: Running,
     /// The last, because what runs has its data there.
     pub(super) network: Network,
+}
+
+/// Two plain hops to a device.
+#[derive(Debug)]
+pub(super) struct Hops {
+    far: Running,
+    near: Running,
+}
+
+impl Hops {
+    pub(super) fn start(network: &Network, device: SocketAddr) -> Result<Self> {
+        let near = network.part("hop near the device", &["hop", &device.to_string()])?;
+        let far = network.part("hop near the user", &["hop", &near.listen()?.to_string()])?;
+        Ok(Self { far, near })
+    }
+
+    /// Returns the way through them.
+    pub(super) fn way(&self) -> Result<Way> {
+        Ok(Way { at: self.far.listen()?, processes: vec![self.far.process(), self.near.process()] })
+    }
 }
 
 impl Scene {
@@ -54,14 +74,13 @@ impl Scene {
         let network = Network::start()?;
         let device = network.part("device", &["device"])?;
         let behind = device.listen()?;
-        let near = network.part("hop near the device", &["hop", &behind.to_string()])?;
-        let far = network.part("hop near the user", &["hop", &near.listen()?.to_string()])?;
+        let hops = Hops::start(&network, behind)?;
         let site = network.node("site", Some(DEVICE_MAC))?;
         let user = network.node("user", None)?;
         between(&user, &site)?;
         network.register("device", DEVICE_MAC, &site, behind)?;
         let tunnel = network.connect(&user, "device")?;
-        Ok(Self { tunnel, user, site, hops: [far, near], device, network })
+        Ok(Self { tunnel, user, site, hops, device, network })
     }
 
     /// Returns the way through the tunnel.
@@ -71,8 +90,7 @@ impl Scene {
 
     /// Returns the way through the plain hops.
     pub(super) fn plain(&self) -> Result<Way> {
-        let [far, near] = &self.hops;
-        Ok(Way { at: far.listen()?, processes: vec![far.process(), near.process()] })
+        self.hops.way()
     }
 }
 

@@ -30,7 +30,7 @@ const SHOWN_LOG_LINES: usize = 12;
 /// A computer, with a data directory for a node or an operator.
 #[derive(Debug)]
 pub(crate) struct Computer {
-    name: &'static str,
+    name: String,
     program: PathBuf,
     kind: Kind,
 }
@@ -46,25 +46,25 @@ enum Kind {
 impl Computer {
     /// Makes a simulated computer one of the demonstration. `inside` and `outside` name one directory that exists.
     pub(crate) fn simulated(
-        name: &'static str,
+        name: &str,
         program: &Path,
         host: Host,
         (inside, outside): (PathBuf, PathBuf),
     ) -> Self {
         Self {
-            name,
+            name: name.to_owned(),
             program: program.to_owned(),
             kind: Kind::Simulated { host: Box::new(host), inside, outside },
         }
     }
 
     /// Takes this computer for one of the demonstration, with a directory that exists.
-    pub(crate) fn this(name: &'static str, program: &Path, directory: PathBuf) -> Self {
-        Self { name, program: program.to_owned(), kind: Kind::This { directory } }
+    pub(crate) fn this(name: &str, program: &Path, directory: PathBuf) -> Self {
+        Self { name: name.to_owned(), program: program.to_owned(), kind: Kind::This { directory } }
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns where the data of the program is, as seen from this process.

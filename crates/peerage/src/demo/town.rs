@@ -252,7 +252,7 @@ impl Town {
     }
 
     /// Returns the name of the node that serves a device.
-    pub(super) fn serving(&self, device: &str) -> &'static str {
+    pub(super) fn serving(&self, device: &str) -> &str {
         let branch = self.branches.iter().find(|branch| branch.device.name() == device);
         match branch {
             Some(branch) => branch.node.name(),

@@ -135,7 +135,7 @@ fn server(tls: &Tls) -> io::Result<ServerConfig> {
     Ok(config)
 }
 
-/// Packets have at most 1,252 bytes at first and grow only as far as probes of that size arrive; where longer ones begin to vanish they
+/// Packets have at most 1,200 bytes at first and grow only as far as probes of that size arrive; where longer ones begin to vanish they
 /// shrink again. So a path for 1,280 bytes is never lost.
 fn transport(max_streams: u32) -> io::Result<TransportConfig> {
     let mut config = TransportConfig::default();

@@ -43,6 +43,10 @@ impl Operator {
     /// Returns everybody on whom the map may count, or has.
     fn candidates(&self, held: &BTreeMap<NodeId, Segment>, now: Now) -> BTreeMap<NodeId, SuperNode> {
         let known = held.keys().chain(self.supers.leases.keys()).copied();
+        // Counted once for each range, which a dozen hold.
+        let ranges: BTreeSet<_> = held.values().copied().collect();
+        let signed: BTreeMap<_, _> = ranges.into_iter().map(|range| (range, self.signed_in(range))).collect();
+        let signed_for = |node: &NodeId| held.get(node).and_then(|range| signed.get(range)).copied();
         let candidate = |node: NodeId| {
             self.permitted(&node, now)?;
             let standing = self.supers.standing(&node, now.mono)?;
@@ -54,7 +58,7 @@ impl Operator {
                 prefixes: Prefix::of_all(&addresses),
                 vendor: self.is_vendor(node.domain),
                 standing,
-                ready: held.get(&node).is_some_and(|segment| self.is_ready(&node, *segment)),
+                ready: signed_for(&node).is_some_and(|signed| self.is_ready(&node, signed)),
                 capacity: self.supers.leases.get(&node).map_or(u64::MAX, Lease::capacity),
             };
             Some((node, super_node))

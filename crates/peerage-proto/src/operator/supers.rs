@@ -427,19 +427,21 @@ impl Operator {
     }
 
     /// Returns whether a super-node has fetched what its record says, as far as can be told: it knows the record, and holds nearly as
-    /// many records as the ledger has there. Not all of them, since some come and go meanwhile.
-    pub(super) fn is_ready(&self, node: &NodeId, segment: Segment) -> bool {
+    /// many records as the ledger has there, which is `signed`. Not all of them, since some come and go meanwhile.
+    pub(super) fn is_ready(&self, node: &NodeId, signed: u64) -> bool {
         let record = self.records.get(Table::SuperNode, node.domain, node.record_key());
         let version = record.map_or(0, |record| record.header().version);
-        let Some(lease) = self.supers.leases.get(node).filter(|lease| lease.version == version) else {
-            return false;
-        };
+        let lease = self.supers.leases.get(node).filter(|lease| lease.version == version);
+        lease.is_some_and(|lease| u64::from(lease.load.records) >= signed / 10 * 9)
+    }
+
+    /// Returns how many records the ledger has in a range.
+    pub(super) fn signed_in(&self, range: Segment) -> u64 {
         let count = |table| {
-            let (from, to) = crate::table::stretch(table, segment);
+            let (from, to) = crate::table::stretch(table, range);
             u64::from(self.records.stretch_summary(table, from, to).count)
         };
-        let expected: u64 = [Table::Node, Table::EndDevice, Table::DomainKey].into_iter().map(count).sum();
-        u64::from(lease.load.records) >= expected / 10 * 9
+        [Table::Node, Table::EndDevice, Table::DomainKey].into_iter().map(count).sum()
     }
 
     // ---- time -------------------------------------------------------------------------------

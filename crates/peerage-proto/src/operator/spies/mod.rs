@@ -266,8 +266,9 @@ impl Operator {
     fn steady_since(&self, node: &NodeId, now: Now) -> Option<Instant> {
         let lease = self.supers.leases.get(node).filter(|_| self.supers.is_live(node))?;
         let steady = now.mono - lease.steady_since;
-        let has_all = self.assignment(node).is_some_and(|body| self.is_ready(node, body.segment))
-            || steady >= CAUGHT_UP_AFTER;
+        let has_all =
+            self.assignment(node).is_some_and(|body| self.is_ready(node, self.signed_in(body.segment)))
+                || steady >= CAUGHT_UP_AFTER;
         (has_all && steady >= STEADY_AFTER).then_some(lease.steady_since)
     }
 

@@ -93,6 +93,8 @@ struct Family {
 #[derive(Clone, Debug)]
 struct SuperNode {
     record: Record,
+    /// Of the record: with each Head all of them are summed up.
+    hash: [u8; 32],
     member: Member,
     body: SuperNodeBody,
 }
@@ -157,7 +159,10 @@ impl Servers {
 
     /// Summarises the SuperNode records held that are valid at a time (Rule 2.18).
     pub(super) fn summary(&self, time: UnixTime) -> SetSummary {
-        SetSummary::of(self.records().filter(|record| record.is_valid_at(time)))
+        let mut summary = SetSummary::default();
+        let valid = self.super_nodes.values().filter(|known| known.record.is_valid_at(time));
+        valid.for_each(|known| summary.add(&known.hash));
+        summary
     }
 
     /// Returns how bad a server is; the smallest is asked first.
@@ -241,7 +246,8 @@ impl Servers {
         } else if self.super_nodes.len() >= MAX_SUPER_NODES {
             return Inserted::Full;
         }
-        self.super_nodes.insert(member.id, SuperNode { record: record.clone(), member, body });
+        let known = SuperNode { record: record.clone(), hash: record.hash(), member, body };
+        self.super_nodes.insert(known.member.id, known);
         self.coverage = None;
         Inserted::New
     }

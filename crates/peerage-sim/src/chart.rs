@@ -35,6 +35,11 @@ impl Curve {
         points.retain(|(x, y)| x.is_finite() && y.is_finite());
         Self { name: name.to_owned(), points, style }
     }
+
+    /// Returns whether another curve has one of its points.
+    fn meets(&self, other: &Self) -> bool {
+        self.points.iter().any(|point| other.points.contains(point))
+    }
 }
 
 /// How values are laid out along an axis.
@@ -68,6 +73,9 @@ const TOP: f64 = 56.0;
 const BOTTOM: f64 = 430.0;
 /// Between two names of curves.
 const LEGEND_STEP: f64 = 22.0;
+
+/// By how much a curve stands out on either side behind each one that is drawn over it, so that all can be seen where they lie on each other.
+const RIM: f64 = 1.5;
 
 const INK: Colour = [34, 34, 34];
 const GRID: Colour = [222, 222, 222];
@@ -131,12 +139,14 @@ impl Chart {
             text: self.y.0.clone(),
         });
         let mut below = BOTTOM + 74.0;
-        for (curve, colour) in self.curves.iter().zip(COLOURS.iter().cycle()) {
+        for ((n, curve), colour) in self.curves.iter().enumerate().zip(COLOURS.iter().cycle()) {
             let inside = |(x, y): &(f64, f64)| xs.takes(*x) && ys.takes(*y);
             let points: Vec<_> = curve.points.iter().filter(|point| inside(point)).collect();
             let points = points.into_iter().map(|(x, y)| (xs.place(*x), ys.place(*y))).collect();
-            draw(&mut marks, curve.style, points, *colour);
-            draw(&mut marks, curve.style, vec![(LEFT, below), (LEFT + 40.0, below)], *colour);
+            let rim =
+                RIM * self.curves.iter().skip(n + 1).map(|later| f64::from(curve.meets(later))).sum::<f64>();
+            draw(&mut marks, (curve.style, rim), points, *colour);
+            draw(&mut marks, (curve.style, rim), vec![(LEFT, below), (LEFT + 40.0, below)], *colour);
             marks.push(words((LEFT + 52.0, below + 4.5), 13.0, Anchor::Start, &curve.name));
             below += LEGEND_STEP;
         }
@@ -160,11 +170,11 @@ fn words(at: (f64, f64), size: f64, anchor: Anchor, text: &str) -> Mark {
     Mark::Words { at, size, anchor, colour: INK, is_upward: false, text: text.to_owned() }
 }
 
-fn draw(marks: &mut Vec<Mark>, style: Style, points: Vec<(f64, f64)>, colour: Colour) {
+fn draw(marks: &mut Vec<Mark>, (style, rim): (Style, f64), points: Vec<(f64, f64)>, colour: Colour) {
     if style == Style::Measured {
-        marks.extend(points.iter().map(|at| Mark::Dot { at: *at, radius: 4.0, colour }));
+        marks.extend(points.iter().map(|at| Mark::Dot { at: *at, radius: 4.0 + rim, colour }));
     }
-    marks.push(Mark::Line { points, width: 2.0, colour, is_dashed: style == Style::Dashed });
+    marks.push(Mark::Line { points, width: 2.0 + 2.0 * rim, colour, is_dashed: style == Style::Dashed });
 }
 
 /// One axis: which values lie where.
@@ -276,6 +286,20 @@ mod tests {
         first.add(read);
         let with: &[(f64, f64)] = &[(10.0, 1.0), (100.0, 2.5), (1_000.0, 4.0)];
         assert_eq!(first, chart(&[("with", with), ("without", &[])]));
+    }
+
+    #[test]
+    fn of_curves_that_lie_on_each_other_each_is_seen() {
+        let curve = |name: &str, high: f64| Curve::new(name, Style::Line, vec![(0.0, 1.0), (1.0, high)]);
+        let axis = || ("axis".to_owned(), Scale::Even);
+        let curves = vec![curve("below", 1.0), curve("above", 1.0), curve("elsewhere", 2.0)];
+        let chart =
+            Chart { file: "file".to_owned(), title: "title".to_owned(), x: axis(), y: axis(), curves };
+        let widths = chart.picture().marks.into_iter().filter_map(|mark| match mark {
+            Mark::Line { width, colour, .. } if colour != INK && colour != GRID => Some(width),
+            Mark::Line { .. } | Mark::Dot { .. } | Mark::Words { .. } => None,
+        });
+        assert_eq!(widths.collect::<Vec<_>>(), [8.0, 8.0, 5.0, 5.0, 2.0, 2.0]);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(super) fn run(terms: Terms) -> Result<Outcome, DraftError> {
         charts: vec![Chart {
             file: "quiet".to_owned(),
             title: "What an idle LAN with one printer sends in an hour".to_owned(),
-            x: ("computers with Peerage on the LAN".to_owned(), Along::Powers),
+            x: ("computers with Peerage on the LAN".to_owned(), Along::Even),
             y: ("datagrams in an hour, all computers together".to_owned(), Along::Even),
             curves: vec![
                 Curve::new("to the group of the LAN", Style::Measured, group),

@@ -363,6 +363,12 @@ impl World {
         self.schedule(Instant::default().after(at), Due::Operation(operation));
     }
 
+    /// Leaves computers off that would be switched on in the beginning, until an operation starts them: to be called before any is planned.
+    pub fn keep_off(&mut self, is_meant: impl Fn(usize) -> bool) {
+        self.queue
+            .retain(|_, due| !matches!(due, Due::Operation(Operation::Start { host }) if is_meant(*host)));
+    }
+
     fn schedule(&mut self, at: Instant, due: Due) {
         self.order += 1;
         self.queue.insert((at.max(self.now), self.order), due);

@@ -33,7 +33,8 @@ pub struct Town {
     pub lent: usize,
     /// Super-nodes of the vendor: an organisation of its own, after the others.
     pub vendor: usize,
-    /// People of one more organisation, which is large and lends nothing, after all others; none if there is no such one.
+    /// People of one more organisation, which is large, has a printer in each of its offices and lends nothing, after all others; none if
+    /// there is no such one.
     pub large: usize,
     /// Within which time everybody is switched on.
     pub start_within: Duration,
@@ -57,6 +58,11 @@ impl Town {
     /// Returns the offices of an organisation, at most so full as a LAN can be.
     fn offices(&self) -> usize {
         self.offices_for(self.users)
+    }
+
+    /// Returns how many offices the large organisation has, each with a printer.
+    pub fn large_offices(&self) -> usize {
+        if self.large > 0 { self.offices_for(self.large) } else { 0 }
     }
 
     fn offices_for(&self, users: usize) -> usize {
@@ -95,14 +101,13 @@ impl Town {
         }
         let smaller = self.domains + usize::from(self.vendor > 0);
         if self.large > 0 {
-            let (offices, first, at) = (self.offices_for(self.large), hosts.len(), sites.len());
+            let (offices, first, at) = (self.large_offices(), hosts.len(), sites.len());
             sites.extend((0..offices).map(|_| office()));
             let people = 0..self.large;
             hosts.extend(
-                people.map(|user| host(smaller, at + user % offices, self.serves(user, offices), false)),
+                people.map(|user| host(smaller, at + user % offices, self.serves_large(user), false)),
             );
-            let printers = (0..self.printers).map(|printer| printer % offices);
-            devices.extend(printers.map(|office| DeviceSetup {
+            devices.extend((0..offices).map(|office| DeviceSetup {
                 domain: smaller,
                 site: at + office,
                 via: first + office,
@@ -141,14 +146,14 @@ impl Town {
     pub fn may_serve(&self, host: usize) -> bool {
         let large = self.large_people();
         if large.contains(&host) {
-            return self.serves(host - large.start, self.offices_for(self.large));
+            return self.serves_large(host - large.start);
         }
-        self.serves(host % self.users.max(1), self.offices())
+        let (user, offices) = (host % self.users.max(1), self.offices());
+        user / offices < self.servers && user % offices < self.printers
     }
 
-    /// Returns whether the computer of somebody in an organisation with so many offices may serve a printer.
-    const fn serves(&self, user: usize, offices: usize) -> bool {
-        user / offices < self.servers && user % offices < self.printers
+    fn serves_large(&self, user: usize) -> bool {
+        user / self.large_offices() < self.servers
     }
 
     /// Returns the computers that may serve a printer, which is counted over all organisations.
